@@ -1,0 +1,241 @@
+"""Elementwise operators: arithmetic that has kinks or powers, and activation functions."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+
+import numpy as np
+
+from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.lowering.registry import Call, lowers
+
+
+def positive(b: Builder, x: Value) -> Value:
+    return b.op("Greater", x, b.scalar(0.0, x))
+
+
+@lowers("Div")
+def _div(b: Builder, c: Call) -> Value:
+    x, y = c[0], c[1]
+    if not y.active or not y.is_float:
+        return b.op("Div", x, y) if not x.active else b.mul(x, b.reciprocal(y))
+    return b.mul(x, b.reciprocal(y))
+
+
+@lowers("Pow")
+def _pow(b: Builder, c: Call) -> Value:
+    x, y = c[0], c[1]
+    if not c.active:
+        return b.op("Pow", x, y)
+    power = float(y.const.flat[0]) if y.const is not None and y.const.size == 1 else None
+    if power is not None and power == int(power) and 1 <= abs(power) <= 8:
+        product = reduce(b.mul, [x] * int(abs(power)))
+        return product if power > 0 else b.reciprocal(product)
+    if power is not None and abs(power) == 0.5:
+        root = b.op("Sqrt", x)
+        return root if power > 0 else b.reciprocal(root)
+    return b.op("Exp", b.mul(b.cast(y, x.dtype), b.op("Log", x)))
+
+
+@lowers("Sum")
+def _sum(b: Builder, c: Call) -> Value:
+    return reduce(b.add, [v for v in c.inputs if v is not None])
+
+
+@lowers("Mean")
+def _mean(b: Builder, c: Call) -> Value:
+    return b.scale(_sum(b, c), 1.0 / len(c.inputs))  # type: ignore[arg-type]
+
+
+def _pick(b: Builder, comparison: str, values: list[Value]) -> Value:
+    return reduce(lambda x, y: b.where(b.op(comparison, x, y), x, y), values)
+
+
+@lowers("Max")
+def _max(b: Builder, c: Call) -> Value:
+    return _pick(b, "GreaterOrEqual", [v for v in c.inputs if v is not None])
+
+
+@lowers("Min")
+def _min(b: Builder, c: Call) -> Value:
+    return _pick(b, "LessOrEqual", [v for v in c.inputs if v is not None])
+
+
+@lowers("Clip")
+def _clip(b: Builder, c: Call) -> Value:
+    x = c[0]
+    bounds = []
+    for key, index, comparison in (("min", 1, "Greater"), ("max", 2, "Less")):
+        bound = c.get(index)
+        if key in c.attrs:
+            bound = b.scalar(c.attrs[key], x)
+        if bound is not None:
+            bounds.append((comparison, bound))
+    for comparison, bound in bounds:
+        x = b.where(b.op(comparison, x, bound), x, bound)
+    return x
+
+
+@lowers("LeakyRelu")
+def _leaky_relu(b: Builder, c: Call) -> Value:
+    return b.where(positive(b, c[0]), c[0], b.scale(c[0], c.attrs.get("alpha", 0.01)))
+
+
+@lowers("PRelu")
+def _prelu(b: Builder, c: Call) -> Value:
+    x, slope = c[0], c[1]
+    if c.opset < 9 or (slope.rank == 1 and x.rank > 1 and slope.size == x.dims[1] != x.dims[-1]):
+        slope = b.reshape(slope, [slope.size] + [1] * (x.rank - 2))
+    return b.where(positive(b, x), x, b.mul(slope, x))
+
+
+@lowers("ThresholdedRelu")
+def _thresholded_relu(b: Builder, c: Call) -> Value:
+    above = b.op("Greater", c[0], b.scalar(c.attrs.get("alpha", 1.0), c[0]))
+    return b.where(above, c[0], b.scalar(0.0, c[0]))
+
+
+def _elu(b: Builder, x: Value, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Value:
+    """gamma·x above zero, gamma·alpha·(exp(x/width) − 1) below."""
+    above = positive(b, x)
+    low = b.scale(b.where(above, b.scalar(0.0, x), x), 1.0 / width)
+    curve = b.scale(b.sub(b.op("Exp", low), b.scalar(1.0, x)), alpha * gamma)
+    return b.where(above, b.scale(x, gamma), curve)
+
+
+@lowers("Elu")
+def _elu_rule(b: Builder, c: Call) -> Value:
+    return _elu(b, c[0], c.attrs.get("alpha", 1.0))
+
+
+@lowers("Selu")
+def _selu(b: Builder, c: Call) -> Value:
+    alpha = c.attrs.get("alpha", 1.6732632423543772)
+    return _elu(b, c[0], alpha, c.attrs.get("gamma", 1.0507009873554805))
+
+
+@lowers("Celu")
+def _celu(b: Builder, c: Call) -> Value:
+    alpha = c.attrs.get("alpha", 1.0)
+    return _elu(b, c[0], alpha, width=alpha)
+
+
+def _hard_sigmoid_of(b: Builder, x: Value, alpha: float, beta: float) -> Value:
+    line = b.add(b.scale(x, alpha), b.scalar(beta, x))
+    line = b.where(positive(b, line), line, b.scalar(0.0, x))
+    return b.where(b.op("Less", line, b.scalar(1.0, x)), line, b.scalar(1.0, x))
+
+
+@lowers("HardSigmoid")
+def _hard_sigmoid(b: Builder, c: Call) -> Value:
+    return _hard_sigmoid_of(b, c[0], c.attrs.get("alpha", 0.2), c.attrs.get("beta", 0.5))
+
+
+@lowers("HardSwish")
+def _hard_swish(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], _hard_sigmoid_of(b, c[0], 1 / 6, 0.5))
+
+
+def softplus(b: Builder, x: Value) -> Value:
+    """max(x, 0) + log(1 + exp(−|x|)), which does not overflow."""
+    tail = b.op("Log", b.add(b.op("Exp", b.op("Neg", b.op("Abs", x))), b.scalar(1.0, x)))
+    return b.add(b.op("Relu", x), tail)
+
+
+@lowers("Softplus")
+def _softplus(b: Builder, c: Call) -> Value:
+    return softplus(b, c[0])
+
+
+@lowers("Mish")
+def _mish(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], b.op("Tanh", softplus(b, c[0])))
+
+
+@lowers("Softsign")
+def _softsign(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], b.reciprocal(b.add(b.op("Abs", c[0]), b.scalar(1.0, c[0]))))
+
+
+@lowers("Swish")
+def _swish(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], b.op("Sigmoid", b.scale(c[0], c.attrs.get("alpha", 1.0))))
+
+
+@lowers("QuickGelu", domain=MICROSOFT)
+def _quick_gelu(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], b.op("Sigmoid", b.scale(c[0], c.attrs.get("alpha", 1.702))))
+
+
+def _gelu_erf(b: Builder, x: Value) -> Value:
+    phi = b.add(b.op("Erf", b.scale(x, math.sqrt(0.5))), b.scalar(1.0, x))
+    return b.mul(b.scale(x, 0.5), phi)
+
+
+def _gelu_tanh(b: Builder, x: Value) -> Value:
+    cube = b.mul(b.mul(x, x), x)
+    inner = b.scale(b.add(x, b.scale(cube, 0.044715)), math.sqrt(2 / math.pi))
+    return b.mul(b.scale(x, 0.5), b.add(b.op("Tanh", inner), b.scalar(1.0, x)))
+
+
+@lowers("Gelu")
+@lowers("Gelu", domain=MICROSOFT)
+def _gelu(b: Builder, c: Call) -> Value:
+    return (_gelu_tanh if c.attrs.get("approximate") == "tanh" else _gelu_erf)(b, c[0])
+
+
+@lowers("FastGelu", domain=MICROSOFT)
+def _fast_gelu(b: Builder, c: Call) -> Value:
+    bias = c.get(1)
+    return _gelu_tanh(b, c[0] if bias is None else b.add(c[0], bias))
+
+
+@lowers("BiasGelu", domain=MICROSOFT)
+def _bias_gelu(b: Builder, c: Call) -> Value:
+    return _gelu_erf(b, b.add(c[0], c[1]))
+
+
+@lowers("Tan")
+def _tan(b: Builder, c: Call) -> Value:
+    return b.mul(b.op("Sin", c[0]), b.reciprocal(b.op("Cos", c[0])))
+
+
+def _exponentials(b: Builder, x: Value) -> tuple[Value, Value]:
+    return b.op("Exp", x), b.op("Exp", b.op("Neg", x))
+
+
+@lowers("Sinh")
+def _sinh(b: Builder, c: Call) -> Value:
+    up, down = _exponentials(b, c[0])
+    return b.scale(b.sub(up, down), 0.5)
+
+
+@lowers("Cosh")
+def _cosh(b: Builder, c: Call) -> Value:
+    up, down = _exponentials(b, c[0])
+    return b.scale(b.add(up, down), 0.5)
+
+
+def softmax_like(b: Builder, c: Call) -> Value:
+    """Before opset 13 the axes from ``axis`` on are one; since then ``axis`` alone."""
+    x = c[0]
+    axis = c.attrs.get("axis", 1 if c.opset < 13 else -1) % max(x.rank, 1)
+    if c.opset < 13 and axis != x.rank - 1:
+        flat = b.reshape(x, [math.prod(x.dims[:axis]), math.prod(x.dims[axis:])])
+        return b.reshape(b.op(c.op, flat, axis=-1), x.dims)
+    if axis == x.rank - 1:
+        return b.op(c.op, x, axis=-1)
+    perm = [i for i in range(x.rank) if i != axis] + [axis]
+    back = [int(i) for i in np.argsort(perm)]
+    return b.transpose(b.op(c.op, b.transpose(x, perm), axis=-1), back)
+
+
+lowers("Softmax", "LogSoftmax")(softmax_like)
+
+
+@lowers("Dropout")
+def _dropout(b: Builder, c: Call) -> list[Value | None]:
+    """Identity: deviation is measured without the noise of dropout."""
+    mask = b.constant(np.ones(c[0].dims, bool)) if len(c.wanted) > 1 and c.wanted[1] else None
+    return [c[0], mask]

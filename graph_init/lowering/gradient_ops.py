@@ -1,0 +1,102 @@
+"""What the gradient builder emits outside the primitives, rewritten into them."""
+
+from __future__ import annotations
+
+from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.lowering.activation import positive
+from graph_init.lowering.registry import GRADIENT_RULES, Call, Rule, lowers
+
+
+def _emits(*ops: str, domain: str = MICROSOFT):  # type: ignore[no-untyped-def]
+    return lowers(*ops, domain=domain, table=GRADIENT_RULES)
+
+
+@_emits("ReluGrad")
+def _relu(b: Builder, c: Call) -> Value:
+    return b.where(positive(b, c[1]), c[0], b.scalar(0.0, c[0]))
+
+
+@_emits("SigmoidGrad")
+def _sigmoid(b: Builder, c: Call) -> Value:
+    dy, y = c[0], c[1]
+    return b.mul(dy, b.mul(y, b.sub(b.scalar(1.0, y), y)))
+
+
+@_emits("TanhGrad")
+def _tanh(b: Builder, c: Call) -> Value:
+    dy, y = c[0], c[1]
+    return b.mul(dy, b.sub(b.scalar(1.0, y), b.mul(y, y)))
+
+
+@_emits("SinGrad")
+def _sin(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], b.op("Cos", c[1]))
+
+
+@_emits("CosGrad")
+def _cos(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], b.op("Neg", b.op("Sin", c[1])))
+
+
+@_emits("SoftmaxGrad", "SoftmaxGrad_13")
+def _softmax(b: Builder, c: Call) -> Value:
+    dy, y, axis = c[0], c[1], c.attrs.get("axis", -1)
+    return b.mul(y, b.sub(dy, b.sum(b.mul(dy, y), [axis])))
+
+
+@_emits("LogSoftmaxGrad", "LogSoftmaxGrad_13")
+def _log_softmax(b: Builder, c: Call) -> Value:
+    dy, y, axis = c[0], c[1], c.attrs.get("axis", -1)
+    return b.sub(dy, b.mul(b.op("Exp", y), b.sum(dy, [axis])))
+
+
+@_emits("Scale")
+def _scale(b: Builder, c: Call) -> Value:
+    factor = b.reciprocal(c[1]) if c.attrs.get("scale_down") else c[1]
+    return b.mul(c[0], b.cast(factor, c[0].dtype))
+
+
+@_emits("SliceGrad")
+def _slice(b: Builder, c: Call) -> Value:
+    """Zeros around the slice; lowering left only slices of step one."""
+    dy, shape = c[0], [int(d) for d in c.ints("", 1) or []]
+    before, after = [0] * len(shape), [0] * len(shape)
+    for start, axis in zip(c.ints("", 2) or [], c.ints("", 4) or [], strict=True):
+        before[axis] = start
+        after[axis] = shape[axis] - start - dy.dims[axis]
+    return b.op("Pad", dy, b.ints(before + after), b.scalar(0.0, dy), mode="constant")
+
+
+@_emits("ConvGrad")
+def _conv(b: Builder, c: Call) -> list[Value | None]:
+    """One node an output: each is bilinear, and what nobody reads falls away."""
+    outputs: list[Value | None] = []
+    for i, want in enumerate((*c.wanted, False, False)[:3]):
+        mask = tuple(k == i for k in range(i + 1))
+        made = (
+            b.multi("ConvGrad", c.inputs, mask, domain=MICROSOFT, attrs=c.attrs) if want else [None]
+        )
+        outputs.append(made[-1])
+    return outputs
+
+
+@_emits("ReduceSumTraining")
+def _reduce_sum(b: Builder, c: Call) -> Value:
+    axes = c.ints("", 1) or []
+    if not axes and c.attrs.get("noop_with_empty_axes"):
+        return c[0]
+    return b.sum(c[0], axes or None, bool(c.attrs.get("keepdims", 1)))
+
+
+@_emits("ReduceSum", domain="")
+def _plain_reduce_sum(b: Builder, c: Call) -> Value:
+    return _reduce_sum(b, c)
+
+
+def _as_is(b: Builder, c: Call) -> list[Value | None]:
+    return list(b.multi(c.op, c.inputs, c.wanted, domain=c.domain, attrs=c.attrs))
+
+
+_KEPT: Rule = _as_is
+for _op in "FusedMatMul GatherGrad GatherElementsGrad GatherNDGrad BroadcastGradientArgs".split():
+    GRADIENT_RULES[MICROSOFT, _op] = _KEPT

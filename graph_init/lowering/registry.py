@@ -1,0 +1,226 @@
+"""The table of lowering rules, and the interpreter that applies them.
+
+A rule rewrites one operator call into primitives on a :class:`~graph_init.builder.Builder`, in
+which all shapes are static. An operator without a rule is used as it is if it is a primitive or if
+no trainable parameter depends on it, else the ONNX standard's own function body is used if it has
+one. What is left raises :class:`UnsupportedModelError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from graph_init.builder import OPSET, ZERO_DERIVATIVE, Array, Builder, Value
+from graph_init.errors import UnsupportedModelError
+
+#: Operators that the gradient builder differentiates on CPU and the tangent rules cover as they are.
+PRIMITIVES = frozenset(
+    "Add Sub Mul Neg Exp Log Sqrt Reciprocal Sigmoid Tanh Erf Sin Cos Abs Relu MatMul Conv Reshape "
+    "Transpose Expand Concat Gather GatherElements GatherND Where Cast Identity AveragePool Slice "
+    "Softmax LogSoftmax ReduceSum Pad Sign Floor Ceil Round".split()
+)
+
+Outputs = Value | Sequence[Value | None]
+Rule = Callable[[Builder, "Call"], Outputs]
+Table = dict[tuple[str, str], Rule]
+
+#: Rules for the operators of users' models, keyed by (domain, operator).
+RULES: Table = {}
+#: Rules for what the gradient builder emits; they go before :data:`RULES` there.
+GRADIENT_RULES: Table = {}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What holds for a whole graph: the rules, and how batch normalisation is read."""
+
+    tables: tuple[Table, ...] = (RULES,)
+    batch_norm: str = "eval"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call of the source graph, its inputs already lowered."""
+
+    op: str
+    domain: str
+    name: str
+    opset: int
+    inputs: tuple[Value | None, ...]
+    attrs: Mapping[str, Any]
+    wanted: tuple[bool, ...]
+    context: Context
+
+    @property
+    def batch_norm(self) -> str:
+        return self.context.batch_norm
+
+    def __getitem__(self, index: int) -> Value:
+        value = self.get(index)
+        if value is None:
+            raise UnsupportedModelError(f"{self.label} lacks its input {index}")
+        return value
+
+    def get(self, index: int) -> Value | None:
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def const(self, index: int) -> Array | None:
+        """The constant at input ``index``; ``None`` if absent; an error if it depends on data."""
+        value = self.get(index)
+        if value is None:
+            return None
+        if value.const is None:
+            raise UnsupportedModelError(
+                f"{self.label}: input {index} ('{value.name}') depends on the data; only a "
+                "constant can be differentiated through. Export with static shapes"
+            )
+        return value.const
+
+    def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
+        """An integer list given as an attribute (old opsets) or as input ``index`` (new ones)."""
+        if attribute in self.attrs:
+            return [int(v) for v in self.attrs[attribute]]
+        array = self.const(index) if index is not None else None
+        return None if array is None else [int(v) for v in array.ravel()]
+
+    @property
+    def active(self) -> bool:
+        return any(v is not None and v.active for v in self.inputs)
+
+    @property
+    def label(self) -> str:
+        domain = f"{self.domain}." if self.domain else ""
+        return f"node '{self.name}' ({domain}{self.op})"
+
+    def refuse(self, why: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self.label} {why}")
+
+
+def lowers(*ops: str, domain: str = "", table: Table = RULES) -> Callable[[Rule], Rule]:
+    """Register a rule for the named operators."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            table[domain, op] = rule
+        return rule
+
+    return register
+
+
+def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
+    """The outputs of ``call``, built from primitives."""
+    key = (call.domain, call.op)
+    rule = next((t[key] for t in call.context.tables if key in t), None)
+    if rule is not None:
+        outputs = rule(b, call)
+        return (outputs,) if isinstance(outputs, Value) else tuple(outputs)
+    standard = call.domain == ""
+    if standard and call.op in PRIMITIVES:
+        return b.multi(call.op, call.inputs, call.wanted, attrs=call.attrs)
+    body = _function_body(call) if standard else None
+    if body is not None and (call.active or not _engine_knows(call)):
+        return _inline(b, call, body)
+    if call.active and call.op not in ZERO_DERIVATIVE:
+        raise call.refuse(
+            "has no differentiation rule, and a trainable parameter depends on it; replace it by "
+            "standard operators, or freeze the parameters before it with --freeze"
+        )
+    return b.multi(call.op, call.inputs, call.wanted, domain=call.domain, attrs=call.attrs)
+
+
+def _engine_knows(call: Call) -> bool:
+    return bool(onnx.defs.has(call.op, OPSET, ""))
+
+
+def _function_body(call: Call) -> onnx.FunctionProto | None:
+    if not onnx.defs.has(call.op, call.opset, ""):
+        return None
+    schema = onnx.defs.get_schema(call.op, call.opset, "")
+    if schema.has_function:
+        return schema.function_body
+    if schema.has_context_dependent_function:
+        node = helper.make_node(
+            call.op,
+            [f"i{k}" if v is not None else "" for k, v in enumerate(call.inputs)],
+            [f"o{k}" if w else "" for k, w in enumerate(call.wanted)],
+        )
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in call.attrs.items())
+        types = [
+            helper.make_tensor_type_proto(v.dtype, v.shape).SerializeToString()
+            if v is not None
+            else onnx.TypeProto().SerializeToString()
+            for v in call.inputs
+        ]
+        try:
+            raw = schema.get_context_dependent_function(node.SerializeToString(), types)
+        except Exception:  # the body cannot be built for these types: as if there were none
+            return None
+        return onnx.FunctionProto.FromString(raw) if raw else None
+    return None
+
+
+def _inline(b: Builder, call: Call, body: onnx.FunctionProto) -> tuple[Value | None, ...]:
+    opset = next((o.version for o in body.opset_import if o.domain == ""), call.opset)
+    environment: dict[str, Value | None] = {"": None}
+    for name, value in zip(body.input, call.inputs, strict=False):
+        environment[name] = value
+    schema = onnx.defs.get_schema(call.op, call.opset, "")
+    attributes = {
+        k: helper.get_attribute_value(a.default_value)
+        for k, a in schema.attributes.items()
+        if a.default_value.type
+    }
+    attributes.update(call.attrs)
+    run(b, body.node, environment, opset, call.name, attributes, call.context)
+    return tuple(
+        environment.get(name) if want else None
+        for name, want in zip(body.output, call.wanted, strict=False)
+    )
+
+
+def _attributes(node: onnx.NodeProto, outer: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for a in node.attribute:
+        if a.ref_attr_name:
+            if a.ref_attr_name in outer:
+                found[a.name] = _plain(outer[a.ref_attr_name])
+        else:
+            found[a.name] = _plain(helper.get_attribute_value(a))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def run(
+    b: Builder,
+    nodes: Iterable[onnx.NodeProto],
+    environment: dict[str, Value | None],
+    opset: int,
+    name: str = "",
+    outer: Mapping[str, Any] | None = None,
+    context: Context = Context(),
+) -> None:
+    """Lower ``nodes`` in order; ``environment`` maps names to values and receives the outputs."""
+    for node in nodes:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        call = Call(
+            node.op_type,
+            domain,
+            node.name or name or (node.output[0] if node.output else ""),
+            opset if domain == "" else 1,
+            tuple(environment[i] if i else None for i in node.input),
+            _attributes(node, outer or {}),
+            tuple(bool(o) for o in node.output),
+            context,
+        )
+        b.origin = call.name
+        for output, value in zip(node.output, lower_call(b, call), strict=False):
+            if output:
+                environment[output] = value

@@ -1,0 +1,471 @@
+"""Writing the user's own model back with only chosen tensors' values changed, atomically."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx_ir
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+
+from graph_init.errors import GraphInitError, NumericalError, UsageError
+from graph_init.model.load import (
+    LoadedModel,
+    densify,
+    external_entry,
+    external_size,
+    is_external,
+    tensors,
+)
+
+NewValue = np.ndarray | Callable[[], np.ndarray]
+
+# Changes left to do in external tensors, by `_key`; holding the message keeps its key valid.
+_Pending = dict[int, tuple[onnx.TensorProto, NewValue]]
+
+_MIN_IR_VERSION = 4  # before it, every initializer has to be a graph input as well
+_ALIGNMENT = 4096  # of data appended to an external file, so that it can be memory-mapped
+
+
+def save(
+    loaded: LoadedModel,
+    new_values: Mapping[str, NewValue],
+    out: str | os.PathLike[str],
+    metadata: Mapping[str, str] = {},
+) -> None:
+    """Write the model of ``loaded`` to ``out`` with the tensors of ``new_values`` replaced.
+
+    Keys are names of values in ``loaded.ir``; arrays have the tensor's shape and are cast to its
+    dtype; a callable is called when its tensor is written. ``metadata`` is merged into the
+    model's metadata. External data is streamed to files beside ``out``; no existing file is
+    changed unless all of the writing has succeeded.
+
+    Raises `UsageError` (no such folder, unknown name, wrong shape), `NumericalError` (a value
+    does not fit in the dtype) or `GraphInitError` (not writable, over 2 GiB in one file).
+    """
+    target = Path(out)
+    if target.is_dir():
+        raise UsageError(f"output {target} is a folder; give a file name")
+    if not target.parent.is_dir():
+        raise UsageError(f"output folder {target.parent} does not exist; create it first")
+    proto, pending = _edited(loaded, new_values, metadata)
+    try:
+        with _Transaction() as transaction:
+            _write_external(loaded, proto, pending, target, transaction)
+            with transaction.file(target) as stream:
+                stream.write(_serialized(proto, target))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise GraphInitError(f"cannot write model {target}: {reason}") from error
+
+
+def with_values(
+    loaded: LoadedModel, new_values: Mapping[str, NewValue], metadata: Mapping[str, str] = {}
+) -> onnx.ModelProto:
+    """As `save`, but the model is returned, with external data embedded."""
+    proto, pending = _edited(loaded, new_values, metadata)
+    for tensor in filter(is_external, list(tensors(proto))):
+        change = pending.get(_key(tensor))
+        if change is None:
+            raw = _read_external(loaded, tensor)
+        else:
+            raw = _raw_bytes(_cast(tensor, change[1]))
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+        tensor.raw_data = raw
+    return proto
+
+
+def _edited(
+    loaded: LoadedModel, new_values: Mapping[str, NewValue], metadata: Mapping[str, str]
+) -> tuple[onnx.ModelProto, _Pending]:
+    """A changed copy of the model, and the changes left to do in external tensors."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(loaded.proto)
+    sites = _Sites(proto.graph)
+    if not all(name in sites for name in new_values):
+        # The name exists only in a function body: the inlined model has to be written.
+        proto = onnx_ir.to_proto(loaded.ir)
+        sites = _Sites(proto.graph)
+    pending: _Pending = {}
+    for name, value in new_values.items():
+        if name not in sites:
+            raise UsageError(f"the model has no initializer or constant named {name!r}")
+        tensor = sites.tensor(name)
+        if tensor is None:
+            original = loaded.ir.graph.initializers.get(name)
+            if original is None or original.const_value is None:
+                raise UsageError(f"value {name!r} is not a constant of the model")
+            tensor = sites.add_initializer(
+                name, int(original.const_value.dtype), tuple(original.const_value.shape.numpy())
+            )
+            proto.ir_version = max(proto.ir_version, _MIN_IR_VERSION)
+        if isinstance(tensor, onnx.AttributeProto):
+            _set_attribute(name, tensor, value)
+        elif is_external(tensor):
+            pending[_key(tensor)] = (tensor, value)
+        else:
+            _set_tensor(tensor, value, name)
+    sites.drop_replaced_nodes()
+    _merge_metadata(proto, metadata)
+    return proto, pending
+
+
+class _Sites:
+    """Where in ``graph`` each named constant is: initializer, Constant attribute or other node."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+        self._initializers: dict[str, onnx.TensorProto] = {
+            tensor.name: tensor for tensor in graph.initializer
+        }
+        self._sparse = {sparse.values.name: sparse for sparse in graph.sparse_initializer}
+        self._producers = {name: node for node in graph.node for name in node.output if name}
+        self._replaced: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._initializers or name in self._sparse or name in self._producers
+
+    def tensor(self, name: str) -> onnx.TensorProto | onnx.AttributeProto | None:
+        """What holds the value of ``name``; None if it is computed by a node."""
+        if name in self._initializers:
+            return self._initializers[name]
+        if name in self._sparse:
+            sparse = self._sparse[name]
+            dense: onnx.TensorProto = self._graph.initializer.add()
+            dense.CopyFrom(densify(sparse))
+            self._graph.sparse_initializer.remove(sparse)
+            return dense
+        node = self._producers[name]
+        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+            return None
+        attribute: onnx.AttributeProto = node.attribute[0]
+        if attribute.name == "value":
+            held: onnx.TensorProto = attribute.t
+            return held
+        return attribute if attribute.name in _SCALAR_ATTRIBUTES else None
+
+    def add_initializer(self, name: str, dtype: int, dims: tuple[int, ...]) -> onnx.TensorProto:
+        """A new, empty initializer that takes the place of the node computing ``name``."""
+        self._replaced.add(name)
+        tensor: onnx.TensorProto = self._graph.initializer.add()
+        tensor.name = name
+        tensor.data_type = dtype
+        tensor.dims.extend(dims)
+        tensor.raw_data = b""
+        return tensor
+
+    def drop_replaced_nodes(self) -> None:
+        """Remove the nodes whose outputs became initializers."""
+        for position in reversed(range(len(self._graph.node))):
+            node = self._graph.node[position]
+            if self._replaced.isdisjoint(node.output):
+                continue
+            if any(name and name not in self._replaced for name in node.output):
+                # Other outputs are still needed; this one gets a name that nobody uses.
+                for place, name in enumerate(node.output):
+                    if name in self._replaced:
+                        node.output[place] = self._unused(f"{name}_replaced")
+            else:
+                del self._graph.node[position]
+
+    def _unused(self, name: str) -> str:
+        while name in self or any(name in node.input for node in self._graph.node):
+            name += "_"
+        return name
+
+
+# Attribute of Constant -> its field, whether the field is a list, numpy dtype.
+_SCALAR_ATTRIBUTES: dict[str, tuple[str, bool, Any]] = {
+    "value_float": ("f", False, np.float32),
+    "value_floats": ("floats", True, np.float32),
+    "value_int": ("i", False, np.int64),
+    "value_ints": ("ints", True, np.int64),
+}
+
+
+def _set_attribute(name: str, attribute: onnx.AttributeProto, value: NewValue) -> None:
+    field, is_list, dtype = _SCALAR_ATTRIBUTES[attribute.name]
+    shape = (len(getattr(attribute, field)),) if is_list else ()
+    array = _checked(value, shape, np.dtype(dtype), name)
+    if is_list:
+        getattr(attribute, field)[:] = array.tolist()
+    else:
+        setattr(attribute, field, array.item())
+
+
+def _key(tensor: onnx.TensorProto) -> int:
+    """Identity of a tensor of one proto, for as long as its message is referred to.
+
+    Names may be missing or repeated in attributes, so the message itself is the key; protobuf
+    gives the same Python object for the same message while that object lives.
+    """
+    return id(tensor)
+
+
+def _checked(value: NewValue, shape: tuple[int, ...], dtype: Any, name: str) -> np.ndarray:
+    array = np.asarray(value() if callable(value) else value)
+    if array.shape != shape:
+        raise UsageError(
+            f"new value of tensor {name!r} has shape {list(array.shape)}, not {list(shape)}"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.ascontiguousarray(array.astype(dtype)).reshape(shape)
+    # Only a narrower dtype can overflow.
+    narrower = result.dtype.itemsize < array.dtype.itemsize and result.dtype.kind not in "iub"
+    lost = np.isfinite(array) & ~np.isfinite(result) if narrower else np.zeros(0, bool)
+    if lost.any():
+        raise NumericalError(
+            f"new value of tensor {name!r} does not fit in {np.dtype(dtype).name}: "
+            f"{int(lost.sum())} of {lost.size} elements would become infinite"
+        )
+    return result
+
+
+def _cast(tensor: onnx.TensorProto, value: NewValue, name: str = "") -> np.ndarray:
+    dtype = onnx_ir.DataType(tensor.data_type).numpy()
+    return _checked(value, tuple(tensor.dims), dtype, name or tensor.name)
+
+
+def _raw_bytes(array: np.ndarray) -> bytes:
+    little = array.astype(array.dtype.newbyteorder("<")) if array.dtype.isbuiltin == 1 else array
+    return little.tobytes()
+
+
+def _set_tensor(tensor: onnx.TensorProto, value: NewValue, name: str) -> None:
+    """Store ``value`` in the field of ``tensor`` that holds its data now."""
+    array = _cast(tensor, value, name)
+    field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+    if tensor.HasField("raw_data") or not len(getattr(tensor, field)):
+        tensor.raw_data = _raw_bytes(array)
+        return
+    if field == "int32_data" and array.dtype.kind not in "iub":
+        # float16, bfloat16 and float8 are stored as their bit patterns.
+        array = array.view(np.dtype(f"u{array.dtype.itemsize}"))
+    getattr(tensor, field)[:] = array.ravel().tolist()
+
+
+def _merge_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    present = {entry.key: entry for entry in proto.metadata_props}
+    for key, value in metadata.items():
+        if key in present:
+            present[key].value = value
+        else:
+            proto.metadata_props.add(key=key, value=value)
+
+
+def _serialized(proto: onnx.ModelProto, target: Path) -> bytes:
+    try:
+        return bytes(proto.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError) as error:
+        raise GraphInitError(
+            f"cannot write model {target}: it exceeds the 2 GiB that one ONNX file can hold; "
+            "convert the input to external data first (onnx.save with save_as_external_data)"
+        ) from error
+
+
+def _read_external(loaded: LoadedModel, tensor: onnx.TensorProto) -> bytes:
+    with _source(loaded, external_entry(tensor, "location") or "").open("rb") as stream:
+        stream.seek(int(external_entry(tensor, "offset") or 0))
+        return stream.read(external_size(tensor))
+
+
+def _source(loaded: LoadedModel, location: str) -> Path:
+    assert loaded.base_dir is not None  # load refuses external data without a folder
+    return loaded.base_dir / location
+
+
+def _write_external(
+    loaded: LoadedModel,
+    proto: onnx.ModelProto,
+    pending: _Pending,
+    target: Path,
+    transaction: _Transaction,
+) -> None:
+    """Copy each data file to ``target``'s folder with the pending changes made."""
+    groups: dict[str, list[onnx.TensorProto]] = {}
+    for tensor in filter(is_external, tensors(proto)):
+        groups.setdefault(external_entry(tensor, "location") or "", []).append(tensor)
+    sources = {_source(loaded, location).resolve() for location in groups}
+    replaceable = _locations_of(target)
+    taken: set[str] = set()
+    for location, members in groups.items():
+        chosen = _choose_location(location, target, sources, replaceable, taken)
+        taken.add(chosen)
+        destination = target.parent / chosen
+        transaction.make_folder(destination.parent)
+        with transaction.file(destination) as stream:
+            with _source(loaded, location).open("rb") as original:
+                shutil.copyfileobj(original, stream, 1 << 22)
+            aliased = _overlapping(members)
+            for tensor in members:
+                if _key(tensor) in pending:
+                    raw = _raw_bytes(_cast(tensor, pending[_key(tensor)][1]))
+                    offset = int(external_entry(tensor, "offset") or 0)
+                    if _key(tensor) in aliased:
+                        # Another tensor shares these bytes and has to keep its value.
+                        end = stream.seek(0, os.SEEK_END)
+                        offset = math.ceil(end / _ALIGNMENT) * _ALIGNMENT
+                        stream.write(bytes(offset - end))
+                        _set_entry(tensor, "offset", str(offset))
+                    stream.seek(offset)
+                    stream.write(raw)
+        changed = any(_key(tensor) in pending for tensor in members)
+        for tensor in members:
+            if chosen != location:
+                _set_entry(tensor, "location", chosen)
+            if changed:
+                _drop_entry(tensor, "checksum")
+
+
+def _overlapping(members: list[onnx.TensorProto]) -> set[int]:
+    """Keys of the tensors whose bytes in the data file another tensor uses too."""
+    spans = sorted(
+        (start, start + external_size(tensor), _key(tensor))
+        for tensor in members
+        for start in [int(external_entry(tensor, "offset") or 0)]
+    )
+    result: set[int] = set()
+    furthest, holder = -1, -1
+    for start, end, key in spans:
+        if start < furthest and start < end:
+            result |= {key, holder}
+        if end > furthest:
+            furthest, holder = end, key
+    return result
+
+
+def _set_entry(tensor: onnx.TensorProto, key: str, value: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key == key:
+            entry.value = value
+            return
+    tensor.external_data.add(key=key, value=value)
+
+
+def _drop_entry(tensor: onnx.TensorProto, key: str) -> None:
+    for entry in [entry for entry in tensor.external_data if entry.key == key]:
+        tensor.external_data.remove(entry)
+
+
+def _locations_of(target: Path) -> set[str]:
+    """Data files that the model now at ``target`` refers to (none if it is not a model)."""
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(target.read_bytes())
+    except (OSError, DecodeError, ValueError):
+        return set()
+    return {external_entry(t, "location") or "" for t in tensors(proto) if is_external(t)}
+
+
+def _choose_location(
+    location: str, target: Path, sources: set[Path], replaceable: set[str], taken: set[str]
+) -> str:
+    """A location whose file in ``target``'s folder is new, or belongs to the old ``target``.
+
+    A file without the target's stem in its name may belong to another model too, and the data
+    files of the input are needed again: neither is ever replaced.
+    """
+    original = PurePosixPath(location)
+    stem = target.stem
+    # Saving in place again and again must not make the name longer each time.
+    own = re.match(rf"{re.escape(stem)}\.(?P<name>.+?)(\.\d+)?$", original.name)
+    base = own["name"] if own else original.name
+    prefixed = str(original.with_name(f"{stem}.{base}"))
+    if not own and location not in taken and not os.path.lexists(target.parent / location):
+        return location
+    suffix = 0
+    while True:
+        candidate = prefixed if not suffix else f"{prefixed}.{suffix}"
+        path = target.parent / candidate
+        free = not os.path.lexists(path)
+        own_file = candidate in replaceable and path.resolve() not in sources
+        if candidate not in taken and path != target and (free or own_file):
+            return candidate
+        suffix += 1
+
+
+class _Transaction:
+    """Files that are written under temporary names and take effect together at the end."""
+
+    def __init__(self) -> None:
+        self._staged: list[tuple[Path, Path]] = []  # (temporary, final)
+        self._backups: list[tuple[Path, Path]] = []  # (backup, final)
+        self._created: list[Path] = []  # final files that were not there before
+        self._folders: list[Path] = []
+
+    def __enter__(self) -> _Transaction:
+        return self
+
+    def make_folder(self, folder: Path) -> None:
+        """Create ``folder`` with its parents; removed again on failure."""
+        missing = [path for path in [folder, *folder.parents] if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir()
+            self._folders.append(path)
+
+    @contextmanager
+    def file(self, final: Path) -> Iterator[Any]:
+        """A binary stream for what will become ``final``."""
+        temporary = _hidden(final)
+        self._staged.append((temporary, final))
+        with temporary.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        if kind is not None:
+            self._roll_back()
+        for backup, _final in self._backups:
+            backup.unlink(missing_ok=True)
+
+    def _commit(self) -> None:
+        for temporary, final in self._staged[:-1]:
+            if final.exists():
+                backup = _hidden(final)
+                self._backups.append((backup, final))
+                try:
+                    os.link(final, backup)
+                except OSError:  # a file system without hard links
+                    os.rename(final, backup)
+            else:
+                self._created.append(final)
+            os.replace(temporary, final)
+        # The model comes last: nothing can fail after it, so that it needs no backup.
+        for temporary, final in self._staged[-1:]:
+            os.replace(temporary, final)
+
+    def _roll_back(self) -> None:
+        for temporary, _final in self._staged:
+            temporary.unlink(missing_ok=True)
+        for final in self._created:
+            final.unlink(missing_ok=True)
+        for backup, final in self._backups:
+            if backup.exists() and final.exists() and backup.samefile(final):
+                backup.unlink()  # the final file was not replaced yet
+            elif backup.exists():
+                os.replace(backup, final)
+        for folder in reversed(self._folders):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _hidden(final: Path) -> Path:
+    return final.with_name(f".{final.name}.{secrets.token_hex(6)}.tmp")

@@ -1,0 +1,150 @@
+"""The loss: which output it reads, which kind it is, and the nodes that compute it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from graph_init.builder import Array, Builder, Shape, Value
+from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.lowering.activation import softplus
+
+LOSSES = ("auto", "cross-entropy", "binary-cross-entropy", "mse")
+
+#: Nodes that move elements without changing them; a final Softmax is looked for behind these.
+_VIEWS = frozenset({"Reshape", "Identity", "Transpose"})
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss attached to a graph.
+
+    ``target`` is the graph input with the labels: class numbers (int64, the logits' shape without
+    the class axis) for cross-entropy, else floats of the prediction's shape.
+    """
+
+    kind: str
+    output: str
+    loss: Value
+    prediction: Value
+    target: Value
+    classes: int | None
+
+
+def attach(
+    b: Builder, outputs: Sequence[tuple[str, Value]], kind: str = "auto", name: str | None = None
+) -> Objective:
+    """Append the loss on one of ``outputs`` to ``b``.
+
+    ``auto`` strips a final Softmax or LogSoftmax and takes cross-entropy of what it read, takes
+    binary cross-entropy behind a final Sigmoid, cross-entropy for token logits (rank 3 with at
+    least 32 classes last) and mean squared error for the rest. Cross-entropy has its classes last,
+    but on axis 1 for rank 4 (images of classes). All losses are means over the batch.
+    """
+    if kind not in LOSSES:
+        raise UsageError(f"unknown loss '{kind}'; choose one of {', '.join(LOSSES)}")
+    output, value = _choose(outputs, name)
+    inner = _behind_views(value)
+    op = inner.node.op if inner.node is not None else ""
+    if kind == "auto":
+        kind = {
+            "Softmax": "cross-entropy",
+            "LogSoftmax": "cross-entropy",
+            "Sigmoid": "binary-cross-entropy",
+        }.get(op, "mse")
+    if kind == "cross-entropy":
+        logits = value
+        if op in ("Softmax", "LogSoftmax"):
+            assert inner.node is not None and inner.node.inputs[0] is not None
+            logits = _replay(b, value, inner, inner.node.inputs[0])
+        return _cross_entropy(b, output, logits)
+    if kind == "binary-cross-entropy":
+        logits = value
+        if op == "Sigmoid":
+            assert inner.node is not None and inner.node.inputs[0] is not None
+            logits = _replay(b, value, inner, inner.node.inputs[0])
+        target = b.input("target", logits.dtype, logits.dims)
+        # −[t log σ(x) + (1−t) log(1−σ(x))] = softplus(x) − t x
+        each = b.sub(softplus(b, logits), b.mul(target, logits))
+        return Objective(kind, output, _mean(b, each), logits, target, None)
+    target = b.input("target", value.dtype, value.dims)
+    difference = b.sub(value, target)
+    return Objective(kind, output, _mean(b, b.mul(difference, difference)), value, target, None)
+
+
+def _choose(outputs: Sequence[tuple[str, Value]], name: str | None) -> tuple[str, Value]:
+    if name is not None:
+        for output, value in outputs:
+            if output == name:
+                if not value.active:
+                    raise UnsupportedModelError(
+                        f"output '{name}' does not depend on any trainable parameter"
+                    )
+                return output, value
+        raise UsageError(
+            f"--output-name: the model has no output '{name}'; it has "
+            + ", ".join(o for o, _ in outputs)
+        )
+    for output, value in outputs:
+        if value.active and value.is_float:
+            return output, value
+    raise UnsupportedModelError(
+        "no output depends on a trainable parameter through differentiable operators; "
+        "see `graph-init inspect`, and --trainable to mark parameters"
+    )
+
+
+def _behind_views(value: Value) -> Value:
+    while value.node is not None and value.node.op in _VIEWS and value.node.inputs[0] is not None:
+        value = value.node.inputs[0]
+    return value
+
+
+def _replay(b: Builder, value: Value, until: Value, instead: Value) -> Value:
+    """The views between ``until`` and ``value``, applied to ``instead``."""
+    if value is until:
+        return instead
+    node = value.node
+    assert node is not None and node.inputs[0] is not None
+    inner = _replay(b, node.inputs[0], until, instead)
+    return b.op(node.op, inner, *node.inputs[1:], **node.attrs)
+
+
+def _cross_entropy(b: Builder, output: str, logits: Value) -> Objective:
+    if logits.rank < 2:
+        raise UnsupportedModelError(
+            f"output '{output}' has shape {logits.dims}, which has no class axis; use --loss mse"
+        )
+    axis = 1 if logits.rank >= 4 else logits.rank - 1
+    if logits.rank == 4 and logits.dims[2:] == (1, 1):
+        logits = b.reshape(logits, logits.dims[:2])
+        axis = 1
+    if axis != logits.rank - 1:
+        order = [i for i in range(logits.rank) if i != axis] + [axis]
+        logits = b.transpose(logits, order)
+    classes = logits.dims[-1]
+    shape: Shape = logits.dims[:-1]
+    target = b.input("target", TensorProto.INT64, shape)
+    rows = math.prod(shape)
+    log_p = b.op("LogSoftmax", b.reshape(logits, [rows, classes]), axis=-1)
+    taken = b.op("GatherElements", log_p, b.reshape(target, [rows, 1]), axis=1)
+    loss = b.scale(b.sum(taken, keepdims=False), -1.0 / rows)
+    return Objective("cross-entropy", output, loss, logits, target, classes)
+
+
+def _mean(b: Builder, value: Value) -> Value:
+    return b.scale(b.sum(value, keepdims=False), 1.0 / max(value.size, 1))
+
+
+def random_target(objective: Objective, rng: np.random.Generator) -> Array:
+    """Random labels: uniform classes, fair coins, or N(0,1)."""
+    shape = objective.target.dims
+    if objective.kind == "cross-entropy":
+        return rng.integers(0, objective.classes or 1, shape)
+    if objective.kind == "binary-cross-entropy":
+        return rng.integers(0, 2, shape).astype(np.float32)
+    return rng.standard_normal(shape, dtype=np.float32)

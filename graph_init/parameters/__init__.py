@@ -1,0 +1,212 @@
+"""The graph analyzer: what each initializer is, whether it is trained and scaled, and why."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graph_init.errors import UsageError
+from graph_init.parameters import kinds
+from graph_init.parameters.graph import dtype_name, label, tensor_shape, to_networkx
+from graph_init.parameters.uses import Use, Uses, best, constant_filled, wide_axes
+
+__all__ = ["Parameter", "analyze", "to_networkx"]
+
+SAMPLE = 64  # elements compared before two whole matrices are
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One initializer of the model and what the analysis found.
+
+    ``path`` lists the operators between the initializer and the node that decides its kind.
+    ``transposed`` is true where a weight is stored as (in, out), as in y = x @ W: fan-in is axis
+    -2. It is false where axis 0 is the output (Gemm with transB, Conv) and for lookup tables, whose
+    fan-in is 1 because each output reads one entry. ``gain_activation`` is the operator type of the
+    nonlinearity behind the layer; x · f(x) written out is called Gelu, Silu, Mish or HardSwish.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool
+    scalable: bool
+    reason: str
+    consumers: tuple[str, ...]
+    tied_to: str | None = None
+    fan_in: int | None = None
+    fan_out: int | None = None
+    path: tuple[str, ...] = ()
+    gain_activation: str | None = None
+    transposed: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """The entry of ``inspect --json``."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "trainable": self.trainable,
+            "scalable": self.scalable,
+            "reason": self.reason,
+            "consumers": list(self.consumers),
+            "tied_to": self.tied_to,
+            "fan_in": self.fan_in,
+            "fan_out": self.fan_out,
+        }
+
+
+def analyze(
+    model: ir.Model, trainable: Sequence[str] = (), freeze: Sequence[str] = ()
+) -> list[Parameter]:
+    """What every initializer of the main graph is, in the order of the initializers.
+
+    ``trainable`` and ``freeze`` are regular expressions searched for in the names; they overrule
+    the analysis, and ``freeze`` wins. Functions must be inlined and Constant weights turned into
+    initializers. Raises UsageError for a bad expression and for one that matches no initializer.
+    """
+    values = model.graph.initializers
+    forced = chosen("--trainable", trainable, list(values))
+    frozen = chosen("--freeze", freeze, list(values))
+    finder = Uses(model)
+    embeddings: dict[str, ir.TensorProtocol] = {}
+    uses = {name: finder.of(value) for name, value in values.items()}
+    for name, value in values.items():
+        of_kind = {use.kind for use in uses[name]}
+        if "embedding" in of_kind and "quantized" not in of_kind and value.const_value is not None:
+            embeddings[name] = value.const_value
+    return [
+        describe(finder, name, value, uses[name], embeddings, name in forced, name in frozen)
+        for name, value in values.items()
+    ]
+
+
+def chosen(option: str, patterns: Sequence[str], names: list[str]) -> set[str]:
+    """Names that any of the patterns is found in."""
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            matcher = re.compile(pattern)
+        except re.error as error:
+            raise UsageError(
+                f"{option} {pattern!r} is not a regular expression: {error}; "
+                "special characters need a backslash"
+            ) from error
+        hits = {name for name in names if matcher.search(name)}
+        if not hits:
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            listed = ", ".join(repr(name) for name in close)
+            raise UsageError(
+                f"{option} {pattern!r} matches no initializer of the model"
+                + (f"; close names: {listed}" if listed else ", which has none")
+            )
+        found |= hits
+    return found
+
+
+def describe(
+    finder: Uses,
+    name: str,
+    value: ir.Value,
+    uses: list[Use],
+    embeddings: dict[str, ir.TensorProtocol],
+    forced: bool,
+    frozen: bool,
+) -> Parameter:
+    tensor = value.const_value
+    shape = () if tensor is None else tensor_shape(tensor)
+    dtype = dtype_name(value)
+    is_float = dtype in kinds.FLOATS
+    decisive = best(uses) if uses else None
+    consumers = tuple(dict.fromkeys(label(use.node) for use in uses))
+    kind, reason = verdict(finder, value, dtype, decisive)
+    if decisive is not None and len(consumers) > 1 and kind not in kinds.NEVER_TRAINED:
+        reason += f"; shared by {len(consumers)} nodes"
+
+    trains = is_float and kind not in kinds.NEVER_TRAINED
+    if kind == "other":
+        trains = trains and len(shape) >= 1 and tensor is not None and tensor.size > 1
+    width = wide_axes(own_shape(kind, tensor, shape))
+    scales = trains and (kind in kinds.WEIGHTS or (kind in kinds.TABLES and width > 1))
+    if forced:
+        if is_float and kind != "quantized":
+            trains, scales = True, scales or width > 1
+            reason += "; trainable as --trainable says"
+        else:
+            reason += f"; --trainable changes nothing: {dtype} {kind} has no gradient"
+    if scales and tensor is not None and (tensor.size == 0 or constant_filled(tensor, 0.0)):
+        scales = False
+        reason += "; all zeros: scaling changes nothing"
+    if frozen:
+        trains = scales = False
+        reason += "; frozen by --freeze"
+
+    tied = None
+    if is_float and kind == "matrix" and tensor is not None:
+        tied = next((key for key, table in embeddings.items() if equal(tensor, table)), None)
+        if tied is not None:
+            reason += f"; same values as embedding '{tied}'"
+    layer = decisive is not None and kind in ("convolution kernel", "matrix")
+    return Parameter(
+        name=name,
+        kind=kind,
+        shape=shape,
+        dtype=dtype,
+        trainable=trains,
+        scalable=scales,
+        reason=reason,
+        consumers=consumers,
+        tied_to=tied,
+        fan_in=decisive.fan_in if decisive else None,
+        fan_out=decisive.fan_out if decisive else None,
+        path=decisive.path if decisive else (),
+        gain_activation=finder.activation_after(decisive.node) if decisive and layer else None,
+        transposed=decisive.transposed if decisive else False,
+    )
+
+
+def verdict(finder: Uses, value: ir.Value, dtype: str, use: Use | None) -> tuple[str, str]:
+    """(kind, reason) before options are applied."""
+    if use is not None and use.kind == "quantized":
+        return use.kind, f"quantized: {use.words}"
+    if dtype not in kinds.FLOATS:
+        return "constant", f"{dtype}: indices, shapes or flags, not a weight"
+    if use is not None:
+        return use.kind, use.words
+    if id(value) in finder.outputs:
+        return "constant", "given out as a graph output, nothing computes with it"
+    return "unused", "its values reach no output of the graph"
+
+
+def own_shape(
+    kind: str, tensor: ir.TensorProtocol | None, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape, a token's copies for each batch row counted once (exporters fold Expand)."""
+    if kind != "token" or tensor is None or len(shape) < 2 or shape[0] < 2:
+        return shape
+    values = tensor.numpy()
+    return (1, *shape[1:]) if bool(np.all(values == values[:1])) else shape
+
+
+def equal(tensor: ir.TensorProtocol, table: ir.TensorProtocol) -> bool:
+    """Whether a matrix is a copy of an embedding table or of its transpose."""
+    if tensor is table or tensor.dtype != table.dtype or len(table.shape) != 2:
+        return False
+    ours, theirs = tuple(tensor.shape), tuple(table.shape)
+    for flip in (False, True):
+        if ours != (theirs[::-1] if flip else theirs):
+            continue
+        a = tensor.numpy()
+        b = table.numpy().T if flip else table.numpy()
+        rows = np.linspace(0, a.shape[0] - 1, SAMPLE).astype(int)
+        columns = np.linspace(0, a.shape[1] - 1, SAMPLE).astype(int)
+        if np.array_equal(a[rows, columns], b[rows, columns]) and np.array_equal(a, b):
+            return not constant_filled(tensor)
+    return False

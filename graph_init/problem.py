@@ -1,0 +1,176 @@
+"""From a loaded model to what is differentiated: the lowered forward graph with its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnx import TensorProto
+
+from graph_init.builder import FLOATS, Array, Builder, Shape, Value
+from graph_init.errors import ModelFileError, UnsupportedModelError, UsageError
+from graph_init.lowering import RULES, Context, run
+from graph_init.lowering.layout import single
+from graph_init.model.load import LoadedModel
+from graph_init.objective import Objective, attach
+from graph_init.parameters import Parameter
+
+#: Sizes of symbolic dimensions that --dim does not give.
+DEFAULT_BATCH = 16
+DEFAULT_SIZE = 32
+
+#: Frozen tensors above this many elements are fed instead of stored in the graph.
+_EMBED_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A lowered forward graph with a loss.
+
+    ``forward`` takes the batch (``inputs`` and the objective's target), the trainable tensors and
+    ``fed`` (large frozen ones) and returns the loss and the statistics named in ``extras``.
+    """
+
+    forward: onnx.ModelProto
+    builder: Builder
+    objective: Objective
+    inputs: tuple[Value, ...]
+    parameters: tuple[Parameter, ...]
+    fed: Mapping[str, Array]
+    batch_size: int
+    extras: tuple[str, ...]
+
+
+def input_shape(
+    name: str,
+    dims: Sequence[int | str | None],
+    sizes: Mapping[str, int],
+    batch_size: int | None,
+) -> Shape:
+    """Static sizes: the first symbolic axis is the batch, others come from --dim or a default."""
+    shape = []
+    for axis, dim in enumerate(dims):
+        if isinstance(dim, int):
+            if axis == 0 and batch_size is not None and dim != batch_size and len(dims) > 1:
+                raise UsageError(
+                    f"--batch-size {batch_size}: input '{name}' has the fixed batch size {dim}; "
+                    "leave the option out or export the model with a dynamic batch"
+                )
+            shape.append(dim)
+        elif dim is not None and dim in sizes:
+            shape.append(sizes[dim])
+        elif axis == 0:
+            shape.append(batch_size or DEFAULT_BATCH)
+        else:
+            shape.append(DEFAULT_SIZE)
+    return tuple(shape)
+
+
+def build(
+    loaded: LoadedModel,
+    parameters: Sequence[Parameter],
+    values: Mapping[str, Array],
+    *,
+    loss: str = "auto",
+    output_name: str | None = None,
+    dims: Mapping[str, int] | None = None,
+    batch_size: int | None = None,
+    batch_norm: str = "eval",
+    input_sizes: Mapping[str, Shape] | None = None,
+) -> Problem:
+    """Lower ``loaded`` with static shapes and attach the loss.
+
+    ``values`` holds every initializer; ``input_sizes`` overrides shapes (real data has its own).
+    """
+    graph = loaded.ir.graph
+    sizes = dict(dims or {})
+    known = {str(d.value) for v in graph.inputs for d in (v.shape or ()) if not isinstance(d, int)}
+    for name in sizes:
+        if name not in known:
+            raise UsageError(
+                f"--dim {name}: the model has no such symbolic dimension; it has "
+                + (", ".join(sorted(known - {"None"})) or "none")
+            )
+    b = Builder()
+    environment: dict[str, Value | None] = {"": None}
+    inputs = []
+    for value in graph.inputs:
+        name = value.name or ""
+        if name in graph.initializers:
+            continue
+        if value.dtype is None or value.shape is None:
+            raise UnsupportedModelError(
+                f"input '{name}' has no element type or shape; export the model with both"
+            )
+        declared = [d if isinstance(d, int) else d.value for d in value.shape]
+        shape = (input_sizes or {}).get(name) or input_shape(name, declared, sizes, batch_size)
+        dtype = int(value.dtype.value)
+        entry = b.input(name, TensorProto.FLOAT if dtype in FLOATS else dtype, shape)
+        environment[name] = entry
+        inputs.append(entry)
+    trainable = {p.name: p for p in parameters if p.trainable}
+    fed: dict[str, Array] = {}
+    for name, initializer in graph.initializers.items():
+        array = values[name]
+        if name in trainable:
+            environment[name] = b.input(name, TensorProto.FLOAT, array.shape, active=True)
+        elif array.size > _EMBED_LIMIT and array.dtype.kind == "f":
+            fed[name] = array
+            environment[name] = b.input(name, TensorProto.FLOAT, array.shape)
+        else:
+            environment[name] = b.constant(single(array))
+        del initializer
+    tied = {p.name: p.tied_to for p in trainable.values() if p.tied_to in trainable}
+    for name, other in tied.items():
+        assert other is not None
+        source, mine = environment[other], environment[name]
+        assert source is not None and mine is not None
+        environment[name] = source if source.shape == mine.shape else b.transpose(source, [1, 0])
+        del trainable[name]
+    opset = loaded.ir.opset_imports.get("", 1)
+    nodes = [onnx_ir.to_proto(node) for node in graph]
+    try:
+        run(b, nodes, environment, opset, context=Context((RULES,), batch_norm))  # type: ignore[arg-type]
+    except KeyError as error:
+        raise ModelFileError(f"a node reads the value {error}, which nothing produces") from error
+    outputs = [
+        (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
+    ]
+    b.origin = ""
+    objective = attach(b, outputs, loss, output_name)
+    spread = _spread(b, objective.prediction)
+    forward = b.model([objective.loss, spread], unused_inputs=True)
+    used = {id(v) for n in b.needed([objective.loss]) for v in n.inputs if v is not None}
+    batch = next((v.dims[0] for v in inputs if v.shape), batch_size or DEFAULT_BATCH)
+    return Problem(
+        forward,
+        b,
+        objective,
+        tuple(v for v in inputs if id(v) in used),
+        tuple(trainable.values()),
+        fed,
+        batch,
+        (spread.name,),
+    )
+
+
+def _spread(b: Builder, prediction: Value) -> Value:
+    """The standard deviation of the prediction, over all its elements."""
+    axes = list(range(prediction.rank))
+    centred = b.sub(prediction, b.mean(prediction, axes))
+    return b.op("Sqrt", b.mean(b.mul(centred, centred), axes, keepdims=False))
+
+
+def initial_values(loaded: LoadedModel) -> dict[str, Array]:
+    """Every initializer as an array: floats in float32, C order."""
+    values = {}
+    for name, value in loaded.ir.graph.initializers.items():
+        if value.const_value is None:
+            raise ModelFileError(f"initializer '{name}' has no data")
+        array = value.const_value.numpy()
+        kind = int(value.const_value.dtype.value)
+        values[name] = np.ascontiguousarray(array, np.float32) if kind in FLOATS else array
+    return values

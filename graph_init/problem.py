@@ -133,7 +133,7 @@ def build(
     opset = loaded.ir.opset_imports.get("", 1)
     nodes = [onnx_ir.to_proto(node) for node in graph]
     try:
-        run(b, nodes, environment, opset, context=Context((RULES,), batch_norm))  # type: ignore[arg-type]
+        run(b, nodes, environment, opset, context=Context((RULES,), batch_norm))
     except KeyError as error:
         raise ModelFileError(f"a node reads the value {error}, which nothing produces") from error
     outputs = [

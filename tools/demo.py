@@ -63,8 +63,8 @@ def main() -> None:
     }
     (output, *_) = session.run(None, feeds)
     console.print(
-        f"{target}: runs in ONNX Runtime, output {output.shape}, finite: {np.isfinite(output).all()}"
-        f" — {result.seconds:.0f} s"
+        f"{target}: runs in ONNX Runtime, output {output.shape}, "
+        f"finite: {np.isfinite(output).all()} — {result.seconds:.0f} s"
     )
 
 

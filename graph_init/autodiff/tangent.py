@@ -1,7 +1,8 @@
 """Forward mode: append to a graph the tangents of its values.
 
 For a node y = f(x₁, …, xₙ) and tangents tᵢ of its inputs, the tangent of y is Σᵢ ∂f/∂xᵢ · tᵢ. An
-absent tangent is zero, and nothing is built for it. The rules are in :mod:`graph_init.autodiff.rules`.
+absent tangent is zero, and nothing is built for it. The rules are in
+:mod:`graph_init.autodiff.rules`.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graph_init.builder import MICROSOFT, Builder, Value
 from graph_init.lowering.activation import positive
 from graph_init.lowering.registry import GRADIENT_RULES, Call, Rule, lowers
 
 
-def _emits(*ops: str, domain: str = MICROSOFT):  # type: ignore[no-untyped-def]
+def _emits(*ops: str, domain: str = MICROSOFT) -> Callable[[Rule], Rule]:
     return lowers(*ops, domain=domain, table=GRADIENT_RULES)
 
 
@@ -81,16 +83,12 @@ def _conv(b: Builder, c: Call) -> list[Value | None]:
 
 
 @_emits("ReduceSumTraining")
+@_emits("ReduceSum", domain="")
 def _reduce_sum(b: Builder, c: Call) -> Value:
     axes = c.ints("", 1) or []
     if not axes and c.attrs.get("noop_with_empty_axes"):
         return c[0]
     return b.sum(c[0], axes or None, bool(c.attrs.get("keepdims", 1)))
-
-
-@_emits("ReduceSum", domain="")
-def _plain_reduce_sum(b: Builder, c: Call) -> Value:
-    return _reduce_sum(b, c)
 
 
 def _as_is(b: Builder, c: Call) -> list[Value | None]:

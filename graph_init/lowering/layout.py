@@ -43,8 +43,9 @@ def _unsqueeze(b: Builder, c: Call) -> Value:
 def _reshape(b: Builder, c: Call) -> Value:
     if "shape" in c.attrs:  # opset 1
         return b.reshape(c[0], c.attrs["shape"])
-    attrs = {"allowzero": 1} if c.attrs.get("allowzero") else {}
-    return b.op("Reshape", c[0], c[1], **attrs)
+    if c.attrs.get("allowzero"):
+        return b.op("Reshape", c[0], c[1], allowzero=1)
+    return b.op("Reshape", c[0], c[1])
 
 
 def slice_axis(b: Builder, x: Value, axis: int, start: int, stop: int) -> Value:

@@ -18,7 +18,7 @@ from onnx import helper
 from graph_init.builder import OPSET, ZERO_DERIVATIVE, Array, Builder, Value
 from graph_init.errors import UnsupportedModelError
 
-#: Operators that the gradient builder differentiates on CPU and the tangent rules cover as they are.
+#: Operators that the gradient builder differentiates on CPU and the tangent rules cover.
 PRIMITIVES = frozenset(
     "Add Sub Mul Neg Exp Log Sqrt Reciprocal Sigmoid Tanh Erf Sin Cos Abs Relu MatMul Conv Reshape "
     "Transpose Expand Concat Gather GatherElements GatherND Where Cast Identity AveragePool Slice "
@@ -140,9 +140,9 @@ def _engine_knows(call: Call) -> bool:
 def _function_body(call: Call) -> onnx.FunctionProto | None:
     if not onnx.defs.has(call.op, call.opset, ""):
         return None
-    schema = onnx.defs.get_schema(call.op, call.opset, "")
+    schema: Any = onnx.defs.get_schema(call.op, call.opset, "")  # its stub lacks the bodies
     if schema.has_function:
-        return schema.function_body
+        return onnx.FunctionProto.FromString(schema.function_body.SerializeToString())
     if schema.has_context_dependent_function:
         node = helper.make_node(
             call.op,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from typing import Any
 
 import networkx
 import onnx_ir as ir
@@ -71,7 +72,7 @@ def reads_shape_only(node: ir.Node, slot: int) -> bool:
     return node.op_type in SHAPE_ONLY or (node.op_type, slot) in SHAPE_ONLY_SLOTS
 
 
-def to_networkx(model: ir.Model) -> networkx.MultiDiGraph:
+def to_networkx(model: ir.Model) -> networkx.MultiDiGraph[Any]:
     """The model as a directed graph in which values and nodes alternate.
 
     Graph nodes are ``("value", id)`` and ``("node", id)``: names may be missing or repeat across
@@ -80,7 +81,7 @@ def to_networkx(model: ir.Model) -> networkx.MultiDiGraph:
     node's inputs or outputs, and ``shape_only``, true where only the input's shape is read. A body
     flows into its owner: each value that the body returns has an edge to the owning node.
     """
-    graph: networkx.MultiDiGraph = networkx.MultiDiGraph()
+    graph: networkx.MultiDiGraph[Any] = networkx.MultiDiGraph()
 
     def add_value(value: ir.Value, role: str | None = None) -> tuple[str, int]:
         key = ("value", id(value))
@@ -116,9 +117,8 @@ def to_networkx(model: ir.Model) -> networkx.MultiDiGraph:
 def live_keys(model: ir.Model) -> set[tuple[str, int]]:
     """Keys (as in `to_networkx`) of all values and nodes whose numbers reach a graph output."""
     graph = to_networkx(model)
-    graph.remove_edges_from(
-        [(a, b, k) for a, b, k, only in graph.edges(keys=True, data="shape_only") if only]
-    )
+    edges: list[tuple[Any, Any, Any, Any]] = list(graph.edges(keys=True, data="shape_only"))
+    graph.remove_edges_from([(a, b, k) for a, b, k, only in edges if only])
     sink = ("sink", 0)
     graph.add_edges_from((("value", id(value)), sink) for value in model.graph.outputs)
     return set(networkx.ancestors(graph, sink)) if sink in graph else set()

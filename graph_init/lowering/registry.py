@@ -142,7 +142,8 @@ def _function_body(call: Call) -> onnx.FunctionProto | None:
         return None
     schema: Any = onnx.defs.get_schema(call.op, call.opset, "")  # its stub lacks the bodies
     if schema.has_function:
-        return onnx.FunctionProto.FromString(schema.function_body.SerializeToString())
+        body: onnx.FunctionProto = schema.function_body
+        return body
     if schema.has_context_dependent_function:
         node = helper.make_node(
             call.op,

@@ -45,10 +45,14 @@ class TuningResult:
     interrupted: bool
 
 
-#: A state with more vanished gradient elements than this (or than the start's share plus the
-#: slack) is never taken for the best: deviation tends to 1 where gradients vanish.
-_VANISHED_LIMIT = 0.5
-_VANISHED_SLACK = 0.1
+#: The states with the lowest deviation are measured again, on batches common to all of them: one
+#: batch's number is noisy, and the lowest of many noisy ones is mostly luck.
+_FINALISTS = 3
+_FINAL_BATCHES = (-101, -102)
+
+#: Of the gradient elements that have not vanished at the start, at most this share may vanish; a
+#: state beyond that is never taken for the best, since deviation tends to 1 where gradients vanish.
+_MAY_VANISH = 0.5
 
 
 def tune(
@@ -60,14 +64,14 @@ def tune(
 ) -> TuningResult:
     """Take ``steps`` optimiser steps from scales of one; Ctrl-C keeps the best so far.
 
-    ``evaluate(scales, step)`` measures on the batch of that step; ``norms`` are the tensors' norms
+    ``evaluate(scales, step)`` measures on the batch of that step (negative: batches held out); ``norms`` are the tensors' norms
     at the start. A step that makes the numbers non-finite is undone and halved. Raises
     NumericalError if the start itself is not finite.
     """
     initial = norms.astype(np.float64)
     current, previous = initial.copy(), initial.copy()
-    best, best_step, best_value = np.ones_like(initial), 0, np.inf
-    limit = _VANISHED_LIMIT
+    finalists: list[tuple[float, int, Array]] = []
+    limit = 1.0
     history: list[dict[str, Any]] = []
     interrupted = False
     try:
@@ -91,7 +95,7 @@ def tune(
                         "gradient deviation is not finite at the start; fill the weights with "
                         "--scheme he first"
                     )
-                limit = max(_VANISHED_LIMIT, found.vanished_fraction + _VANISHED_SLACK)
+                limit = found.vanished_fraction + _MAY_VANISH * (1 - found.vanished_fraction)
             history.append(entry)
             if on_step is not None:
                 on_step(entry)
@@ -99,11 +103,25 @@ def tune(
                 current = (current + previous) / 2
                 optimizer.rest()
                 continue
-            value = found.gradient_deviation
-            if value < best_value and found.vanished_fraction <= limit:
-                best, best_step, best_value = scales, number, value
+            if found.vanished_fraction <= limit:
+                finalists.append((found.gradient_deviation, number, scales))
+                finalists = sorted(finalists, key=lambda f: f[:2])[:_FINALISTS]
             previous = current
             current = optimizer.step(found.log_scale_gradient, current)
     except KeyboardInterrupt:
         interrupted = True
+    best_step, best = _judge(evaluate, finalists) or (0, np.ones_like(initial))
     return TuningResult(best, best_step, history, interrupted)
+
+
+def _judge(
+    evaluate: Callable[[Array, int], Evaluation], finalists: list[tuple[float, int, Array]]
+) -> tuple[int, Array] | None:
+    """The step and scales of the finalist with the lowest mean over the common batches."""
+    if len(finalists) < 2:
+        return finalists[0][1:] if finalists else None
+    means = [
+        np.mean([evaluate(scales, n).gradient_deviation for n in _FINAL_BATCHES])
+        for _, _, scales in finalists
+    ]
+    return finalists[int(np.nanargmin(means))][1:] if np.isfinite(means).any() else None

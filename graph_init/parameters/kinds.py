@@ -120,3 +120,6 @@ GATED = (
 GATE_PARTS = frozenset(
     "Mul Div Add Sub Pow Erf Tanh Sigmoid HardSigmoid Softplus Cast Identity Clip".split()
 )
+
+#: Which running statistic a slot of BatchNormalization holds.
+STATISTICS = {3: "running mean", 4: "running variance"}

@@ -214,7 +214,8 @@ class Uses:
                 return table_use(kind, node, shape, path)
             if kind in ("convolution kernel", "recurrent"):
                 return linear_use(node, slot, shape, path, use)
-            return use(kind, f"{kind} of {op} '{label(node)}'")
+            words = kinds.STATISTICS.get(slot, kind) if kind == "running statistic" else kind
+            return use(kind, f"{words} of {op} '{label(node)}'")
         if op in kinds.SETTINGS:
             return use("constant", f"fixed operand of {op} '{label(node)}'")
         if op in kinds.MATRIX_PRODUCTS:

@@ -65,8 +65,8 @@ def tune(
     """Take ``steps`` optimiser steps from scales of one; Ctrl-C keeps the best so far.
 
     ``evaluate(scales, step)`` measures on the batch of that step (negative: batches held out);
-    ``norms`` are the tensors' norms at the start. A step that makes the numbers non-finite is undone and halved. Raises
-    NumericalError if the start itself is not finite.
+    ``norms`` are the tensors' norms at the start. A step that makes the numbers non-finite is
+    undone and halved. Raises NumericalError if the start itself is not finite.
     """
     initial = norms.astype(np.float64)
     current, previous = initial.copy(), initial.copy()

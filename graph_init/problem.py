@@ -132,10 +132,7 @@ def build(
         del trainable[name]
     opset = loaded.ir.opset_imports.get("", 1)
     nodes = [onnx_ir.to_proto(node) for node in graph]
-    try:
-        run(b, nodes, environment, opset, context=Context((RULES,), batch_norm))
-    except KeyError as error:
-        raise ModelFileError(f"a node reads the value {error}, which nothing produces") from error
+    run(b, nodes, environment, opset, context=Context((RULES,), batch_norm))
     outputs = [
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
     ]

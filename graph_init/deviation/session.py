@@ -11,7 +11,7 @@ import onnx
 
 from graph_init.builder import Array
 from graph_init.deviation.taylor import SCALE_INPUT, MetaGraph
-from graph_init.errors import EngineError, NumericalError
+from graph_init.errors import EngineError, NumericalError, UnsupportedModelError
 
 #: Names two nodes alike in large graphs, which the session then refuses (onnxruntime 1.19).
 _BROKEN_OPTIMIZERS = ["GatherSliceToSplitFusion"]
@@ -41,12 +41,21 @@ def open_session(model: onnx.ModelProto) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=_BROKEN_OPTIMIZERS,
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=_BROKEN_OPTIMIZERS,
+        )
+    except Exception as error:  # the engine's errors share no base class but this
+        raise UnsupportedModelError(
+            f"onnxruntime refuses the model's operators: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 class MetaStep:
@@ -67,7 +76,12 @@ class MetaStep:
         feeds.update(self._fixed)
         if self._graph.scaled:
             feeds[SCALE_INPUT] = np.asarray(scales, np.float32)
-        loss, deviation, vanished, squares, values, *rest = self._session.run(None, feeds)
+        try:
+            loss, deviation, vanished, squares, values, *rest = self._session.run(None, feeds)
+        except Exception as error:  # an index out of range, or memory
+            raise UnsupportedModelError(
+                f"onnxruntime failed while running the model: {_first_line(error)}"
+            ) from error
         slopes: Array = np.zeros(0, np.float32)
         if self._graph.with_scale_gradient:
             slopes, *rest = rest

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from graph_init.builder import OPSET, ZERO_DERIVATIVE, Array, Builder, Value
-from graph_init.errors import UnsupportedModelError
+from graph_init.errors import ModelFileError, UnsupportedModelError
 
 #: Operators that the gradient builder differentiates on CPU and the tangent rules cover.
 PRIMITIVES = frozenset(
@@ -130,6 +130,12 @@ def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
             "has no differentiation rule, and a trainable parameter depends on it; replace it by "
             "standard operators, or freeze the parameters before it with --freeze"
         )
+    if any(isinstance(v, onnx.GraphProto) for v in call.attrs.values()):
+        raise call.refuse("has a body of its own (control flow), which is not supported")
+    if standard and not _engine_knows(call):
+        raise call.refuse(
+            f"is not in opset {OPSET}, the newest that the engine reads; export with an older opset"
+        )
     return b.multi(call.op, call.inputs, call.wanted, domain=call.domain, attrs=call.attrs)
 
 
@@ -199,6 +205,12 @@ def _plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def _read(environment: Mapping[str, Value | None], name: str, node: onnx.NodeProto) -> Value | None:
+    if name and name not in environment:
+        raise ModelFileError(f"node '{node.name}' reads '{name}', which nothing produces")
+    return environment[name] if name else None
+
+
 def run(
     b: Builder,
     nodes: Iterable[onnx.NodeProto],
@@ -216,12 +228,20 @@ def run(
             domain,
             node.name or name or (node.output[0] if node.output else ""),
             opset if domain == "" else 1,
-            tuple(environment[i] if i else None for i in node.input),
+            tuple(_read(environment, i, node) for i in node.input),
             _attributes(node, outer or {}),
             tuple(bool(o) for o in node.output),
             context,
         )
         b.origin = call.name
-        for output, value in zip(node.output, lower_call(b, call), strict=False):
+        try:
+            values = lower_call(b, call)
+        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+            shapes = ", ".join(str(v.shape) for v in call.inputs if v is not None)
+            raise call.refuse(
+                f"does not fit its inputs of shapes {shapes} ({error}); if the model has symbolic "
+                "dimensions, give their sizes with --dim"
+            ) from error
+        for output, value in zip(node.output, values, strict=False):
             if output:
                 environment[output] = value

@@ -95,9 +95,14 @@ def broadcast(*shapes: Shape) -> Shape:
 
 
 class Builder:
-    """Makes nodes; see the module's docstring. ``opset`` is that of the finished model."""
+    """Makes nodes; see the module's docstring.
 
-    def __init__(self) -> None:
+    ``precision`` is the one float type (``TensorProto.DataType``) in which everything is computed,
+    whatever mixture of widths the source model has.
+    """
+
+    def __init__(self, precision: int = TensorProto.FLOAT) -> None:
+        self.precision = precision
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.origin = ""
@@ -136,6 +141,12 @@ class Builder:
         if key is not None:
             self._constants[key] = value
         return value
+
+    def literal(self, array: Array) -> Value:
+        """A constant of the source model: floats of any width in ``precision``."""
+        if helper.np_dtype_to_tensor_dtype(array.dtype) in FLOATS:
+            return self.constant(array, self.precision)
+        return self.constant(array)
 
     def scalar(self, number: float, like: Value) -> Value:
         """A constant scalar of the element type of ``like``."""
@@ -223,6 +234,14 @@ class Builder:
         self.nodes.append(node)
         return out
 
+    def frozen(self, value: Value) -> Value:
+        """The same numbers without a derivative.
+
+        A Clip without bounds: the one standard operator that is the identity and that lowering
+        never emits otherwise.
+        """
+        return self.op("Clip", value) if value.active else value
+
     # -- shorthand --------------------------------------------------------------------------
 
     def add(self, a: Value, b: Value) -> Value:
@@ -241,6 +260,8 @@ class Builder:
         return self.op("Reciprocal", a)
 
     def reshape(self, a: Value, shape: Sequence[int]) -> Value:
+        if 0 in shape:  # otherwise a zero copies the size from the input
+            return self.op("Reshape", a, self.ints(shape), allowzero=1)
         return self.op("Reshape", a, self.ints(shape))
 
     def transpose(self, a: Value, perm: Sequence[int]) -> Value:
@@ -262,6 +283,9 @@ class Builder:
         return a if a.dtype == dtype else self.op("Cast", a, to=int(dtype))
 
     def where(self, condition: Value, a: Value, b: Value) -> Value:
+        """Moving operands are expanded: the engine's gradient of Where does not broadcast."""
+        shape = broadcast(condition.dims, a.dims, b.dims)
+        a, b = (self.expand(v, shape) if v.active else v for v in (a, b))
         return self.op("Where", condition, a, b)
 
     # -- the finished model -----------------------------------------------------------------
@@ -306,10 +330,10 @@ class Builder:
 
 
 #: Operators whose result does not change with small changes of their inputs, or is no float. Of
-#: MaxPool only the indices are read where derivatives are wanted; ReduceMax is left only as a shift
-#: that cancels.
+#: MaxPool and TopK only the indices are read where derivatives are wanted; ReduceMax is left only
+#: as a shift that cancels; Clip is :meth:`Builder.frozen`.
 ZERO_DERIVATIVE = frozenset(
-    "MaxPool ReduceMax "
+    "Clip Hardmax MaxPool ReduceMax TopK "
     "Sign Floor Ceil Round Shape Size ConstantOfShape EyeLike OneHot ArgMax ArgMin NonZero "
     "RandomNormalLike RandomUniformLike Bernoulli Multinomial BroadcastGradientArgs "
     "Greater Less GreaterOrEqual LessOrEqual Equal Not And Or Xor IsNaN IsInf".split()
@@ -528,7 +552,12 @@ def _infer_by_schema(
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
         )
-    except (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, RuntimeError):
+    except (
+        onnx.shape_inference.InferenceError,
+        onnx.checker.ValidationError,
+        onnx.defs.SchemaError,
+        RuntimeError,
+    ):
         return unknown
     types: list[Type] = []
     for k in range(count):
@@ -653,7 +682,8 @@ def _simplify_reshape(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Valu
         return ins[0]  # type: ignore[no-any-return]
     if x.node is not None and x.node.op == "Reshape":
         return b.reshape(x.node.inputs[0], target or ())
-    if tuple(int(d) for d in shape.const) != target or attrs:
+    wanted = {"allowzero": 1} if 0 in (target or ()) else {}
+    if tuple(int(d) for d in shape.const) != target or attrs != wanted:
         return b.reshape(x, target or ())
     return None
 

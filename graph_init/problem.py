@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir
-from onnx import TensorProto
 
 from graph_init.builder import FLOATS, Array, Builder, Shape, Value
 from graph_init.errors import ModelFileError, UnsupportedModelError, UsageError
 from graph_init.lowering import RULES, Context, run
-from graph_init.lowering.layout import single
 from graph_init.model.load import LoadedModel
 from graph_init.objective import Objective, attach
 from graph_init.parameters import Parameter
@@ -108,7 +106,7 @@ def build(
         declared = [d if isinstance(d, int) else d.value for d in value.shape]
         shape = (input_sizes or {}).get(name) or input_shape(name, declared, sizes, batch_size)
         dtype = int(value.dtype.value)
-        entry = b.input(name, TensorProto.FLOAT if dtype in FLOATS else dtype, shape)
+        entry = b.input(name, b.precision if dtype in FLOATS else dtype, shape)
         environment[name] = entry
         inputs.append(entry)
     trainable = {p.name: p for p in parameters if p.trainable}
@@ -116,12 +114,12 @@ def build(
     for name, initializer in graph.initializers.items():
         array = values[name]
         if name in trainable:
-            environment[name] = b.input(name, TensorProto.FLOAT, array.shape, active=True)
+            environment[name] = b.input(name, b.precision, array.shape, active=True)
         elif array.size > _EMBED_LIMIT and array.dtype.kind == "f":
             fed[name] = array
-            environment[name] = b.input(name, TensorProto.FLOAT, array.shape)
+            environment[name] = b.input(name, b.precision, array.shape)
         else:
-            environment[name] = b.constant(single(array))
+            environment[name] = b.literal(array)
         del initializer
     tied = {p.name: p.tied_to for p in trainable.values() if p.tied_to in trainable}
     for name, other in tied.items():

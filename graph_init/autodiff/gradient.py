@@ -5,10 +5,11 @@ Another builder can take its place by offering the same function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 
+from graph_init.builder import ZERO_DERIVATIVE
 from graph_init.errors import EngineError, UnsupportedModelError
 
 _REMEDY = "run `pip install 'graph-init[cpu]'`, or `graph-init doctor` to see what is installed"
@@ -17,9 +18,10 @@ _REMEDY = "run `pip install 'graph-init[cpu]'`, or `graph-init doctor` to see wh
 def build_gradient(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx.ModelProto:
     """Append to ``model`` the nodes that compute d loss / d parameter.
 
-    ``parameters`` names graph inputs; the gradient of ``p`` is the value ``p + "_grad"``. The
-    result holds the forward nodes too. Raises :class:`UnsupportedModelError` with the builder's
-    words where an operator has no gradient.
+    ``parameters`` names graph inputs; the gradient of ``p`` is the value ``p + "_grad"``, which is
+    missing where the loss does not depend on ``p``. The
+    result holds the forward nodes too, in topological order. Raises :class:`UnsupportedModelError`
+    with the builder's words where an operator has no gradient.
     """
     try:
         from onnxruntime import SessionOptions
@@ -30,11 +32,113 @@ def build_gradient(model: onnx.ModelProto, loss: str, parameters: Sequence[str])
         raise EngineError(f"the installed onnxruntime is not a training build; {_REMEDY}")
     options = SessionOptions()
     options.log_severity_level = 3
+    smooth, constant = _set_aside(_without_repeats(model))
+    moving = set(parameters) & _reaching(smooth.graph.node, loss)
+    if not moving:
+        return model
     try:
         builder = engine.GradientGraphBuilder(
-            model.SerializeToString(), {loss}, set(parameters), loss, options
+            smooth.SerializeToString(), {loss}, moving, loss, options
         )
         builder.build()
-        return onnx.load_from_string(builder.get_model())
+        result = onnx.load_from_string(builder.get_model())
     except Exception as error:  # the engine raises RuntimeError and its own Fail alike
         raise UnsupportedModelError(f"no gradient could be built: {error}") from error
+    if constant:
+        nodes = _sorted([*constant, *result.graph.node])
+        del result.graph.node[:]
+        result.graph.node.extend(nodes)
+        kept = {i.name for i in result.graph.initializer}
+        result.graph.initializer.extend(i for i in model.graph.initializer if i.name not in kept)
+    return result
+
+
+def _reaching(nodes: Sequence[onnx.NodeProto], loss: str) -> set[str]:
+    """The names of all values on which ``loss`` depends; ``nodes`` in topological order."""
+    live = {loss}
+    for node in reversed(nodes):
+        if not live.isdisjoint(node.output):
+            live.update(node.input)
+    return live
+
+
+def _without_repeats(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with copies of what the builder would make two gradients of under one name.
+
+    That is a value that one node reads twice, and a constant that more than one Concat reads.
+    """
+    made = {o for n in model.graph.node for o in n.output}
+    joined: set[str] = set()  # constants that a Concat has read
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        taken = set(joined) if node.op_type == "Concat" else set()
+        changed = node
+        for k, name in enumerate(node.input):
+            if name and name in taken:
+                if changed is node:
+                    changed = onnx.NodeProto()
+                    changed.CopyFrom(node)
+                changed.input[k] = f"{name}:{node.output[0]}:{k}"
+                nodes.append(onnx.helper.make_node("Identity", [name], [changed.input[k]]))
+            taken.add(name)
+        if node.op_type == "Concat":
+            joined.update(i for i in node.input if i not in made)
+        nodes.append(changed)
+    if len(nodes) == len(model.graph.node):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return result
+
+
+def _set_aside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeProto]]:
+    """``model`` without the nodes that have no derivative, and these.
+
+    Their outputs become graph inputs, at which the gradient stops: the builder knows no gradient
+    for most of them, and would take a frozen value for a moving one.
+    """
+    known = {v.name: v for v in model.graph.value_info}
+    aside = [
+        n
+        for n in model.graph.node
+        if not n.domain
+        and n.op_type in ZERO_DERIVATIVE
+        and n.input
+        and all(o in known for o in n.output if o)
+    ]
+    if not aside:
+        return model, []
+    gone = {id(n) for n in aside}
+    outputs = {o for n in aside for o in n.output if o}
+    smooth = onnx.ModelProto()
+    smooth.CopyFrom(model)
+    del smooth.graph.node[:]
+    smooth.graph.node.extend(n for n in model.graph.node if id(n) not in gone)
+    del smooth.graph.value_info[:]
+    smooth.graph.value_info.extend(v for v in known.values() if v.name not in outputs)
+    read = {i for n in smooth.graph.node for i in n.input}
+    smooth.graph.input.extend(v for v in known.values() if v.name in outputs & read)
+    return smooth, aside
+
+
+def _sorted(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """``nodes`` in topological order, each as early as the given order allows."""
+    pending = list(nodes)
+    maker = {o: i for i, n in enumerate(pending) for o in n.output if o}
+    done = [False] * len(pending)
+    result = []
+    for start in range(len(pending)):
+        stack = [start]
+        while stack:
+            at = stack[-1]
+            waiting = [maker[i] for i in pending[at].input if i in maker and not done[maker[i]]]
+            if waiting and not done[at]:
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            if not done[at]:
+                done[at] = True
+                result.append(pending[at])
+    return result

@@ -20,6 +20,8 @@ LINEAR: dict[str, tuple[int, ...]] = {
     **dict.fromkeys("Gather GatherElements GatherND GatherElementsGrad".split(), (0,)),
     **dict.fromkeys("GatherGrad GatherNDGrad".split(), (2,)),
     "Where": (1, 2),
+    "ScatterND": (0, 2),
+    "ScatterElements": (0, 2),
 }
 
 # -- bilinear: operator -> the two operands, by which output exists -----------------------------

@@ -80,7 +80,9 @@ def _linear(
         operand = node.inputs[i]
         assert operand is not None
         t = ts[i]
-        replaced[i] = b.scalar(0.0, operand) if t is None else t
+        broadcasts = node.op == "Where"
+        zero = b.scalar(0.0, operand) if broadcasts else _zeros(b, operand)
+        replaced[i] = zero if t is None else t
     if node.op == "Pad" and len(node.inputs) > 2:
         replaced[2] = b.scalar(0.0, y)
     out = _again(b, node, replaced)

@@ -62,7 +62,7 @@ def build(
     as sₖ·dₖ, in the order of the scale vector. Outputs: loss (scalar), the vectors of
     :data:`STATISTICS` over ``parameters``, and with ``scale_gradient`` ∂GD/∂log s over ``scaled``.
     """
-    b, theta, gradients, loss_value, extras = _gradient_graph(
+    b, theta, gradients, loss_value, extras = gradient_graph(
         forward, loss, parameters, scaled, extra_outputs
     )
     names = [n for n in parameters if n in gradients]
@@ -77,10 +77,8 @@ def build(
 
     # T1: one tangent of the gradient, along a direction d whose value is g.
     direction = {n: b.barrier(gradients[n]) for n in names}
-    mark = len(b.nodes)
     first = tangents(b, primal, {theta[n]: direction[n] for n in names})
     hessian_gradient = {n: first.get(gradients[n]) for n in names}
-    tangent_nodes = b.nodes[mark:]
 
     sums, vanished, squares, values, us, vs = [], [], [], [], {}, {}
     for n in parameters:
@@ -111,7 +109,10 @@ def build(
             hu = second.get(gradients[n])
             zs[n] = b.op("Neg", vs[n]) if hu is None else b.sub(hu, vs[n])
         seeds = {theta[n]: us[n] for n in names} | {direction[n]: zs[n] for n in names}
-        mixed = tangents(b, [*primal, *tangent_nodes], seeds)
+        # All nodes behind Hg, not just the new ones: the builder may have found some of them among
+        # the forward nodes, which the gradient alone does not need.
+        chain = b.needed([v for v in hessian_gradient.values() if v is not None])
+        mixed = tangents(b, chain, seeds)
         slopes = []
         for n in scaled:
             hg = hessian_gradient.get(n)
@@ -141,7 +142,7 @@ def _vector(b: Builder, scalars: Sequence[Value]) -> Value:
     return b.op("Concat", *(b.reshape(s, [1]) for s in scalars), axis=0)
 
 
-def _gradient_graph(
+def gradient_graph(
     forward: onnx.ModelProto,
     loss: str,
     parameters: Sequence[str],
@@ -152,9 +153,10 @@ def _gradient_graph(
     from onnx import TensorProto, numpy_helper
 
     model = build_gradient(forward, loss, parameters)
-    b = Builder()
-    environment: dict[str, Value | None] = {}
     wanted = set(parameters)
+    types = {i.name: i.type.tensor_type.elem_type for i in forward.graph.input}
+    b = Builder(types[parameters[0]])
+    environment: dict[str, Value | None] = {}
     for info in forward.graph.input:
         tensor = info.type.tensor_type
         shape = tuple(d.dim_value for d in tensor.shape.dim)
@@ -162,7 +164,7 @@ def _gradient_graph(
             info.name, tensor.elem_type, shape, active=info.name in wanted
         )
     for initializer in model.graph.initializer:
-        environment[initializer.name] = b.constant(numpy_helper.to_array(initializer))
+        environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
     if scaled:
         scales = b.input(SCALE_INPUT, TensorProto.FLOAT, (len(scaled),))
         for k, n in enumerate(scaled):

@@ -96,7 +96,7 @@ def _thresholded_relu(b: Builder, c: Call) -> Value:
     return b.where(above, c[0], b.scalar(0.0, c[0]))
 
 
-def _elu(b: Builder, x: Value, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Value:
+def elu(b: Builder, x: Value, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Value:
     """gamma·x above zero, gamma·alpha·(exp(x/width) − 1) below."""
     above = positive(b, x)
     low = b.scale(b.where(above, b.scalar(0.0, x), x), 1.0 / width)
@@ -106,22 +106,22 @@ def _elu(b: Builder, x: Value, alpha: float, gamma: float = 1.0, width: float = 
 
 @lowers("Elu")
 def _elu_rule(b: Builder, c: Call) -> Value:
-    return _elu(b, c[0], c.attrs.get("alpha", 1.0))
+    return elu(b, c[0], c.attrs.get("alpha", 1.0))
 
 
 @lowers("Selu")
 def _selu(b: Builder, c: Call) -> Value:
     alpha = c.attrs.get("alpha", 1.6732632423543772)
-    return _elu(b, c[0], alpha, c.attrs.get("gamma", 1.0507009873554805))
+    return elu(b, c[0], alpha, c.attrs.get("gamma", 1.0507009873554805))
 
 
 @lowers("Celu")
 def _celu(b: Builder, c: Call) -> Value:
     alpha = c.attrs.get("alpha", 1.0)
-    return _elu(b, c[0], alpha, width=alpha)
+    return elu(b, c[0], alpha, width=alpha)
 
 
-def _hard_sigmoid_of(b: Builder, x: Value, alpha: float, beta: float) -> Value:
+def hard_sigmoid(b: Builder, x: Value, alpha: float, beta: float) -> Value:
     line = b.add(b.scale(x, alpha), b.scalar(beta, x))
     line = b.where(positive(b, line), line, b.scalar(0.0, x))
     return b.where(b.op("Less", line, b.scalar(1.0, x)), line, b.scalar(1.0, x))
@@ -129,12 +129,12 @@ def _hard_sigmoid_of(b: Builder, x: Value, alpha: float, beta: float) -> Value:
 
 @lowers("HardSigmoid")
 def _hard_sigmoid(b: Builder, c: Call) -> Value:
-    return _hard_sigmoid_of(b, c[0], c.attrs.get("alpha", 0.2), c.attrs.get("beta", 0.5))
+    return hard_sigmoid(b, c[0], c.attrs.get("alpha", 0.2), c.attrs.get("beta", 0.5))
 
 
 @lowers("HardSwish")
 def _hard_swish(b: Builder, c: Call) -> Value:
-    return b.mul(c[0], _hard_sigmoid_of(b, c[0], 1 / 6, 0.5))
+    return b.mul(c[0], hard_sigmoid(b, c[0], 1 / 6, 0.5))
 
 
 def softplus(b: Builder, x: Value) -> Value:
@@ -239,3 +239,27 @@ def _dropout(b: Builder, c: Call) -> list[Value | None]:
     """Identity: deviation is measured without the noise of dropout."""
     mask = b.constant(np.ones(c[0].dims, bool)) if len(c.wanted) > 1 and c.wanted[1] else None
     return [c[0], mask]
+
+
+@lowers("Shrink")
+def _shrink(b: Builder, c: Call) -> Value:
+    x, bias, width = c[0], c.attrs.get("bias", 0.0), c.attrs.get("lambd", 0.5)
+    high = b.op("Greater", x, b.scalar(width, x))
+    low = b.op("Less", x, b.scalar(-width, x))
+    inner = b.where(low, b.add(x, b.scalar(bias, x)), b.scalar(0.0, x))
+    return b.where(high, b.sub(x, b.scalar(bias, x)), inner)
+
+
+@lowers("Mod")
+def _mod(b: Builder, c: Call) -> Value:
+    """x − q y with the whole number q taken from the engine's own remainder."""
+    x, y, truncate = c[0], c[1], int(c.attrs.get("fmod", 0))
+    if not c.active:
+        return b.op("Mod", x, y, fmod=truncate)
+    fixed, by = b.frozen(x), b.frozen(y)
+    rest = b.op("Mod", fixed, by, fmod=1)
+    if not truncate:  # the remainder takes the divisor's sign
+        wrong = b.op("Less", b.mul(rest, by), b.scalar(0.0, rest))
+        rest = b.where(wrong, b.add(rest, by), rest)
+    quotient = b.op("Round", b.op("Div", b.sub(fixed, rest), by))
+    return b.sub(x, b.mul(quotient, y))

@@ -96,5 +96,7 @@ def _as_is(b: Builder, c: Call) -> list[Value | None]:
 
 
 _KEPT: Rule = _as_is
+#: A frozen value stays frozen.
+GRADIENT_RULES["", "Clip"] = _KEPT
 for _op in "FusedMatMul GatherGrad GatherElementsGrad GatherNDGrad BroadcastGradientArgs".split():
     GRADIENT_RULES[MICROSOFT, _op] = _KEPT

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from collections.abc import Sequence
 
-from graph_init.builder import FLOATS, Array, Builder, Value
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from graph_init.builder import FLOATS, Builder, Value
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -91,41 +93,52 @@ def _split(b: Builder, c: Call) -> list[Value | None]:
 
 @lowers("Gather")
 def _gather(b: Builder, c: Call) -> Value:
-    """Negative indices are resolved: the engine's gradient of Gather does not take them."""
     x, i = c[0], c[1]
     axis = c.attrs.get("axis", 0) % x.rank if x.shape is not None else c.attrs.get("axis", 0)
     if c.active:
-        size = x.dims[axis]
         if i.const is not None:
-            i = b.constant(np.where(i.const < 0, i.const + size, i.const).astype(i.const.dtype))
+            i = non_negative(b, i, x.dims[axis])
         if i.rank == 0:
             taken = b.op("Gather", x, b.reshape(i, [1]), axis=axis)
             return b.reshape(taken, [d for k, d in enumerate(x.dims) if k != axis])
     return b.op("Gather", x, i, axis=axis)
 
 
+@lowers("GatherElements")
+def _gather_elements(b: Builder, c: Call) -> Value:
+    x, i = c[0], c[1]
+    axis = c.attrs.get("axis", 0) % x.rank
+    return b.op("GatherElements", x, non_negative(b, i, x.dims[axis]) if c.active else i, axis=axis)
+
+
+@lowers("GatherND")
+def _gather_nd(b: Builder, c: Call) -> Value:
+    x, i, lead = c[0], c[1], c.attrs.get("batch_dims", 0)
+    if c.active:
+        i = non_negative(b, i, x.dims[lead : lead + i.dims[-1]])
+    return b.op("GatherND", x, i, batch_dims=lead)
+
+
+def non_negative(b: Builder, index: Value, sizes: int | Sequence[int]) -> Value:
+    """int64 indices counted from the start; ``sizes`` one number, or one for the last axis' each.
+
+    The engine's gradients of the gathers do not take negative ones.
+    """
+    index = b.cast(index, TensorProto.INT64)
+    below = b.op("Less", index, b.constant(np.int64(0)))
+    return b.where(below, b.add(index, b.constant(np.asarray(sizes, np.int64))), index)
+
+
 @lowers("Concat")
 def _concat(b: Builder, c: Call) -> Value:
-    """A value that stands twice is read through copies: the gradient builder takes it only once."""
-    seen: set[int] = set()
-    values = []
-    for v in c.inputs:
-        if v is None or (v.shape is not None and 0 in v.dims):
-            continue
-        if id(v) in seen and v.active:
-            v = b.barrier(v)
-            v.active = True
-        seen.add(id(v))
-        values.append(v)
-    if not values:
-        values = [c[0]]
-    return b.op("Concat", *values, axis=c.attrs["axis"])
+    values = [v for v in c.inputs if v is not None and not (v.shape is not None and 0 in v.dims)]
+    return b.op("Concat", *(values or [c[0]]), axis=c.attrs["axis"])
 
 
 @lowers("Pad")
 def _pad(b: Builder, c: Call) -> Value:
     x = c[0]
-    if not c.active:
+    if c.get(1) is not None and c[1].const is None:
         return b.op("Pad", *c.inputs, mode=c.attrs.get("mode", "constant"))
     pads = c.ints("pads", 1) or []
     axes = [int(a) % x.rank for a in (c.const(3) if c.get(3) is not None else range(x.rank))]  # type: ignore[union-attr]
@@ -142,8 +155,14 @@ def _pad(b: Builder, c: Call) -> Value:
     if not any(widths):
         return x
     fill = c.get(2)
-    number = c.attrs.get("value", 0.0) if fill is None else float(c.const(2).flat[0])  # type: ignore[union-attr]
-    return b.op("Pad", x, b.ints(widths), b.scalar(number, x), mode="constant")
+    if fill is None:
+        fill = b.scalar(c.attrs.get("value", 0.0), x)
+    if fill.const is not None:
+        return b.op("Pad", x, b.ints(widths), b.reshape(fill, []), mode="constant")
+    wide = b.op("Pad", x, b.ints(widths), b.scalar(0.0, x), mode="constant")
+    border = np.ones(wide.dims, bool)
+    border[tuple(slice(w, w + d) for w, d in zip(widths, x.dims, strict=False))] = False
+    return b.where(b.constant(border), b.reshape(fill, []), wide)
 
 
 def _pad_by_index(
@@ -173,6 +192,11 @@ def _tile(b: Builder, c: Call) -> Value:
     wide = [d for r, size in zip(repeats, x.dims, strict=True) for d in (r, size)]
     spread = b.expand(b.reshape(x, apart), wide)
     return b.reshape(spread, [r * d for r, d in zip(repeats, x.dims, strict=True)])
+
+
+@lowers("Where")
+def _where(b: Builder, c: Call) -> Value:
+    return b.where(c[0], c[1], c[2])
 
 
 @lowers("Expand")
@@ -213,19 +237,14 @@ def _space_to_depth(b: Builder, c: Call) -> Value:
     n, ch, h, w = c[0].dims
     s = c.attrs["blocksize"]
     apart = b.reshape(c[0], [n, ch, h // s, s, w // s, s])
-    return b.reshape(b.transpose(apart, [0, 3, 5, 1, 2, 4]), [n, ch * s * s, h // s, w // s])
-
-
-def single(array: Array) -> Array:
-    """Floats of any width as float32, in which everything is computed; the rest as it is."""
-    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-    return array.astype(np.float32) if dtype in FLOATS else array
+    perm = [0, 3, 5, 1, 2, 4] if c.attrs.get("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    return b.reshape(b.transpose(apart, perm), [n, ch * s * s, h // s, w // s])
 
 
 @lowers("Cast")
 def _cast(b: Builder, c: Call) -> Value:
-    """Casts between float types vanish, since all of them are float32 here."""
-    return b.cast(c[0], TensorProto.FLOAT if c.attrs["to"] in FLOATS else c.attrs["to"])
+    """Casts between float types vanish, since all of them have one precision here."""
+    return b.cast(c[0], b.precision if c.attrs["to"] in FLOATS else c.attrs["to"])
 
 
 @lowers("CastLike")
@@ -237,9 +256,9 @@ def _cast_like(b: Builder, c: Call) -> Value:
 def _constant(b: Builder, c: Call) -> Value:
     for key, value in c.attrs.items():
         if key == "value":
-            return b.constant(single(numpy_helper.to_array(value)))
+            return b.literal(numpy_helper.to_array(value))
         if key in ("value_float", "value_floats"):
-            return b.constant(np.asarray(value, np.float32))
+            return b.literal(np.asarray(value, np.float32))
         if key in ("value_int", "value_ints"):
             return b.constant(np.asarray(value, np.int64))
     raise c.refuse("holds no numeric value")
@@ -248,7 +267,31 @@ def _constant(b: Builder, c: Call) -> Value:
 @lowers("ConstantOfShape")
 def _constant_of_shape(b: Builder, c: Call) -> Value:
     fill = c.attrs.get("value")
-    number = single(np.zeros(1, np.float32) if fill is None else numpy_helper.to_array(fill))
+    number = b.literal(np.zeros(1, np.float32) if fill is None else numpy_helper.to_array(fill))
     if c[0].const is None:
-        return b.op("ConstantOfShape", c[0], value=numpy_helper.from_array(number))
-    return b.expand(b.constant(number.reshape(())), [int(d) for d in c[0].const])
+        assert number.const is not None
+        return b.op("ConstantOfShape", c[0], value=numpy_helper.from_array(number.const))
+    return b.expand(b.reshape(number, []), [int(d) for d in c[0].const])
+
+
+@lowers("OptionalGetElement")
+def _optional_get_element(b: Builder, c: Call) -> Value:
+    return c[0]
+
+
+@lowers("CenterCropPad")
+def _center_crop_pad(b: Builder, c: Call) -> Value:
+    x = c[0]
+    axes = c.attrs.get("axes") or range(x.rank)
+    for axis, target in zip(axes, c.ints("", 1) or [], strict=True):
+        axis %= x.rank
+        size = x.dims[axis]
+        if target < size:
+            start = (size - target) // 2
+            x = slice_axis(b, x, axis, start, start + target)
+        elif target > size:
+            widths = [0] * 2 * x.rank
+            widths[axis] = (target - size) // 2
+            widths[x.rank + axis] = target - size - widths[axis]
+            x = b.op("Pad", x, b.ints(widths), b.scalar(0.0, x), mode="constant")
+    return x

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -14,13 +16,15 @@ def _swap(b: Builder, x: Value) -> Value:
     return b.transpose(x, perm)
 
 
-@lowers("Gemm")
-def _gemm(b: Builder, c: Call) -> Value:
+def gemm(b: Builder, c: Call) -> Value:
     left = _swap(b, c[0]) if c.attrs.get("transA") else c[0]
     right = _swap(b, c[1]) if c.attrs.get("transB") else c[1]
     y = b.scale(b.op("MatMul", left, right), c.attrs.get("alpha", 1.0))
     bias = c.get(2)
     return y if bias is None else b.add(y, b.scale(bias, c.attrs.get("beta", 1.0)))
+
+
+lowers("Gemm")(gemm)
 
 
 @lowers("MatMul")
@@ -40,12 +44,20 @@ def _matmul(b: Builder, c: Call) -> Value:
     return b.reshape(z, dims)
 
 
+def _batch_inwards(b: Builder, x: Value) -> Value:
+    """The leading axis moved before the last one (``transBatch`` of FusedMatMul)."""
+    return b.transpose(x, [*range(1, x.rank - 1), 0, x.rank - 1])
+
+
 @lowers("FusedMatMul", domain=MICROSOFT)
+@lowers("TransposeMatMul", domain=MICROSOFT)
 def _fused_matmul(b: Builder, c: Call) -> Value:
-    if c.attrs.get("transBatchA") or c.attrs.get("transBatchB"):
-        raise c.refuse("uses transBatchA or transBatchB; export without that fusion")
-    left = _swap(b, c[0]) if c.attrs.get("transA") else c[0]
-    right = _swap(b, c[1]) if c.attrs.get("transB") else c[1]
+    left, right = (
+        _batch_inwards(b, x) if c.attrs.get(f"transBatch{side}") else x
+        for x, side in ((c[0], "A"), (c[1], "B"))
+    )
+    left = _swap(b, left) if c.attrs.get("transA") else left
+    right = _swap(b, right) if c.attrs.get("transB") else right
     return b.scale(b.op("MatMul", left, right), c.attrs.get("alpha", 1.0))
 
 
@@ -74,10 +86,92 @@ def per_channel(b: Builder, bias: Value, rank: int) -> Value:
     return b.reshape(bias, [1, bias.size] + [1] * (rank - 2))
 
 
-@lowers("Conv")
-def _conv(b: Builder, c: Call) -> Value:
+def plain_conv(b: Builder, c: Call) -> Value:
     x, w = c[0], c[1]
     attrs = window(c, x, list(w.dims[2:]))
     y = b.op("Conv", x, w, group=c.attrs.get("group", 1), kernel_shape=list(w.dims[2:]), **attrs)
     bias = c.get(2)
     return y if bias is None else b.add(y, per_channel(b, bias, y.rank))
+
+
+lowers("Conv")(plain_conv)
+
+
+def _spread(b: Builder, x: Value, strides: Sequence[int]) -> Value:
+    """``x`` with ``stride − 1`` zeros between neighbours along each spatial axis."""
+    for axis, stride in enumerate(strides, start=2):
+        if stride == 1 or x.dims[axis] == 1:
+            continue
+        dims = list(x.dims)
+        apart = b.reshape(x, [*dims[: axis + 1], 1, *dims[axis + 1 :]])
+        widths = [0] * 2 * apart.rank
+        widths[apart.rank + axis + 1] = stride - 1
+        wide = b.op("Pad", apart, b.ints(widths), b.scalar(0.0, x), mode="constant")
+        dims[axis] *= stride
+        x = slice_axis(b, b.reshape(wide, dims), axis, 0, dims[axis] - stride + 1)
+    return x
+
+
+@lowers("ConvTranspose")
+def _conv_transpose(b: Builder, c: Call) -> Value:
+    """A convolution of the spread-out input with the mirrored kernel."""
+    x, w, bias = c[0], c[1], c.get(2)
+    kernel = list(w.dims[2:])
+    n, group = len(kernel), c.attrs.get("group", 1)
+    strides = list(c.attrs.get("strides") or [1] * n)
+    dilations = list(c.attrs.get("dilations") or [1] * n)
+    extra = list(c.attrs.get("output_padding") or [0] * n)
+    lead, tail = _transpose_pads(c, x, kernel, strides, dilations, extra)
+    wide = _spread(b, x, strides)
+    pads = [0] * (2 * x.rank)
+    for i in range(n):
+        reach = dilations[i] * (kernel[i] - 1)
+        pads[2 + i] = reach - lead[i]
+        pads[x.rank + 2 + i] = reach - tail[i] + extra[i]
+    for i in range(n):  # negative pads cut
+        before, after = -min(pads[2 + i], 0), -min(pads[x.rank + 2 + i], 0)
+        wide = slice_axis(b, wide, 2 + i, before, wide.dims[2 + i] - after)
+    pads = [max(p, 0) for p in pads]
+    for axis in range(2, w.rank):
+        w = b.op("Gather", w, b.ints(range(w.dims[axis])[::-1]), axis=axis)
+    inputs, outputs = w.dims[:2]
+    w = b.reshape(w, [group, inputs // group, outputs, *kernel])
+    w = b.transpose(w, [0, 2, 1, *range(3, 3 + n)])
+    w = b.reshape(w, [group * outputs, inputs // group, *kernel])
+    y = b.op(
+        "Conv",
+        wide,
+        w,
+        group=group,
+        kernel_shape=kernel,
+        strides=[1] * n,
+        dilations=dilations,
+        pads=pads[2 : x.rank] + pads[x.rank + 2 :],
+    )
+    return y if bias is None else b.add(y, per_channel(b, bias, y.rank))
+
+
+def _transpose_pads(
+    c: Call,
+    x: Value,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    extra: Sequence[int],
+) -> tuple[list[int], list[int]]:
+    """Leading and trailing pads, worked out from the output's size where that is given."""
+    n = len(kernel)
+    auto, shape = c.attrs.get("auto_pad", "NOTSET"), c.attrs.get("output_shape")
+    if shape is None and auto in ("SAME_UPPER", "SAME_LOWER"):
+        shape = [x.dims[2 + i] * strides[i] for i in range(n)]
+    if shape is None:
+        pads = list(c.attrs.get("pads") or [0] * 2 * n) if auto == "NOTSET" else [0] * 2 * n
+        return pads[:n], pads[n:]
+    lead, tail = [], []
+    for i, target in enumerate(list(shape)[-n:]):
+        full = strides[i] * (x.dims[2 + i] - 1) + extra[i] + dilations[i] * (kernel[i] - 1) + 1
+        total = full - target
+        small, large = total // 2, total - total // 2
+        lead.append(small if auto == "SAME_UPPER" else large)
+        tail.append(large if auto == "SAME_UPPER" else small)
+    return lead, tail

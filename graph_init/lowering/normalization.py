@@ -52,16 +52,28 @@ def _rms(b: Builder, c: Call) -> Value:
 
 @lowers("BatchNormalization")
 def _batch(b: Builder, c: Call) -> list[Value | None]:
-    """Running statistics in ``eval`` mode; the batch's own in ``train`` mode."""
+    """Running statistics in ``eval`` mode, the batch's own in ``train`` mode, else as it says."""
     x = c[0]
     epsilon = c.attrs.get("epsilon", 1e-5)
     gain, shift = (per_channel(b, c[i], x.rank) for i in (1, 2))
-    if c.batch_norm == "train":
-        y = standardize(b, x, [i for i in range(x.rank) if i != 1], epsilon)[0]
-        return [affine(b, y, gain, shift), *[None] * (len(c.wanted) - 1)]
-    mean, variance = (per_channel(b, c[i], x.rank) for i in (3, 4))
-    y = b.mul(b.sub(x, mean), inverse_root(b, variance, epsilon))
-    return [affine(b, y, gain, shift), *[None] * (len(c.wanted) - 1)]
+    training = c.batch_norm == "train" or (
+        c.batch_norm == "model" and bool(c.attrs.get("training_mode"))
+    )
+    if not training:
+        mean, variance = (per_channel(b, c[i], x.rank) for i in (3, 4))
+        y = b.mul(b.sub(x, mean), inverse_root(b, variance, epsilon))
+        return [affine(b, y, gain, shift), c[3], c[4], *[None] * 2][: len(c.wanted)]
+    axes = [i for i in range(x.rank) if i != 1]
+    mean = b.mean(x, axes)
+    centred = b.sub(x, mean)
+    variance = b.mean(b.mul(centred, centred), axes)
+    y = b.mul(centred, inverse_root(b, variance, epsilon))
+    old = c.attrs.get("momentum", 0.9)
+    running = [
+        b.add(b.scale(c[i], old), b.scale(b.reshape(v, c[i].dims), 1 - old))
+        for i, v in ((3, mean), (4, variance))
+    ]
+    return [affine(b, y, gain, shift), *running, *[None] * 2][: len(c.wanted)]
 
 
 @lowers("InstanceNormalization")
@@ -90,10 +102,13 @@ def _group(b: Builder, c: Call) -> Value:
 
 @lowers("LpNormalization")
 def _lp(b: Builder, c: Call) -> Value:
+    """Where the norm is zero so is the result."""
     x, axis = c[0], c.attrs.get("axis", -1)
-    if c.attrs.get("p", 2) == 1:
-        return b.mul(x, b.reciprocal(b.sum(b.op("Abs", x), [axis])))
-    return b.mul(x, b.reciprocal(b.op("Sqrt", b.sum(b.mul(x, x), [axis]))))
+    absolute = c.attrs.get("p", 2) == 1
+    total = b.sum(b.op("Abs", x) if absolute else b.mul(x, x), [axis])
+    empty = b.op("Equal", total, b.scalar(0.0, total))
+    total = b.where(empty, b.scalar(1.0, total), total)
+    return b.mul(x, b.reciprocal(total if absolute else b.op("Sqrt", total)))
 
 
 @lowers("LRN")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from graph_init.builder import Builder, Value
+from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.linear import window
 from graph_init.lowering.registry import Call, lowers
 
@@ -25,32 +29,27 @@ def _global_max(b: Builder, c: Call) -> Value:
     return b.reshape(taken, [*x.dims[:2]] + [1] * (x.rank - 2))
 
 
-@lowers("MaxPool")
-def _max_pool(b: Builder, c: Call) -> list[Value | None]:
-    """Which element is the largest has no derivative; given that, pooling is a gather."""
-    x = c[0]
-    attrs = {
-        "kernel_shape": list(c.attrs["kernel_shape"]),
-        "ceil_mode": c.attrs.get("ceil_mode", 0),
-        **window(c, x, list(c.attrs["kernel_shape"])),
-    }
-    y, indices = b.multi("MaxPool", [x], (True, True), attrs=attrs)
-    assert y is not None and indices is not None
-    if not x.active:
-        return [y, indices]
-    flat = b.reshape(x, [-1])
-    return [b.reshape(b.op("Gather", flat, b.reshape(indices, [-1]), axis=0), y.dims), indices]
+@dataclass(frozen=True)
+class _Windows:
+    """Geometry of pooling: the window's attributes, the output's sizes, what ceil_mode adds."""
+
+    kernel: list[int]
+    attrs: dict[str, Any]
+    out: list[int]
+    extra: list[int]
+
+    @property
+    def pads(self) -> list[int]:
+        """Pads that hold the last, partial windows too."""
+        n = len(self.kernel)
+        tail = [p + e for p, e in zip(self.attrs["pads"][n:], self.extra, strict=True)]
+        return [*self.attrs["pads"][:n], *tail]
 
 
-@lowers("AveragePool")
-def _average_pool(b: Builder, c: Call) -> Value:
-    """As a sum over the window with a constant kernel where the plain operator will not do."""
-    x = c[0]
+def _windows(c: Call, x: Value) -> _Windows:
     kernel = list(c.attrs["kernel_shape"])
     attrs = window(c, x, kernel)
-    n = len(kernel)
-    ceil = c.attrs.get("ceil_mode", 0)
-    count_pads = c.attrs.get("count_include_pad", 0)
+    n, ceil = len(kernel), c.attrs.get("ceil_mode", 0)
     out, extra = [], []
     for i in range(n):
         reach = (kernel[i] - 1) * attrs["dilations"][i] + 1
@@ -61,33 +60,96 @@ def _average_pool(b: Builder, c: Call) -> Value:
             count -= 1  # a window may not start in the trailing padding
         out.append(count)
         extra.append(max(0, (count - 1) * attrs["strides"][i] + reach - size))
-    # Divisors depend on the geometry alone, so they are computed once from a grid of ones.
+    return _Windows(kernel, attrs, out, extra)
+
+
+@lowers("MaxPool")
+def _max_pool(b: Builder, c: Call) -> list[Value | None]:
+    """Which element is the largest has no derivative; given that, pooling is a gather."""
+    x, w = c[0], _windows(c, c[0])
+    attrs = {"kernel_shape": w.kernel, **w.attrs, "pads": w.pads, "ceil_mode": 0}
+    y, indices = b.multi("MaxPool", [x], (True, True), attrs=attrs)
+    assert y is not None and indices is not None
+    for i, size in enumerate(w.out):
+        y, indices = (slice_axis(b, v, 2 + i, 0, size) for v in (y, indices))
+    if x.active:
+        flat = b.reshape(x, [-1])
+        y = b.reshape(b.op("Gather", flat, b.reshape(indices, [-1]), axis=0), y.dims)
+    if c.attrs.get("storage_order") and len(c.wanted) > 1:
+        indices = _column_major(b, indices, x.dims[2:])
+    return [y, indices]
+
+
+def _column_major(b: Builder, indices: Value, space: Sequence[int]) -> Value:
+    """Flat indices into (N, C, *space) that count the spatial axes first to last."""
+
+    def integer(value: int) -> Value:
+        return b.constant(np.int64(value))
+
+    volume = math.prod(space)
+    result = b.sub(indices, b.op("Mod", indices, integer(volume)))
+    rest, weight = b.op("Mod", indices, integer(volume)), 1
+    for axis, size in enumerate(space):
+        stride = math.prod(space[axis + 1 :])
+        result = b.add(result, b.mul(b.op("Div", rest, integer(stride)), integer(weight)))
+        rest, weight = b.op("Mod", rest, integer(stride)), weight * size
+    return result
+
+
+def _window_sums(b: Builder, x: Value, w: _Windows) -> Value:
+    """Sums over windows, as a convolution of each channel with ones."""
     channels = x.dims[1]
-    taps = b.constant(np.ones((channels, 1, *kernel)), x.dtype)
-    pads = attrs["pads"][:n] + [p + e for p, e in zip(attrs["pads"][n:], extra, strict=True)]
-    sums = b.op(
+    return b.op(
         "Conv",
         x,
-        taps,
+        b.constant(np.ones((channels, 1, *w.kernel)), x.dtype),
         group=channels,
-        kernel_shape=kernel,
-        strides=attrs["strides"],
-        dilations=attrs["dilations"],
-        pads=pads,
+        kernel_shape=w.kernel,
+        strides=w.attrs["strides"],
+        dilations=w.attrs["dilations"],
+        pads=w.pads,
     )
-    weight = np.ones(out)
+
+
+@lowers("AveragePool")
+def _average_pool(b: Builder, c: Call) -> Value:
+    """Sums over windows times constants: the divisors depend on the geometry alone."""
+    x, w = c[0], _windows(c, c[0])
+    n = len(w.kernel)
+    weight = np.ones(w.out)
     for i in range(n):
-        lead = attrs["pads"][i]
-        low, high = (
-            (0, x.dims[2 + i] + lead + attrs["pads"][n + i])
-            if count_pads
-            else (
-                lead,
-                lead + x.dims[2 + i],
-            )
-        )
-        starts = np.arange(out[i]) * attrs["strides"][i]
-        positions = starts[:, None] + np.arange(kernel[i])[None, :] * attrs["dilations"][i]
+        lead, size = w.attrs["pads"][i], x.dims[2 + i]
+        low, high = lead, lead + size
+        if c.attrs.get("count_include_pad", 0):
+            low, high = 0, lead + size + w.attrs["pads"][n + i]
+        starts = np.arange(w.out[i]) * w.attrs["strides"][i]
+        positions = starts[:, None] + np.arange(w.kernel[i])[None, :] * w.attrs["dilations"][i]
         inside = ((positions >= low) & (positions < high)).sum(1)
         weight = weight * inside.reshape([-1 if k == i else 1 for k in range(n)])
-    return b.mul(sums, b.constant(1.0 / np.maximum(weight, 1), x.dtype))
+    return b.mul(_window_sums(b, x, w), b.constant(1.0 / np.maximum(weight, 1), x.dtype))
+
+
+def _power(b: Builder, x: Value, p: float) -> Value:
+    """|x|ᵖ"""
+    if p == 2:
+        return b.mul(x, x)
+    size = b.op("Abs", x)
+    return size if p == 1 else b.op("Exp", b.scale(b.op("Log", size), p))
+
+
+def _root(b: Builder, x: Value, p: float) -> Value:
+    if p == 1:
+        return x
+    return b.op("Sqrt", x) if p == 2 else b.op("Exp", b.scale(b.op("Log", x), 1 / p))
+
+
+@lowers("LpPool")
+def _lp_pool(b: Builder, c: Call) -> Value:
+    p = float(c.attrs.get("p", 2))
+    return _root(b, _window_sums(b, _power(b, c[0], p), _windows(c, c[0])), p)
+
+
+@lowers("GlobalLpPool")
+def _global_lp_pool(b: Builder, c: Call) -> Value:
+    p = float(c.attrs.get("p", 2))
+    return _root(b, b.sum(_power(b, c[0], p), list(range(2, c[0].rank))), p)

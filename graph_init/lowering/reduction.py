@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graph_init.builder import Builder, Value
+from graph_init.lowering.accumulate import product
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -44,8 +45,9 @@ def _sums(b: Builder, c: Call) -> Value:
 @lowers("ReduceLogSumExp")
 def _log_sum_exp(b: Builder, c: Call) -> Value:
     x, axes = c[0], _axes(c)
+    if x.size == 0:
+        return _constant_of_empty(b, c, axes, -np.inf)
     peak = b.op("ReduceMax", x, b.ints(axes), keepdims=1)
-    peak.active = False  # a shift: its derivative cancels
     total = b.sum(b.op("Exp", b.sub(x, peak)), axes)
     y = b.add(b.op("Log", total), peak)
     return y if c.attrs.get("keepdims", 1) else _drop(b, y, axes)
@@ -55,6 +57,13 @@ def _drop(b: Builder, y: Value, axes: list[int]) -> Value:
     return b.reshape(y, [d for i, d in enumerate(y.dims) if i not in axes])
 
 
+def _constant_of_empty(b: Builder, c: Call, axes: list[int], number: float) -> Value:
+    """What a reduction over no elements gives."""
+    keep = bool(c.attrs.get("keepdims", 1))
+    shape = [1 if i in axes else d for i, d in enumerate(c[0].dims) if keep or i not in axes]
+    return b.expand(b.scalar(number, c[0]), shape)
+
+
 @lowers("ReduceMax", "ReduceMin")
 def _extremes(b: Builder, c: Call) -> Value:
     """The first extreme element is gathered, so that it alone has a derivative."""
@@ -62,6 +71,8 @@ def _extremes(b: Builder, c: Call) -> Value:
     if passed is not None:
         return passed
     x, axes = c[0], _axes(c)
+    if x.size == 0:
+        return _constant_of_empty(b, c, axes, -np.inf if c.op == "ReduceMax" else np.inf)
     if not x.active:
         return b.op(c.op, x, b.ints(axes), keepdims=c.attrs.get("keepdims", 1))
     keep = [i for i in range(x.rank) if i not in axes]
@@ -72,3 +83,27 @@ def _extremes(b: Builder, c: Call) -> Value:
     kept = bool(c.attrs.get("keepdims", 1))
     shape = [1 if i in axes else d for i, d in enumerate(x.dims) if kept or i not in axes]
     return b.reshape(taken, shape)
+
+
+@lowers("TopK")
+def _top_k(b: Builder, c: Call) -> list[Value | None]:
+    """Which elements are the largest has no derivative; given that, they are gathered."""
+    x, axis = c[0], c.attrs.get("axis", -1) % max(c[0].rank, 1)
+    count = b.ints([c.attrs["k"]]) if "k" in c.attrs else c[1]
+    attrs = {"axis": axis, **{k: c.attrs.get(k, 1) for k in ("largest", "sorted")}}
+    values, indices = b.multi("TopK", [x, count], (True, True), attrs=attrs)
+    assert indices is not None
+    if x.active:
+        values = b.op("GatherElements", x, indices, axis=axis)
+    return [values, indices]
+
+
+@lowers("ReduceProd")
+def _prod(b: Builder, c: Call) -> Value:
+    passed = _passed(b, c)
+    if passed is not None:
+        return passed
+    x, axes = c[0], _axes(c)
+    for axis in axes:
+        x = product(b, x, axis)
+    return x if c.attrs.get("keepdims", 1) else _drop(b, x, axes)

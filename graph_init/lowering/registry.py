@@ -9,7 +9,7 @@ one. What is left raises :class:`UnsupportedModelError`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -22,8 +22,20 @@ from graph_init.errors import ModelFileError, UnsupportedModelError
 PRIMITIVES = frozenset(
     "Add Sub Mul Neg Exp Log Sqrt Reciprocal Sigmoid Tanh Erf Sin Cos Abs Relu MatMul Conv Reshape "
     "Transpose Expand Concat Gather GatherElements GatherND Where Cast Identity AveragePool Slice "
-    "Softmax LogSoftmax ReduceSum Pad Sign Floor Ceil Round".split()
+    "Softmax LogSoftmax ReduceSum Pad ScatterND ScatterElements Sign Floor Ceil Round".split()
 )
+
+#: Float operators of the standard without a rule: why, and what would help.
+UNSUPPORTED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
+        "rounds activations, which has no useful derivative; initialise the model before it is "
+        "quantized",
+    ),
+    "Unique": "gives as many values as the data has distinct ones; export without it",
+    "Det": "is a determinant, for which there is no rule; export without it",
+    "NonMaxSuppression": "selects boxes by the data; cut the model before its post-processing",
+}
 
 Outputs = Value | Sequence[Value | None]
 Rule = Callable[[Builder, "Call"], Outputs]
@@ -55,6 +67,9 @@ class Call:
     attrs: Mapping[str, Any]
     wanted: tuple[bool, ...]
     context: Context
+    #: What the bodies of control flow may read, and the attributes of the enclosing function.
+    environment: Mapping[str, Value | None] = field(default_factory=dict)
+    outer: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batch_norm(self) -> str:
@@ -126,12 +141,11 @@ def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
     if body is not None and (call.active or not _engine_knows(call)):
         return _inline(b, call, body)
     if call.active and call.op not in ZERO_DERIVATIVE:
+        why = UNSUPPORTED.get(call.op, "has no differentiation rule; replace it by standard ones")
         raise call.refuse(
-            "has no differentiation rule, and a trainable parameter depends on it; replace it by "
-            "standard operators, or freeze the parameters before it with --freeze"
+            f"{why}. A trainable parameter lies before it: freeze those with --freeze to measure "
+            "the rest"
         )
-    if any(isinstance(v, onnx.GraphProto) for v in call.attrs.values()):
-        raise call.refuse("has a body of its own (control flow), which is not supported")
     if standard and not _engine_knows(call):
         raise call.refuse(
             f"is not in opset {OPSET}, the newest that the engine reads; export with an older opset"
@@ -202,6 +216,8 @@ def _attributes(node: onnx.NodeProto, outer: Mapping[str, Any]) -> dict[str, Any
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -232,6 +248,8 @@ def run(
             _attributes(node, outer or {}),
             tuple(bool(o) for o in node.output),
             context,
+            environment,
+            outer or {},
         )
         b.origin = call.name
         try:

@@ -72,3 +72,27 @@ def _concat(b: Builder, c: Call) -> Value:
         axis %= rank
         items = [b.reshape(v, [*v.dims[:axis], 1, *v.dims[axis:]]) for v in items]
     return b.op("Concat", *items, axis=axis)
+
+
+@lowers("SequenceEmpty")
+def _empty(b: Builder, c: Call) -> Value:
+    return _sequence(b, [])
+
+
+def _position(c: Call, index: int, default: int) -> int:
+    given = c.const(index)
+    return default if given is None else int(given)
+
+
+@lowers("SequenceInsert")
+def _insert(b: Builder, c: Call) -> Value:
+    items = list(_items(c))
+    items.insert(_position(c, 2, len(items)), c[1])
+    return _sequence(b, items)
+
+
+@lowers("SequenceErase")
+def _erase(b: Builder, c: Call) -> Value:
+    items = list(_items(c))
+    del items[_position(c, 1, -1)]
+    return _sequence(b, items)

@@ -1,0 +1,271 @@
+"""Gradient, tangent and mixed tangent of a lowered graph against numeric differentiation.
+
+Each order is checked against central differences of the order below, in float64, on ONNX's
+reference implementation: nothing of the engine takes part but its gradient builder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from graph_init.autodiff.tangent import tangents
+from graph_init.builder import MICROSOFT, Array, Builder, Value
+from graph_init.deviation.taylor import gradient_graph
+
+STEP = 1e-5
+
+
+class FusedMatMul(OpRun):
+    op_domain = MICROSOFT
+
+    def _run(self, a: Array, b: Array, **attributes: Any) -> tuple[Array]:
+        def turned(x: Array, swap: Any, batch: Any) -> Array:
+            x = np.moveaxis(x, 0, -2) if batch else x
+            return np.swapaxes(x, -1, -2) if swap else x
+
+        left = turned(a, attributes.get("transA"), attributes.get("transBatchA"))
+        right = turned(b, attributes.get("transB"), attributes.get("transBatchB"))
+        return ((attributes.get("alpha") or 1.0) * (left @ right),)
+
+
+class GatherGrad(OpRun):
+    op_domain = MICROSOFT
+
+    def _run(self, shape: Array, index: Array, dy: Array, axis: int = 0) -> tuple[Array]:
+        out = np.zeros(tuple(shape), dy.dtype)
+        np.add.at(out, (slice(None),) * axis + (index,), dy)
+        return (out,)
+
+
+class GatherElementsGrad(OpRun):
+    op_domain = MICROSOFT
+
+    def _run(self, dy: Array, shape: Array, index: Array, axis: int = 0) -> tuple[Array]:
+        out = np.zeros(tuple(shape), dy.dtype)
+        np.add.at(out, _places(index, axis), dy)
+        return (out,)
+
+
+class GatherNDGrad(OpRun):
+    op_domain = MICROSOFT
+
+    def _run(self, shape: Array, index: Array, dy: Array, batch_dims: int = 0) -> tuple[Array]:
+        out = np.zeros(tuple(shape), dy.dtype)
+        lead = np.indices(index.shape[:-1])[:batch_dims]
+        np.add.at(out, (*lead, *np.moveaxis(index, -1, 0)), dy)
+        return (out,)
+
+
+def _contributions(
+    x: Array, w: Array, dy: Array, attributes: Mapping[str, Any]
+) -> tuple[Array, Array, Array]:
+    """dX, dW and dB of a convolution, tap by tap."""
+    n = x.ndim - 2
+    group = attributes.get("group") or 1
+    strides = attributes.get("strides") or [1] * n
+    dilations = attributes.get("dilations") or [1] * n
+    pads = attributes.get("pads") or [0] * 2 * n
+    widths = [(0, 0), (0, 0), *zip(pads[:n], pads[n:], strict=True)]
+    padded = np.pad(x, widths)
+    dx, dw = np.zeros_like(padded), np.zeros_like(w)
+    ins, outs = w.shape[1], w.shape[0] // group
+    for tap in np.ndindex(*w.shape[2:]):
+        place = tuple(
+            slice(t * d, t * d + (size - 1) * s + 1, s)
+            for t, d, s, size in zip(tap, dilations, strides, dy.shape[2:], strict=True)
+        )
+        for k in range(group):
+            i, o = slice(k * ins, (k + 1) * ins), slice(k * outs, (k + 1) * outs)
+            at = (slice(None), i, *place)
+            axes = [0, *range(2, dy.ndim)]
+            dw[(o, slice(None), *tap)] += np.tensordot(dy[:, o], padded[at], (axes, axes))
+            dx[at] += np.einsum("no...,oi->ni...", dy[:, o], w[(o, slice(None), *tap)])
+    inner = tuple(slice(a, a + size) for (a, _), size in zip(widths, x.shape, strict=True))
+    return dx[inner], dw, dy.sum(axis=(0, *range(2, dy.ndim)))
+
+
+class ConvGrad(OpRun):
+    op_domain = MICROSOFT
+
+    def _run(self, dy: Array, x: Array, w: Array, **attributes: Any) -> tuple[Array, ...]:
+        return _contributions(x, w, dy, attributes)[: len(self.onnx_node.output)]
+
+
+class GatherElements(OpRun):
+    """The reference's takes at most 64 rows."""
+
+    def _run(self, x: Array, index: Array, axis: int = 0) -> tuple[Array]:
+        return (x[_places(index, axis)],)
+
+
+def _places(index: Array, axis: int) -> tuple[Array, ...]:
+    grid = list(np.indices(index.shape))
+    grid[axis] = index
+    return tuple(grid)
+
+
+class ScatterElements(OpRun):
+    """The reference's does not take an index smaller than the data."""
+
+    def _run(
+        self, x: Array, index: Array, updates: Array, axis: int = 0, reduction: str = "none"
+    ) -> tuple[Array]:
+        out = np.array(x)
+        if reduction == "add":
+            np.add.at(out, _places(index, axis), updates)
+        else:
+            out[_places(index, axis)] = updates
+        return (out,)
+
+
+class MaxPool(OpRun):
+    """With explicit pads of any kind, which the reference does not always get right."""
+
+    def _run(self, x: Array, **attributes: Any) -> tuple[Array, ...]:
+        kernel = attributes["kernel_shape"]
+        n = len(kernel)
+        pads, strides = attributes["pads"], attributes["strides"]
+        widths = [(0, 0), (0, 0), *zip(pads[:n], pads[n:], strict=True)]
+        padded = np.pad(x, widths, constant_values=-np.inf)
+        places = np.pad(np.arange(x.size).reshape(x.shape), widths, constant_values=-1)
+        values, indices = [], []
+        for tap in np.ndindex(*kernel):
+            at: list[slice] = [slice(None), slice(None)]
+            for i in range(n):
+                reach = (kernel[i] - 1) * attributes["dilations"][i]
+                count = (padded.shape[2 + i] - reach - 1) // strides[i] + 1
+                start = tap[i] * attributes["dilations"][i]
+                at.append(slice(start, start + (count - 1) * strides[i] + 1, strides[i]))
+            values.append(padded[tuple(at)])
+            indices.append(places[tuple(at)])
+        best = np.argmax(values, axis=0)[None]
+        found = tuple(np.take_along_axis(np.asarray(v), best, 0)[0] for v in (values, indices))
+        return found[: len(self.onnx_node.output)]
+
+
+class Erf(OpRun):
+    """In full precision, which the reference's is not."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
+
+
+OPERATORS = [
+    Erf,
+    GatherElements,
+    ScatterElements,
+    MaxPool,
+    FusedMatMul,
+    GatherGrad,
+    GatherElementsGrad,
+    GatherNDGrad,
+    ConvGrad,
+]
+
+
+def evaluator(model: onnx.ModelProto) -> Callable[[Mapping[str, Array]], list[Array]]:
+    reference = ReferenceEvaluator(model, new_ops=OPERATORS)
+    names = [i.name for i in model.graph.input]
+
+    def evaluate(feeds: Mapping[str, Array]) -> list[Array]:
+        with np.errstate(all="ignore"):
+            return [np.asarray(v) for v in reference.run(None, {n: feeds[n] for n in names})]
+
+    return evaluate
+
+
+class Derivatives:
+    """All derivatives of L = Σ c·outputs of a lowered float64 graph, as one reference model.
+
+    ``point`` maps the graph's active inputs to values; ``used`` names those that move L.
+    """
+
+    def __init__(
+        self, b: Builder, outputs: Sequence[Value], point: Mapping[str, Array], seed: int = 0
+    ) -> None:
+        self.rng = np.random.default_rng(seed)
+        loss: Value | None = None
+        for output in outputs:
+            if output.is_float and output.active and output.size:
+                weights = b.constant(self.rng.standard_normal(output.dims))
+                term = b.sum(b.mul(weights, output), keepdims=False)
+                loss = term if loss is None else b.add(loss, term)
+        assert loss is not None, "no output depends on an input"
+        loss = b.barrier(loss)
+        start = b.op("Cast", loss, to=TensorProto.FLOAT)  # the engine starts from a float32 one
+        forward = b.model([start], unused_inputs=True)
+        self.names = [v.name for v in b.inputs if v.name in point]
+        d, theta, gradients, value, _ = gradient_graph(forward, start.name, self.names, (), ())
+        self.used = [n for n in self.names if n in gradients]
+        if not self.used:
+            return
+        primal = d.needed([*gradients.values()])
+        seeds = {
+            kind: {n: d.input(f"{kind}:{n}", TensorProto.DOUBLE, theta[n].dims) for n in self.used}
+            for kind in ("t", "u", "z")
+        }
+        first = tangents(d, primal, {theta[n]: seeds["t"][n] for n in self.used})
+        moved = {theta[n]: seeds["u"][n] for n in self.used}
+        moved |= {seeds["t"][n]: seeds["z"][n] for n in self.used}
+        hg = {n: first.get(gradients[n]) for n in self.used}
+        mixed = tangents(d, d.needed([v for v in hg.values() if v is not None]), moved)
+
+        def filled(v: Value | None, n: str) -> Value:
+            return d.expand(d.scalar(0.0, theta[n]), theta[n].dims) if v is None else v
+
+        rows = [
+            [gradients[n] for n in self.used],
+            [filled(hg[n], n) for n in self.used],
+            [filled(None if (v := hg[n]) is None else mixed.get(v), n) for n in self.used],
+        ]
+        flat = [d.barrier(v) for v in [value, *(v for row in rows for v in row)]]
+        self.model = d.model(flat, unused_inputs=True)
+        self._run = evaluator(self.model)
+        self.point = {n: np.asarray(a, np.float64) for n, a in point.items()}
+        self.seeds = {
+            f"{kind}:{n}": self.rng.standard_normal(theta[n].dims)
+            for kind in ("t", "u", "z")
+            for n in self.used
+        }
+
+    def at(self, moves: Mapping[str, Array], scale: float) -> tuple[float, list[Array]]:
+        """L, and the vectors g, Hg and mixed (all parameters in one), at a shifted point."""
+        feeds = {**self.point, **self.seeds}
+        for name, move in moves.items():
+            feeds[name] = feeds[name] + scale * move
+        loss, *rest = self._run(feeds)
+        k = len(self.used)
+        return float(loss), [
+            np.concatenate([v.ravel() for v in rest[i * k : (i + 1) * k]]) for i in range(3)
+        ]
+
+    def errors(self) -> tuple[float, float, float]:
+        """Relative errors of gradient, tangent and mixed tangent; NaN where they are not finite."""
+        _, (g, hg, mixed) = self.at({}, 0.0)
+        t = {n: self.seeds[f"t:{n}"] for n in self.used}
+        u = {n: self.seeds[f"u:{n}"] for n in self.used}
+        both = u | {f"t:{n}": self.seeds[f"z:{n}"] for n in self.used}
+        slopes = []
+        for moves in (t, both):
+            high, low = self.at(moves, STEP), self.at(moves, -STEP)
+            change = [(a - b) / (2 * STEP) for a, b in zip(high[1], low[1], strict=True)]
+            slopes.append(((high[0] - low[0]) / (2 * STEP), change))
+        along_t = float(g @ np.concatenate([t[n].ravel() for n in self.used]))
+        size = 1e-3 + max(np.abs(g).max(initial=0), 1e-3)
+        return (
+            abs(along_t - slopes[0][0]) / (size * np.sqrt(max(g.size, 1))),
+            _relative(hg, slopes[0][1][0]),
+            _relative(mixed, slopes[1][1][1]),
+        )
+
+
+def _relative(ours: Array, numeric: Array) -> float:
+    return float(np.abs(ours - numeric).max(initial=0) / (np.abs(numeric).max(initial=0) + 1e-2))

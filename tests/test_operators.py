@@ -1,0 +1,72 @@
+"""Every operator: values, and derivatives of three orders; the table in docs/operators.md."""
+
+from __future__ import annotations
+
+import pytest
+
+from graph_init.builder import ZERO_DERIVATIVE
+from graph_init.lowering.registry import UNSUPPORTED
+from tests import operator_report
+from tests.operator_report import Outcome
+
+pytest.importorskip("onnxruntime")
+
+#: Why a backend case may be refused: its operator is on the list, or its course hangs on floats.
+REFUSED = ("Unique", "Det", "QuantizeLinear", "trip count")
+#: Cases whose outputs do not move: constants of their attributes, and empty tensors.
+STILL = frozenset("DequantizeLinear Range MelWeightMatrix".split()) | ZERO_DERIVATIVE
+
+
+def failures(outcomes: list[Outcome]) -> list[str]:
+    return [
+        f"{o.case.name}: {o.status}: {o.why}"
+        for o in outcomes
+        if o.status not in ("equal", "excluded")
+    ]
+
+
+def test_backend_cases_give_their_outputs() -> None:
+    outcomes = operator_report.backend_lowering()
+    refused = [o for o in outcomes if o.status == "refused"]
+    assert all(any(word in o.why for word in REFUSED) for o in refused)
+    assert not [f for f in failures(outcomes) if ": refused" not in f]
+    assert sum(o.status == "equal" for o in outcomes) > 1200
+
+
+def test_derivatives_of_backend_cases() -> None:
+    outcomes = operator_report.backend_derivatives()
+    assert not [f for f in failures(outcomes) if ": refused" not in f]
+    assert sum(o.status == "equal" for o in outcomes) > 780
+
+
+def test_an_output_that_moves_is_never_taken_for_a_constant() -> None:
+    for o in operator_report.backend_derivatives():
+        if o.why == "no output that moves":
+            empty = any(getattr(v, "size", 1) == 0 for v in o.case.inputs.values())
+            part = "zero_size" in o.case.name or "out_of_bounds" in o.case.name
+            assert o.case.operator.partition(".onnx.")[2] in STILL or empty or part, o.case.name
+
+
+@pytest.mark.parametrize("which", ["standard", "fused"])
+def test_cases_checked_against_the_engine(which: str) -> None:
+    assert not failures(operator_report.engine_lowering(which))
+    assert not failures(operator_report.engine_derivatives(which))
+
+
+def test_the_table_is_current() -> None:
+    from tools import operator_table
+
+    written = operator_table.TABLE.read_text("utf-8")
+    assert written == operator_table.render(), "run python tools/operator_table.py"
+
+
+def test_at_least_95_percent_of_the_differentiable_operators_are_handled() -> None:
+    from tools import operator_table
+
+    kinds = [r.kind for r in operator_table.standard_rows()]
+    handled = sum(k in ("primitive", "lowered") for k in kinds)
+    assert handled / (handled + kinds.count("not supported")) >= 0.95
+    assert {r.operator for r in operator_table.standard_rows() if r.kind == "not supported"} <= {
+        *UNSUPPORTED,
+        "MaxRoiPool",
+    }

@@ -502,6 +502,7 @@ _TYPE_RULES: dict[str, _Rule] = {
     "Concat": _concat,
     "Gather": _gather,
     "GatherGrad": _gather_grad,
+    "GatherNDGrad": _gather_grad,
     "GatherElementsGrad": _gather_elements_grad,
     "ConvGrad": _conv_grad,
     "AveragePoolGrad": lambda ins, attrs: [(ins[0].dtype, tuple(attrs["_x_shape"]))],

@@ -40,10 +40,10 @@ def attach(
 ) -> Objective:
     """Append the loss on one of ``outputs`` to ``b``.
 
-    ``auto`` strips a final Softmax or LogSoftmax and takes cross-entropy of what it read, takes
-    binary cross-entropy behind a final Sigmoid, cross-entropy for token logits (rank 3 with at
-    least 32 classes last) and mean squared error for the rest. Cross-entropy has its classes last,
-    but on axis 1 for rank 4 (images of classes). All losses are means over the batch.
+    ``auto`` strips a final Softmax or LogSoftmax and takes cross-entropy of what it read, binary
+    cross-entropy of what a final Sigmoid read, and mean squared error for the rest. The classes of
+    a stripped Softmax are on its axis; those of other logits are last, but on axis 1 for rank 4
+    and more (images of classes). All losses are means over all elements of the target.
     """
     if kind not in LOSSES:
         raise UsageError(f"unknown loss '{kind}'; choose one of {', '.join(LOSSES)}")
@@ -57,11 +57,9 @@ def attach(
             "Sigmoid": "binary-cross-entropy",
         }.get(op, "mse")
     if kind == "cross-entropy":
-        logits = value
         if op in ("Softmax", "LogSoftmax"):
-            assert inner.node is not None and inner.node.inputs[0] is not None
-            logits = _replay(b, value, inner, inner.node.inputs[0])
-        return _cross_entropy(b, output, logits)
+            return _cross_entropy(b, output, *_stripped(b, value, inner))
+        return _cross_entropy(b, output, value, 1 if value.rank >= 4 else value.rank - 1)
     if kind == "binary-cross-entropy":
         logits = value
         if op == "Sigmoid":
@@ -114,12 +112,37 @@ def _replay(b: Builder, value: Value, until: Value, instead: Value) -> Value:
     return b.op(node.op, inner, *node.inputs[1:], **node.attrs)
 
 
-def _cross_entropy(b: Builder, output: str, logits: Value) -> Objective:
+def _stripped(b: Builder, value: Value, softmax: Value) -> tuple[Value, int]:
+    """The logits that ``softmax`` reads, in the order of axes of ``value``, and their class axis.
+
+    Behind a Reshape that order is lost; then the logits are as the Softmax has them.
+    """
+    assert softmax.node is not None and softmax.node.inputs[0] is not None
+    logits = softmax.node.inputs[0]
+    at = value
+    while at is not softmax:
+        assert at.node is not None and at.node.inputs[0] is not None
+        if at.node.op == "Reshape":
+            return logits, logits.rank - 1
+        at = at.node.inputs[0]
+    return _replay(b, value, softmax, logits), _class_axis(value, softmax)
+
+
+def _class_axis(value: Value, softmax: Value) -> int:
+    """Where the last axis of ``softmax`` lies in ``value``, which Transposes alone made of it."""
+    if value is softmax:
+        return softmax.rank - 1
+    node = value.node
+    assert node is not None and node.inputs[0] is not None
+    inner = _class_axis(node.inputs[0], softmax)
+    return list(node.attrs["perm"]).index(inner) if node.op == "Transpose" else inner
+
+
+def _cross_entropy(b: Builder, output: str, logits: Value, axis: int) -> Objective:
     if logits.rank < 2:
         raise UnsupportedModelError(
             f"output '{output}' has shape {logits.dims}, which has no class axis; use --loss mse"
         )
-    axis = 1 if logits.rank >= 4 else logits.rank - 1
     if logits.rank == 4 and logits.dims[2:] == (1, 1):
         logits = b.reshape(logits, logits.dims[:2])
         axis = 1

@@ -1,0 +1,130 @@
+"""Random batches from a graph's signature, and real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graph_init
+from graph_init.builder import Array
+from graph_init.data import FixedBatches, read_npz
+from graph_init.errors import UsageError
+from tests.small_models import model
+
+pytest.importorskip("onnxruntime")
+
+
+def token_model() -> bytes:
+    """Tokens, positions and a mask, summed into a classifier: what language models take."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Cast", ["tokens"], ["tokens32"], to=TensorProto.INT32),
+        helper.make_node("Gather", ["words", "tokens32"], ["a"], "words"),
+        helper.make_node("Gather", ["places", "position_ids"], ["b"], "places"),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        helper.make_node("Cast", ["attention_mask"], ["m"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["m", "two"], ["m3"]),
+        helper.make_node("Mul", ["c", "m3"], ["d"]),
+        helper.make_node("MatMul", ["d", "head"], ["logits"], "head"),
+        helper.make_node("Softmax", ["logits"], ["y"], axis=-1),
+    ]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((11, 6)).astype(np.float32), "words"),
+        numpy_helper.from_array(rng.standard_normal((5, 6)).astype(np.float32), "places"),
+        numpy_helper.from_array(rng.standard_normal((6, 3)).astype(np.float32), "head"),
+        numpy_helper.from_array(np.array([2]), "two"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(n, TensorProto.INT64, ["n", 5])
+        for n in ("tokens", "position_ids", "attention_mask")
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    return model(nodes, inputs, outputs, weights).SerializeToString()
+
+
+def batches_of(monkeypatch: pytest.MonkeyPatch, path: Path, **options: object) -> list[Array]:
+    """The batches that a measurement feeds."""
+    from graph_init.deviation.session import MetaStep
+
+    seen = []
+    original = MetaStep.__call__
+
+    def spy(self: MetaStep, batch: dict[str, Array], scales: Array) -> object:
+        seen.append(batch)
+        return original(self, batch, scales)
+
+    monkeypatch.setattr(MetaStep, "__call__", spy)
+    graph_init.measure(path, **options)  # type: ignore[arg-type]
+    return seen  # type: ignore[return-value]
+
+
+def test_random_tokens_positions_and_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(token_model())
+    batch = batches_of(monkeypatch, path, batch_size=64)[0]
+    tokens = batch["tokens"]
+    assert tokens.shape == (64, 5)
+    assert (tokens.min(), tokens.max()) == (0, 10)
+    np.testing.assert_array_equal(batch["position_ids"], np.tile(np.arange(5), (64, 1)))
+    assert (batch["attention_mask"] == 1).all()
+    assert batch["target"].shape == (64, 5)
+    assert (batch["target"].min(), batch["target"].max()) == (0, 2)
+
+
+def test_the_seed_decides_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(token_model())
+    first, again, other = (
+        batches_of(monkeypatch, path, seed=seed)[0]["tokens"] for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_fixed_batches_draw_rows_together() -> None:
+    rows = np.arange(20)
+    source = FixedBatches({"x": rows[:, None] * 1.0, "target": rows}, 8, seed=0)
+    batch = source.batch(0)
+    np.testing.assert_array_equal(batch["x"][:, 0], batch["target"])
+    assert len(set(batch["target"])) == 8
+    assert set(source.batch(0)["target"]) == set(batch["target"])
+    assert list(source.batch(1)["target"]) != list(batch["target"])
+    whole = FixedBatches({"target": rows}, 20, seed=0)
+    np.testing.assert_array_equal(whole.batch(3)["target"], rows)
+
+
+def test_files_that_are_no_archives_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no file"):
+        read_npz(tmp_path / "missing.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(UsageError, match=r"text\.npz"):
+        read_npz(tmp_path / "text.npz")
+    np.savez(tmp_path / "pickled.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(UsageError, match=r"pickled\.npz"):
+        read_npz(tmp_path / "pickled.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": None}, "lacks the array 'target'"),
+        ({"target": np.full((4, 5), 3)}, "3 classes"),
+        ({"tokens": np.zeros((4, 6))}, "tokens"),
+        ({"tokens": np.zeros((3, 5))}, "rows"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Array | None], message: str
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(token_model())
+    arrays: dict[str, Array | None] = {
+        n: np.zeros((4, 5), np.int64)
+        for n in ("tokens", "position_ids", "attention_mask", "target")
+    }
+    given = {n: a for n, a in {**arrays, **change}.items() if a is not None}
+    with pytest.raises(UsageError, match=message):
+        graph_init.measure(path, data=given)

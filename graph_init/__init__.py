@@ -4,13 +4,13 @@ from graph_init.api import (
     Applied,
     Initialized,
     Inspection,
-    Measurement,
     apply,
     initialize,
     inspect,
     measure,
 )
 from graph_init.errors import GraphInitError
+from graph_init.evaluation import Measurement
 from graph_init.version import __version__
 
 __all__ = [

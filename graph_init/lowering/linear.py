@@ -86,10 +86,84 @@ def per_channel(b: Builder, bias: Value, rank: int) -> Value:
     return b.reshape(bias, [1, bias.size] + [1] * (rank - 2))
 
 
+def convolve(
+    b: Builder,
+    x: Value,
+    w: Value,
+    group: int,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+) -> Value:
+    """A convolution of (N, C, *space) with (M, C/group, *kernel), in a form safe to differentiate.
+
+    The engine's ConvGrad (onnxruntime 1.19, CPU) writes outside its buffers for more than one
+    group unless there are two spatial axes. So one axis becomes two, and three become a sum of
+    two-dimensional convolutions, one a tap of the first axis, in which that axis joins the batch.
+    """
+    n = x.rank - 2
+    if n == 1:
+        y = convolve(
+            b,
+            b.reshape(x, [*x.dims[:2], 1, x.dims[2]]),
+            b.reshape(w, [*w.dims[:2], 1, w.dims[2]]),
+            group,
+            [1, *strides],
+            [1, *dilations],
+            [0, pads[0], 0, pads[1]],
+        )
+        return b.reshape(y, [*y.dims[:2], y.dims[3]])
+    if n == 3 and group > 1:
+        return _by_planes(b, x, w, group, strides, dilations, pads)
+    return b.op(
+        "Conv",
+        x,
+        w,
+        group=group,
+        kernel_shape=list(w.dims[2:]),
+        strides=list(strides),
+        dilations=list(dilations),
+        pads=list(pads),
+    )
+
+
+def _by_planes(
+    b: Builder,
+    x: Value,
+    w: Value,
+    group: int,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+) -> Value:
+    if pads[0] or pads[3]:
+        widths = [0, 0, pads[0], 0, 0, 0, 0, pads[3], 0, 0]
+        x = b.op("Pad", x, b.ints(widths), b.scalar(0.0, x), mode="constant")
+    rows, channels, depth, *plane = x.dims
+    count = (depth - dilations[0] * (w.dims[2] - 1) - 1) // strides[0] + 1
+    total: Value | None = None
+    for tap in range(w.dims[2]):
+        places = range(tap * dilations[0], depth, strides[0])[:count]
+        part = b.transpose(b.op("Gather", x, b.ints(places), axis=2), [0, 2, 1, 3, 4])
+        kernel = slice_axis(b, w, 2, tap, tap + 1)
+        term = convolve(
+            b,
+            b.reshape(part, [rows * count, channels, *plane]),
+            b.reshape(kernel, [*w.dims[:2], *w.dims[3:]]),
+            group,
+            strides[1:],
+            dilations[1:],
+            [*pads[1:3], *pads[4:6]],
+        )
+        total = term if total is None else b.add(total, term)
+    assert total is not None
+    y = b.reshape(total, [rows, count, *total.dims[1:]])
+    return b.transpose(y, [0, 2, 1, 3, 4])
+
+
 def plain_conv(b: Builder, c: Call) -> Value:
     x, w = c[0], c[1]
-    attrs = window(c, x, list(w.dims[2:]))
-    y = b.op("Conv", x, w, group=c.attrs.get("group", 1), kernel_shape=list(w.dims[2:]), **attrs)
+    y = convolve(b, x, w, c.attrs.get("group", 1), **window(c, x, list(w.dims[2:])))
     bias = c.get(2)
     return y if bias is None else b.add(y, per_channel(b, bias, y.rank))
 
@@ -138,16 +212,7 @@ def _conv_transpose(b: Builder, c: Call) -> Value:
     w = b.reshape(w, [group, inputs // group, outputs, *kernel])
     w = b.transpose(w, [0, 2, 1, *range(3, 3 + n)])
     w = b.reshape(w, [group * outputs, inputs // group, *kernel])
-    y = b.op(
-        "Conv",
-        wide,
-        w,
-        group=group,
-        kernel_shape=kernel,
-        strides=[1] * n,
-        dilations=dilations,
-        pads=pads[2 : x.rank] + pads[x.rank + 2 :],
-    )
+    y = convolve(b, wide, w, group, [1] * n, dilations, pads[2 : x.rank] + pads[x.rank + 2 :])
     return y if bias is None else b.add(y, per_channel(b, bias, y.rank))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from graph_init.builder import Builder, Value
 from graph_init.lowering.layout import slice_axis
-from graph_init.lowering.linear import window
+from graph_init.lowering.linear import convolve, window
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -99,16 +99,8 @@ def _column_major(b: Builder, indices: Value, space: Sequence[int]) -> Value:
 def _window_sums(b: Builder, x: Value, w: _Windows) -> Value:
     """Sums over windows, as a convolution of each channel with ones."""
     channels = x.dims[1]
-    return b.op(
-        "Conv",
-        x,
-        b.constant(np.ones((channels, 1, *w.kernel)), x.dtype),
-        group=channels,
-        kernel_shape=w.kernel,
-        strides=w.attrs["strides"],
-        dilations=w.attrs["dilations"],
-        pads=w.pads,
-    )
+    ones = b.constant(np.ones((channels, 1, *w.kernel)), x.dtype)
+    return convolve(b, x, ones, channels, w.attrs["strides"], w.attrs["dilations"], w.pads)
 
 
 @lowers("AveragePool")

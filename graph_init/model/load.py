@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import ntpath
 import os
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -370,12 +371,25 @@ _CONSTANT_ATTRIBUTES: dict[str, Callable[[onnx_ir.Attr], np.ndarray]] = {
 }
 
 
+#: Key of a value's ``meta`` under which the operators are listed that computed it from constants.
+COMPUTED_BY = "graph_init.computed_by"
+
+#: Operators that only hold or arrange numbers; a weight may well come out of them.
+_HOLDERS = frozenset(
+    "Constant ConstantOfShape Identity Cast Reshape Transpose Unsqueeze Squeeze Flatten".split()
+)
+
+
 @dataclass
 class _Folded:
-    """What a folded value is: ``tensor`` holds its data, ``array`` is the same as numpy."""
+    """What a folded value is: ``tensor`` holds its data, ``array`` is the same as numpy.
+
+    ``computed_by`` names the operators, other than holders, that made it of constants.
+    """
 
     array: np.ndarray
     tensor: Any
+    computed_by: tuple[str, ...] = ()
 
 
 def _fold_constants(model: onnx_ir.Model) -> None:
@@ -397,14 +411,18 @@ def _fold_constants(model: onnx_ir.Model) -> None:
             continue
         results = _evaluate(node, known, model.opset_imports)
         if results is not None:
-            known.update(zip(map(id, node.outputs), results, strict=True))
+            history = [known[id(v)].computed_by for v in node.inputs if v is not None]
+            made = () if node.op_type in _HOLDERS else (node.op_type,)
+            names = tuple(dict.fromkeys((*itertools.chain(*history), *made)))
+            for value, result in zip(node.outputs, results, strict=True):
+                known[id(value)] = replace(result, computed_by=names)
             folded.append(node)
     gone = set(map(id, folded))
     fed = {id(v): v for node in folded for v in node.inputs if v is not None}
     for node in reversed(folded):
         for value in node.outputs:
             if any(id(user) not in gone for user, _ in value.uses()):
-                _replace_by_initializer(graph, value, known[id(value)].tensor)
+                _replace_by_initializer(graph, value, known[id(value)])
         graph.remove(node, safe=True)
     for value in fed.values():
         # A shape that only fed folded nodes has no further use.
@@ -412,12 +430,13 @@ def _fold_constants(model: onnx_ir.Model) -> None:
             del graph.initializers[value.name or ""]
 
 
-def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, tensor: Any) -> None:
-    name = value.name
+def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, folded: _Folded) -> None:
+    name, tensor = value.name, folded.tensor
     shape = onnx_ir.Shape(tensor.shape)
     kind = onnx_ir.TensorType(tensor.dtype)
     tensor = _renamed(tensor, name)
     initializer = onnx_ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+    initializer.meta[COMPUTED_BY] = folded.computed_by
     value.replace_all_uses_with(initializer)
     graph.register_initializer(initializer)
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graph_init.errors import UsageError
+from graph_init.model.load import COMPUTED_BY
 from graph_init.parameters import kinds
 from graph_init.parameters.graph import dtype_name, label, tensor_shape, to_networkx
 from graph_init.parameters.uses import Use, Uses, best, constant_filled, wide_axes
@@ -178,11 +179,33 @@ def verdict(finder: Uses, value: ir.Value, dtype: str, use: Use | None) -> tuple
         return use.kind, f"quantized: {use.words}"
     if dtype not in kinds.FLOATS:
         return "constant", f"{dtype}: indices, shapes or flags, not a weight"
+    computed = value.meta.get(COMPUTED_BY)
+    if use is not None and computed:
+        return "constant", f"the graph computes it from constants ({', '.join(computed)})"
+    if use is not None and use.kind in kinds.TABLES and is_sinusoidal(value.const_value):
+        return "constant", f"a table of sines and cosines, {use.words}; --trainable overrules"
     if use is not None:
         return use.kind, use.words
     if id(value) in finder.outputs:
         return "constant", "given out as a graph output, nothing computes with it"
     return "unused", "its values reach no output of the graph"
+
+
+def is_sinusoidal(tensor: ir.TensorProtocol | None) -> bool:
+    """Whether a table's columns are sines and cosines of the same angles, in halves or in turn."""
+    if tensor is None or len(tensor.shape) != 2 or tensor.size == 0:
+        return False
+    width = tensor_shape(tensor)[1]
+    if width % 2:
+        return False
+    table = tensor.numpy().astype(np.float64)
+    halves = table[:, : width // 2] ** 2 + table[:, width // 2 :] ** 2
+    turns = table[:, ::2] ** 2 + table[:, 1::2] ** 2
+    # Some tables keep a row of zeros for padding.
+    rows = np.any(table != 0, axis=1)
+    return bool(
+        rows.any() and any(np.allclose(circle[rows], 1, atol=1e-2) for circle in (halves, turns))
+    )
 
 
 def own_shape(

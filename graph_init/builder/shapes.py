@@ -143,7 +143,6 @@ _TYPE_RULES: dict[str, _Rule] = {
     "GatherNDGrad": _gather_grad,
     "GatherElementsGrad": _gather_elements_grad,
     "ConvGrad": _conv_grad,
-    "AveragePoolGrad": lambda ins, attrs: [(ins[0].dtype, tuple(attrs["_x_shape"]))],
     "BroadcastGradientArgs": _broadcast_args,
     "Shape": lambda ins, attrs: [
         (TensorProto.INT64, None if ins[0].shape is None else (ins[0].rank,))

@@ -21,7 +21,7 @@ from graph_init.errors import ModelFileError, UnsupportedModelError
 #: Operators that the gradient builder differentiates on CPU and the tangent rules cover.
 PRIMITIVES = frozenset(
     "Add Sub Mul Neg Exp Log Sqrt Reciprocal Sigmoid Tanh Erf Sin Cos Abs Relu MatMul Conv Reshape "
-    "Transpose Expand Concat Gather GatherElements GatherND Where Cast Identity AveragePool Slice "
+    "Transpose Expand Concat Gather GatherElements GatherND Where Cast Identity Slice "
     "Softmax LogSoftmax ReduceSum Pad ScatterND ScatterElements Sign Floor Ceil Round".split()
 )
 

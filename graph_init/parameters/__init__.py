@@ -11,10 +11,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graph_init.errors import UsageError
-from graph_init.model.load import COMPUTED_BY
+from graph_init.model.constants import COMPUTED_BY
 from graph_init.parameters import kinds
+from graph_init.parameters.fans import Use
 from graph_init.parameters.graph import dtype_name, label, tensor_shape, to_networkx
-from graph_init.parameters.uses import Use, Uses, best, constant_filled, wide_axes
+from graph_init.parameters.uses import Uses, best, constant_filled, wide_axes
 
 __all__ = ["Parameter", "analyze", "to_networkx"]
 

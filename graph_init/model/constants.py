@@ -1,0 +1,225 @@
+"""Turning what a model computes from constants alone into initializers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnx.reference import ReferenceEvaluator
+
+MAX_FOLDED_ELEMENTS = 2**28
+"""Largest number of elements that a computed weight may have to be folded."""
+
+_NOT_FOLDED = frozenset(
+    ["Bernoulli", "Dropout", "Multinomial", "OptionalHasElement"]
+    + ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
+)
+
+
+def subgraphs_of(attribute: onnx_ir.Attr) -> list[onnx_ir.Graph]:
+    if attribute.type == onnx_ir.AttributeType.GRAPH and not attribute.is_ref():
+        return [attribute.as_graph()]
+    if attribute.type == onnx_ir.AttributeType.GRAPHS and not attribute.is_ref():
+        return list(attribute.as_graphs())
+    return []
+
+
+def _attribute_reader(dtype: Any) -> Callable[[onnx_ir.Attr], np.ndarray]:
+    return lambda attribute: np.array(attribute.value, dtype=dtype)
+
+
+_CONSTANT_ATTRIBUTES: dict[str, Callable[[onnx_ir.Attr], np.ndarray]] = {
+    "value_float": _attribute_reader(np.float32),
+    "value_floats": _attribute_reader(np.float32),
+    "value_int": _attribute_reader(np.int64),
+    "value_ints": _attribute_reader(np.int64),
+}
+
+
+#: Key of a value's ``meta`` under which the operators are listed that computed it from constants.
+COMPUTED_BY = "graph_init.computed_by"
+
+#: Operators that only hold or arrange numbers; a weight may well come out of them.
+_HOLDERS = frozenset(
+    "Constant ConstantOfShape Identity Cast Reshape Transpose Unsqueeze Squeeze Flatten".split()
+)
+
+
+@dataclass
+class _Folded:
+    """What a folded value is: ``tensor`` holds its data, ``array`` is the same as numpy.
+
+    ``computed_by`` names the operators, other than holders, that made it of constants.
+    """
+
+    array: np.ndarray
+    tensor: Any
+    computed_by: tuple[str, ...] = ()
+
+
+def fold_constants(model: onnx_ir.Model) -> None:
+    """Turn values that depend on constants only into initializers of the same name.
+
+    A node is folded if all its inputs are folded values or integer, boolean or string
+    initializers: a float initializer is a parameter, and what is computed from it is not constant.
+    """
+    graph = model.graph
+    outputs = {id(value) for value in graph.outputs}
+    known: dict[int, _Folded] = {}
+    folded: list[onnx_ir.Node] = []
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and not tensor.dtype.is_floating_point():
+            known[id(value)] = _Folded(tensor.numpy(), tensor)
+    for node in list(graph):
+        if any(id(value) in outputs for value in node.outputs):
+            continue
+        results = _evaluate(node, known, model.opset_imports)
+        if results is not None:
+            history = [known[id(v)].computed_by for v in node.inputs if v is not None]
+            made = () if node.op_type in _HOLDERS else (node.op_type,)
+            names = tuple(dict.fromkeys((*itertools.chain(*history), *made)))
+            for value, result in zip(node.outputs, results, strict=True):
+                known[id(value)] = replace(result, computed_by=names)
+            folded.append(node)
+    gone = set(map(id, folded))
+    fed = {id(v): v for node in folded for v in node.inputs if v is not None}
+    for node in reversed(folded):
+        for value in node.outputs:
+            if any(id(user) not in gone for user, _ in value.uses()):
+                _replace_by_initializer(graph, value, known[id(value)])
+        graph.remove(node, safe=True)
+    for value in fed.values():
+        # A shape that only fed folded nodes has no further use.
+        if value.is_initializer() and not value.uses() and not value.is_graph_output():
+            del graph.initializers[value.name or ""]
+
+
+def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, folded: _Folded) -> None:
+    name, tensor = value.name, folded.tensor
+    shape = onnx_ir.Shape(tensor.shape)
+    kind = onnx_ir.TensorType(tensor.dtype)
+    tensor = _renamed(tensor, name)
+    initializer = onnx_ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+    initializer.meta[COMPUTED_BY] = folded.computed_by
+    value.replace_all_uses_with(initializer)
+    graph.register_initializer(initializer)
+
+
+def _renamed(tensor: Any, name: str | None) -> Any:
+    """A tensor of the same data called ``name``.
+
+    Always a new object: several copies of a function body share one, and a tensor that wraps a
+    message of the user's model would write the name into that model.
+    """
+    if isinstance(tensor, onnx_ir.ExternalTensor):
+        return onnx_ir.ExternalTensor(
+            tensor.location,
+            tensor.offset,
+            tensor.length,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=name or "",
+            base_dir=tensor.base_dir,
+        )
+    return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=name)
+
+
+def _evaluate(
+    node: onnx_ir.Node, known: dict[int, _Folded], opsets: dict[str, int]
+) -> list[_Folded] | None:
+    """The outputs of ``node`` if they are constant and can be computed, else None."""
+    if node.domain or node.op_type in _NOT_FOLDED:
+        return None
+    if any(subgraphs_of(attribute) for attribute in node.attributes.values()):
+        return None
+    if not node.inputs and node.op_type != "Constant":
+        return None
+    if any(value is not None and id(value) not in known for value in node.inputs):
+        return None
+    feeds = [None if value is None else known[id(value)].array for value in node.inputs]
+    try:
+        return _EVALUATORS.get(node.op_type, _evaluate_reference)(node, feeds, opsets)
+    except Exception:
+        return None
+
+
+def _evaluate_constant(
+    node: onnx_ir.Node, feeds: list[np.ndarray | None], opsets: dict[str, int]
+) -> list[_Folded] | None:
+    ((key, attribute),) = node.attributes.items()
+    if key == "value":
+        # Kept as it is, so that external data stays memory-mapped.
+        tensor = attribute.as_tensor()
+        return (
+            None if tensor.dtype == onnx_ir.DataType.STRING else [_Folded(tensor.numpy(), tensor)]
+        )
+    return [_as_folded(_CONSTANT_ATTRIBUTES[key](attribute))]
+
+
+def _evaluate_constant_of_shape(
+    node: onnx_ir.Node, feeds: list[np.ndarray | None], opsets: dict[str, int]
+) -> list[_Folded] | None:
+    (shape,) = feeds
+    assert shape is not None
+    dims = [int(dim) for dim in shape]
+    if math.prod(dims) > MAX_FOLDED_ELEMENTS:
+        return None
+    fill = node.attributes.get("value")
+    value = np.zeros(1, np.float32) if fill is None else fill.as_tensor().numpy().reshape(1)
+    return [_as_folded(np.full(dims, value[0], dtype=value.dtype))]
+
+
+def _evaluate_reference(
+    node: onnx_ir.Node, feeds: list[np.ndarray | None], opsets: dict[str, int]
+) -> list[_Folded] | None:
+    if _result_size(node.op_type, feeds) > MAX_FOLDED_ELEMENTS:
+        return None
+    proto = onnx_ir.to_proto(node)
+    given = {
+        name: array for name, array in zip(proto.input, feeds, strict=True) if array is not None
+    }
+    untyped = onnx.TypeProto()
+    graph = onnx.helper.make_graph(
+        [proto],
+        "folded",
+        [onnx.helper.make_value_info(name, untyped) for name in given],
+        [onnx.helper.make_value_info(name, untyped) for name in proto.output],
+    )
+    imports = [onnx.helper.make_opsetid("", opsets.get("", opsets.get("ai.onnx", 1)))]
+    results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports)).run(
+        None, given
+    )
+    if any(np.asarray(array).size > MAX_FOLDED_ELEMENTS for array in results):
+        return None
+    return [_as_folded(np.asarray(array)) for array in results]
+
+
+def _result_size(op_type: str, feeds: list[np.ndarray | None]) -> int:
+    """Elements that the result will have at least, for operators that enlarge their input."""
+    sizes: dict[str, Callable[[np.ndarray, np.ndarray], int]] = {
+        "Expand": lambda data, shape: math.prod(int(dim) for dim in shape),
+        "Tile": lambda data, repeats: data.size * math.prod(int(count) for count in repeats),
+    }
+    if op_type not in sizes or len(feeds) < 2 or feeds[0] is None or feeds[1] is None:
+        return 0
+    return sizes[op_type](feeds[0], feeds[1])
+
+
+def _as_folded(array: np.ndarray) -> _Folded:
+    return _Folded(array, onnx_ir.tensor(array))
+
+
+_EVALUATORS: dict[
+    str,
+    Callable[
+        [onnx_ir.Node, list[np.ndarray | None], dict[str, int]],
+        list[_Folded] | None,
+    ],
+] = {"Constant": _evaluate_constant, "ConstantOfShape": _evaluate_constant_of_shape}

@@ -17,7 +17,7 @@ from graph_init.builder import Array
 from graph_init.errors import NumericalError, UnsupportedModelError, UsageError
 from graph_init.evaluation import Data, Measurement, Options, prepare
 from graph_init.model.load import LoadedModel, load
-from graph_init.model.save import save, with_values
+from graph_init.model.save import NewValue, save, with_values
 from graph_init.parameters import Parameter, analyze
 from graph_init.version import __version__
 
@@ -49,7 +49,7 @@ class Initialized:
     interrupted: bool
     output: str | None = None
     _loaded: LoadedModel = field(repr=False, kw_only=True)
-    _values: dict[str, Array] = field(repr=False, kw_only=True)
+    _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -85,7 +85,7 @@ class Applied:
     scales: dict[str, float]
     provenance: dict[str, str]
     _loaded: LoadedModel = field(repr=False)
-    _values: dict[str, Array] = field(repr=False)
+    _values: Mapping[str, NewValue] = field(repr=False)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -116,9 +116,16 @@ def measure(
     freeze: Sequence[str] = (),
     batch_norm: str = "eval",
     method: str = "taylor",
+    difference_step: float | None = None,
+    micro_batch: int | None = None,
+    device: str = "cpu",
     scale_gradient: bool = False,
 ) -> Measurement:
     """Gradient deviation of ``model`` as it is, on one batch (all of ``data`` if given).
+
+    ``method`` is exact (``taylor``), or compares the gradients before and after a step of
+    ``difference_step`` along the gradient (``finite-difference``). ``micro_batch`` rows are
+    computed at a time; the result is the whole batch's.
 
     Raises :class:`GraphInitError` subclasses for everything that a user can mend.
     """
@@ -127,7 +134,7 @@ def measure(
     values = problems.initial_values(loaded)
     options = Options(
         data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, True,
-        scale_gradient,
+        scale_gradient, micro_batch, device, difference_step,
     )  # fmt: skip
     run = prepare(loaded, parameters, values, options)
     return run.measure([0], np.ones(len(run.scaled)), scale_gradient)
@@ -146,6 +153,9 @@ def initialize(
     freeze: Sequence[str] = (),
     batch_norm: str = "eval",
     method: str = "taylor",
+    difference_step: float | None = None,
+    micro_batch: int | None = None,
+    device: str = "cpu",
     scheme: str = "keep",
     steps: int = 500,
     optimizer: str = "sign",
@@ -172,8 +182,9 @@ def initialize(
     filled = schemes.fill(parameters, values, scheme, seed, placeholders=bool(constant))
     values.update({n: np.ascontiguousarray(v, np.float32) for n, v in filled.items()})
     options = Options(
-        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False, True
-    )
+        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False, True,
+        micro_batch, device, difference_step,
+    )  # fmt: skip
     run = prepare(loaded, parameters, values, options)
     if not run.scaled:
         raise UnsupportedModelError(
@@ -195,12 +206,13 @@ def initialize(
     for p in parameters:
         if p.tied_to in factors and p.trainable:
             factors[p.name] = factors[p.tied_to]
-    new = {n: v for n, v in filled.items() if n not in factors}
-    new.update({n: _scaled(loaded, n, factors[n], filled.get(n)) for n in factors})
+    new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
+    new.update({n: _Scaled(loaded, n, factors[n], filled.get(n)) for n in factors})
     provenance = {
         "graph_init.version": __version__,
         "graph_init.scheme": scheme,
         "graph_init.optimizer": optimizer,
+        "graph_init.method": method,
         "graph_init.steps": str(steps),
         "graph_init.seed": str(seed),
         "graph_init.loss": run.problem.objective.kind,
@@ -212,20 +224,28 @@ def initialize(
     )  # fmt: skip
 
 
-def _scaled(loaded: LoadedModel, name: str, factor: float, filled: Array | None = None) -> Array:
-    """``factor`` × the tensor, computed in float64 and rounded once to the tensor's own type."""
-    tensor = loaded.ir.graph.initializers[name].const_value
-    assert tensor is not None
-    source = tensor.numpy()
-    base = source if filled is None else filled
-    with np.errstate(over="ignore"):
-        new = (base.astype(np.float64) * factor).astype(source.dtype)
-    if not np.isfinite(new.astype(np.float64)).all():
-        raise NumericalError(
-            f"'{name}' times {factor:g} does not fit {source.dtype}; nothing was written. Use a "
-            "wider type for the model"
-        )
-    return new
+@dataclass(frozen=True)
+class _Scaled:
+    """``factor`` × a tensor, computed when it is written: in float64, rounded once to its type."""
+
+    loaded: LoadedModel
+    name: str
+    factor: float
+    filled: Array | None = None
+
+    def __call__(self) -> Array:
+        tensor = self.loaded.ir.graph.initializers[self.name].const_value
+        assert tensor is not None
+        source = tensor.numpy()
+        base = source if self.filled is None else self.filled
+        with np.errstate(over="ignore"):
+            new = (base.astype(np.float64) * self.factor).astype(source.dtype)
+        if not np.isfinite(new.astype(np.float64)).all():
+            raise NumericalError(
+                f"'{self.name}' times {self.factor:g} does not fit {source.dtype}; nothing was "
+                "written. Use a wider type for the model"
+            )
+        return new
 
 
 def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> Applied:
@@ -238,6 +258,6 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
                 f"the model has no initializer '{name}', which the scales file names; see "
                 "`graph-init inspect`"
             )
-    values = {name: _scaled(loaded, name, factor) for name, factor in factors.items()}
+    values = {name: _Scaled(loaded, name, factor) for name, factor in factors.items()}
     provenance = {"graph_init.version": __version__, "graph_init.applied": "scales"}
     return Applied(factors, provenance, loaded, values)

@@ -92,7 +92,21 @@ _measuring = _stack(
         default="taylor",
         show_default=True,
         type=click.Choice(["taylor", "finite-difference"]),
+        help="Exact, or from first-order gradients alone.",
     ),
+    click.option(
+        "--difference-step",
+        type=float,
+        metavar="H",
+        help="Step along the gradient for finite differences [0.001·‖θ‖/‖g‖].",
+    ),
+    click.option(
+        "--micro-batch",
+        type=int,
+        metavar="N",
+        help="Rows computed at a time: less memory, more time, the same result.",
+    ),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
     _json_option,
 )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,36 @@ def index_ranges(b: Builder, inputs: Sequence[Value]) -> dict[str, int]:
     return found
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a batch consists of, and how it is cut.
+
+    ``inputs`` and ``objective`` have the shapes of one of ``count`` slices; those inputs of which
+    each row has its own part are named in ``batched``.
+    """
+
+    inputs: Sequence[Value]
+    objective: Objective
+    batched: frozenset[str]
+    count: int = 1
+
+    def shape(self, value: Value) -> Shape:
+        """The shape of ``value`` for the whole batch."""
+        cut = value is self.objective.target or value.name in self.batched
+        return (value.dims[0] * self.count, *value.dims[1:]) if cut and value.rank else value.dims
+
+    def slices(self, batch: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+        """The slices of a whole batch, in order; arrays that are not batched are in each."""
+        cut = self.batched | {self.objective.target.name}
+        for k in range(self.count):
+            yield {
+                n: a[k * len(a) // self.count : (k + 1) * len(a) // self.count]
+                if n in cut and a.ndim
+                else a
+                for n, a in batch.items()
+            }
+
+
 class RandomBatches:
     """Random inputs and labels: the batch with a given number is always the same.
 
@@ -44,32 +75,30 @@ class RandomBatches:
     masks, and other integers and booleans, are ones. Labels are random.
     """
 
-    def __init__(
-        self, inputs: Sequence[Value], ranges: Mapping[str, int], objective: Objective, seed: int
-    ) -> None:
-        self._inputs = list(inputs)
+    def __init__(self, layout: Layout, ranges: Mapping[str, int], seed: int) -> None:
+        self._layout = layout
         self._ranges = dict(ranges)
-        self._objective = objective
         self._seed = seed
 
     def batch(self, number: int) -> dict[str, Array]:
         """Batch ``number`` (negative numbers: the held-out ones)."""
         rng = np.random.default_rng([self._seed, 0 if number >= 0 else 1, abs(number)])
-        feeds: dict[str, Array] = {v.name: self._draw(v, rng) for v in self._inputs}
-        target = self._objective.target
-        feeds[target.name] = random_target(self._objective, rng)
+        layout = self._layout
+        feeds = {v.name: self._draw(v, layout.shape(v), rng) for v in layout.inputs}
+        target = layout.objective.target
+        feeds[target.name] = random_target(layout.objective, layout.shape(target), rng)
         return feeds
 
-    def _draw(self, value: Value, rng: np.random.Generator) -> Array:
+    def _draw(self, value: Value, shape: Shape, rng: np.random.Generator) -> Array:
         dtype = helper.tensor_dtype_to_np_dtype(value.dtype)
         name = value.name.lower()
         if value.is_float and "mask" not in name:
-            return rng.standard_normal(value.dims, dtype=np.float32)
+            return rng.standard_normal(shape, dtype=np.float32)
         if value.name in self._ranges and "position" not in name:
-            return rng.integers(0, self._ranges[value.name], value.dims).astype(dtype)
+            return rng.integers(0, self._ranges[value.name], shape).astype(dtype)
         if "position" in name and value.rank:
-            return np.broadcast_to(np.arange(value.dims[-1]), value.dims).astype(dtype)
-        return np.ones(value.dims, dtype)
+            return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype)
+        return np.ones(shape, dtype)
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:

@@ -12,12 +12,17 @@ import numpy as np
 from graph_init import data as batches
 from graph_init import problem as problems
 from graph_init.builder import Array
-from graph_init.deviation import session, taylor
+from graph_init.deviation import primal, taylor
+from graph_init.deviation.finite_difference import FiniteDifference
+from graph_init.deviation.gradients import Weights
+from graph_init.deviation.result import EPSILON, Evaluation, require_finite
+from graph_init.deviation.session import require_device
+from graph_init.deviation.sliced import SlicedTaylor
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.model.load import LoadedModel
 from graph_init.parameters import Parameter
 
-METHODS = ("taylor",)
+METHODS = ("taylor", "finite-difference")
 
 Data = str | os.PathLike[str] | Mapping[str, Array]
 
@@ -41,6 +46,10 @@ class Measurement:
         return dict(vars(self))
 
 
+#: (batch, scales) → one evaluation.
+Step = Callable[[Mapping[str, Array], Array], Evaluation]
+
+
 @dataclass
 class Evaluator:
     """A model made ready to be evaluated."""
@@ -48,8 +57,9 @@ class Evaluator:
     problem: problems.Problem
     values: dict[str, Array]
     source: batches.RandomBatches | batches.FixedBatches
-    step: session.MetaStep
+    step: Step
     scaled: list[str]
+    method: str = "taylor"
 
     @property
     def names(self) -> list[str]:
@@ -59,9 +69,9 @@ class Evaluator:
         """The mean over the batches with these numbers."""
         found = [self.step(self.source.batch(n), scales) for n in numbers]
         for evaluation in found:
-            session.require_finite(evaluation, self.names)
+            require_finite(evaluation, self.names)
 
-        def mean(get: Callable[[session.Evaluation], Any]) -> Any:
+        def mean(get: Callable[[Evaluation], Any]) -> Any:
             return sum(get(e) for e in found) / len(found)
 
         sums = mean(lambda e: e.deviation_sums.astype(np.float64))
@@ -88,8 +98,8 @@ class Evaluator:
             float(mean(lambda e: e.gradient_norm)),
             float(mean(lambda e: e.vanished_fraction)),
             sum(r["elements"] for r in rows),
-            "taylor",
-            taylor.EPSILON,
+            self.method,
+            EPSILON,
             rows,
             float(mean(lambda e: e.extras[0])),
             self.problem.objective.kind,
@@ -108,6 +118,9 @@ class Options:
     method: str
     whole_file: bool
     slopes: bool
+    micro_batch: int | None = None
+    device: str = "cpu"
+    difference_step: float | None = None
 
 
 def prepare(
@@ -116,14 +129,7 @@ def prepare(
     values: dict[str, Array],
     options: Options,
 ) -> Evaluator:
-    if options.method not in METHODS:
-        raise UsageError(
-            f"--method {options.method}: only {', '.join(METHODS)} is available in this version"
-        )
-    if options.batch_norm not in ("eval", "train"):
-        raise UsageError(f"--batch-norm is eval or train, not '{options.batch_norm}'")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, not {options.batch_size}")
+    _check(options)
     if not any(p.trainable for p in parameters):
         raise UnsupportedModelError(
             "the model has no trainable parameter; see `graph-init inspect`, and --trainable"
@@ -143,6 +149,11 @@ def prepare(
         if options.whole_file:
             size = min(rows.values())
         size = min(size or problems.DEFAULT_BATCH, *rows.values())
+    count = _slice_count(loaded, options, size or problems.DEFAULT_BATCH)
+    if count > 1:
+        size = options.micro_batch
+    if arrays is not None:
+        assert size is not None
         input_sizes = {
             name: (size, *arrays[name].shape[1:])
             for name in (v.name for v in loaded.ir.graph.inputs)
@@ -160,26 +171,93 @@ def prepare(
         batch_norm=options.batch_norm,
         input_sizes=input_sizes,
     )
+    layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
     source: batches.RandomBatches | batches.FixedBatches
     if arrays is None:
         ranges = batches.index_ranges(problem.builder, problem.inputs)
-        source = batches.RandomBatches(problem.inputs, ranges, problem.objective, options.seed)
+        source = batches.RandomBatches(layout, ranges, options.seed)
     else:
         assert size is not None
-        checked = batches.check_arrays(arrays, problem.inputs, problem.objective, size)
-        source = batches.FixedBatches(checked, size, options.seed)
-    names = [p.name for p in problem.parameters]
+        checked = batches.check_arrays(arrays, problem.inputs, problem.objective, size * count)
+        source = batches.FixedBatches(checked, size * count, options.seed)
     scaled = [p.name for p in problem.parameters if p.scalable]
-    graph = taylor.build(
-        problem.forward,
-        problem.objective.loss.name,
-        names,
-        scaled,
-        scale_gradient=options.slopes,
-        extra_outputs=problem.extras,
+    step = _step(problem, values, scaled, layout, options)
+    return Evaluator(problem, values, source, step, scaled, options.method)
+
+
+def _check(options: Options) -> None:
+    if options.method not in METHODS:
+        raise UsageError(f"--method is one of {', '.join(METHODS)}, not '{options.method}'")
+    if options.batch_norm not in ("eval", "train"):
+        raise UsageError(f"--batch-norm is eval or train, not '{options.batch_norm}'")
+    for option, number in (
+        ("--batch-size", options.batch_size),
+        ("--micro-batch", options.micro_batch),
+    ):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} must be at least 1, not {number}")
+    if options.difference_step is not None:
+        if options.method != "finite-difference":
+            raise UsageError("--difference-step belongs to --method finite-difference")
+        if not options.difference_step > 0:
+            raise UsageError(f"--difference-step must be positive, not {options.difference_step}")
+    require_device(options.device)
+
+
+def _slice_count(loaded: LoadedModel, options: Options, rows: int) -> int:
+    """Into how many slices --micro-batch cuts a batch of ``rows``."""
+    micro = options.micro_batch
+    if micro is None or micro >= rows:
+        return 1
+    if rows % micro:
+        divisors = [str(d) for d in range(1, rows) if rows % d == 0]
+        raise UsageError(
+            f"--micro-batch {micro} does not divide the batch of {rows}; choose one of "
+            + ", ".join(divisors)
+        )
+    if options.batch_norm == "train":
+        raise UsageError(
+            "--micro-batch: with --batch-norm train the statistics are the whole batch's, which "
+            "slices do not see; leave one of the options out"
+        )
+    for value in loaded.ir.graph.inputs:
+        dims = value.shape
+        if value.name not in loaded.ir.graph.initializers and dims and isinstance(dims[0], int):
+            raise UsageError(
+                f"--micro-batch: input '{value.name}' has the fixed batch size {dims[0]}; export "
+                "the model with a dynamic batch"
+            )
+    return rows // micro
+
+
+def _step(
+    problem: problems.Problem,
+    values: Mapping[str, Array],
+    scaled: list[str],
+    layout: batches.Layout,
+    options: Options,
+) -> Step:
+    """What evaluates this problem by the chosen method."""
+    names = [p.name for p in problem.parameters]
+    own = {n: values[n] for n in names}
+    loss = problem.objective.loss.name
+    differences = options.method == "finite-difference"
+    if not differences and layout.count == 1:
+        graph = taylor.build(
+            problem.forward, loss, names, scaled,
+            scale_gradient=options.slopes, extra_outputs=problem.extras,
+        )  # fmt: skip
+        return taylor.Taylor(graph, own, problem.fed, options.device)
+    p = primal.build(problem.forward, loss, names, extra_outputs=problem.extras)
+    weights = Weights(own, scaled)
+    if differences:
+        return FiniteDifference(
+            p, weights, problem.fed, layout.slices,
+            slopes=options.slopes, device=options.device, step=options.difference_step,
+        )  # fmt: skip
+    return SlicedTaylor(
+        p, weights, problem.fed, layout.slices, slopes=options.slopes, device=options.device
     )
-    step = session.MetaStep(graph, {**values, **problem.fed}, [values[n].size for n in names])
-    return Evaluator(problem, values, source, step, scaled)
 
 
 def _check_static(loaded: LoadedModel, sizes: Mapping[str, tuple[int, ...]]) -> None:

@@ -163,9 +163,8 @@ def _mean(b: Builder, value: Value) -> Value:
     return b.scale(b.sum(value, keepdims=False), 1.0 / max(value.size, 1))
 
 
-def random_target(objective: Objective, rng: np.random.Generator) -> Array:
-    """Random labels: uniform classes, fair coins, or N(0,1)."""
-    shape = objective.target.dims
+def random_target(objective: Objective, shape: Shape, rng: np.random.Generator) -> Array:
+    """Random labels of this shape: uniform classes, fair coins, or N(0,1)."""
     if objective.kind == "cross-entropy":
         return rng.integers(0, objective.classes or 1, shape)
     if objective.kind == "binary-cross-entropy":

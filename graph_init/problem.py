@@ -29,7 +29,8 @@ class Problem:
     """A lowered forward graph with a loss.
 
     ``forward`` takes the batch (``inputs`` and the objective's target), the trainable tensors and
-    ``fed`` (large frozen ones) and returns the loss and the statistics named in ``extras``.
+    ``fed`` (large frozen ones) and returns the loss and, named in ``extras``, the prediction's
+    standard deviation and mean. ``batched`` names the inputs of which each row has its own part.
     """
 
     forward: onnx.ModelProto
@@ -40,6 +41,7 @@ class Problem:
     fed: Mapping[str, Array]
     batch_size: int
     extras: tuple[str, ...]
+    batched: frozenset[str]
 
 
 def input_shape(
@@ -94,7 +96,7 @@ def build(
             )
     b = Builder()
     environment: dict[str, Value | None] = {"": None}
-    inputs = []
+    inputs, batched = [], set()
     for value in graph.inputs:
         name = value.name or ""
         if name in graph.initializers:
@@ -109,6 +111,8 @@ def build(
         entry = b.input(name, b.precision if dtype in FLOATS else dtype, shape)
         environment[name] = entry
         inputs.append(entry)
+        if declared and not isinstance(declared[0], int):
+            batched.add(name)
     trainable = {p.name: p for p in parameters if p.trainable}
     fed: dict[str, Array] = {}
     for name, initializer in graph.initializers.items():
@@ -136,8 +140,8 @@ def build(
     ]
     b.origin = ""
     objective = attach(b, outputs, loss, output_name)
-    spread = _spread(b, objective.prediction)
-    forward = b.model([objective.loss, spread], unused_inputs=True)
+    moments = _moments(b, objective.prediction)
+    forward = b.model([objective.loss, *moments], unused_inputs=True)
     used = {id(v) for n in b.needed([objective.loss]) for v in n.inputs if v is not None}
     batch = next((v.dims[0] for v in inputs if v.shape), batch_size or DEFAULT_BATCH)
     return Problem(
@@ -148,15 +152,18 @@ def build(
         tuple(trainable.values()),
         fed,
         batch,
-        (spread.name,),
+        tuple(m.name for m in moments),
+        frozenset(batched),
     )
 
 
-def _spread(b: Builder, prediction: Value) -> Value:
-    """The standard deviation of the prediction, over all its elements."""
+def _moments(b: Builder, prediction: Value) -> tuple[Value, Value]:
+    """The standard deviation of the prediction and its mean, over all its elements."""
     axes = list(range(prediction.rank))
-    centred = b.sub(prediction, b.mean(prediction, axes))
-    return b.op("Sqrt", b.mean(b.mul(centred, centred), axes, keepdims=False))
+    mean = b.mean(prediction, axes)
+    centred = b.sub(prediction, mean)
+    variance = b.mean(b.mul(centred, centred), axes, keepdims=False)
+    return b.op("Sqrt", variance), b.reshape(mean, [])
 
 
 def initial_values(loaded: LoadedModel) -> dict[str, Array]:

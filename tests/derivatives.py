@@ -18,7 +18,8 @@ from onnx.reference.op_run import OpRun
 
 from graph_init.autodiff.tangent import tangents
 from graph_init.builder import MICROSOFT, Array, Builder, Value
-from graph_init.deviation.taylor import gradient_graph
+from graph_init.deviation import primal
+from graph_init.errors import UnsupportedModelError
 
 STEP = 1e-5
 
@@ -205,16 +206,21 @@ class Derivatives:
         start = b.op("Cast", loss, to=TensorProto.FLOAT)  # the engine starts from a float32 one
         forward = b.model([start], unused_inputs=True)
         self.names = [v.name for v in b.inputs if v.name in point]
-        d, theta, gradients, value, _ = gradient_graph(forward, start.name, self.names, (), ())
-        self.used = [n for n in self.names if n in gradients]
-        if not self.used:
+        self.used: list[str] = []
+        try:
+            p = primal.build(forward, start.name, self.names)
+        except UnsupportedModelError as error:
+            if "has no gradient" not in str(error):
+                raise
             return
-        primal = d.needed([*gradients.values()])
+        d, theta, gradients, value = p.builder, p.theta, p.gradients, p.loss
+        self.used = list(gradients)
+        nodes = d.needed([*gradients.values()])
         seeds = {
             kind: {n: d.input(f"{kind}:{n}", TensorProto.DOUBLE, theta[n].dims) for n in self.used}
             for kind in ("t", "u", "z")
         }
-        first = tangents(d, primal, {theta[n]: seeds["t"][n] for n in self.used})
+        first = tangents(d, nodes, {theta[n]: seeds["t"][n] for n in self.used})
         moved = {theta[n]: seeds["u"][n] for n in self.used}
         moved |= {seeds["t"][n]: seeds["z"][n] for n in self.used}
         hg = {n: first.get(gradients[n]) for n in self.used}

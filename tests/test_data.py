@@ -47,16 +47,16 @@ def token_model() -> bytes:
 
 def batches_of(monkeypatch: pytest.MonkeyPatch, path: Path, **options: object) -> list[Array]:
     """The batches that a measurement feeds."""
-    from graph_init.deviation.session import MetaStep
+    from graph_init.deviation.taylor import Taylor
 
     seen = []
-    original = MetaStep.__call__
+    original = Taylor.__call__
 
-    def spy(self: MetaStep, batch: dict[str, Array], scales: Array) -> object:
+    def spy(self: Taylor, batch: dict[str, Array], scales: Array) -> object:
         seen.append(batch)
         return original(self, batch, scales)
 
-    monkeypatch.setattr(MetaStep, "__call__", spy)
+    monkeypatch.setattr(Taylor, "__call__", spy)
     graph_init.measure(path, **options)  # type: ignore[arg-type]
     return seen  # type: ignore[return-value]
 

@@ -62,7 +62,7 @@ def test_softmax_becomes_cross_entropy_over_its_axis(
     assert objective.classes == 7
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype(np.float32)
-    target = random_target(objective, rng)
+    target = random_target(objective, objective.target.dims, rng)
     assert target.shape == tuple(d for i, d in enumerate(shape) if i != axis % len(shape))
     logits = torch.from_numpy(np.moveaxis(x, axis, 1).copy())
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
@@ -77,7 +77,7 @@ def test_softmax_behind_a_transposition() -> None:
     b, objective = attached((3, 5, 7), nodes)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 5, 7)).astype(np.float32)
-    target = random_target(objective, rng)
+    target = random_target(objective, objective.target.dims, rng)
     assert target.shape == (5, 3)
     logits = torch.from_numpy(x.transpose(1, 2, 0).copy())
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
@@ -106,7 +106,7 @@ def test_sigmoid_becomes_binary_cross_entropy_that_does_not_overflow() -> None:
     assert objective.kind == "binary-cross-entropy"
     rng = np.random.default_rng(0)
     x = (200 * rng.standard_normal((4, 3))).astype(np.float32)
-    target = random_target(objective, rng)
+    target = random_target(objective, objective.target.dims, rng)
     assert set(np.unique(target)) <= {0.0, 1.0}
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.from_numpy(x), torch.from_numpy(target)
@@ -119,7 +119,7 @@ def test_anything_else_becomes_mean_squared_error() -> None:
     assert objective.kind == "mse"
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 3)).astype(np.float32)
-    target = random_target(objective, rng)
+    target = random_target(objective, objective.target.dims, rng)
     expected = np.mean((np.tanh(x) - target) ** 2)
     assert value(b, objective, x, target) == pytest.approx(expected, rel=1e-5)
 

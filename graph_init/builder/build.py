@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.builder.folding import fold
 from graph_init.builder.identities import SIMPLIFY
+from graph_init.builder.schedule import arrange
 from graph_init.builder.shapes import infer
 from graph_init.builder.values import (
     FLOATS,
@@ -27,16 +28,24 @@ from graph_init.builder.values import (
     broadcast,
 )
 
+#: In larger graphs the order is chosen for the time that the engine takes to open a session.
+_ARRANGED = 40_000
+
+_SIMPLIFIED = frozenset({"", MICROSOFT})
+
 
 class Builder:
     """Makes nodes; see the module's docstring.
 
     ``precision`` is the one float type (``TensorProto.DataType``) in which everything is computed,
-    whatever mixture of widths the source model has.
+    whatever mixture of widths the source model has. With ``fuses``, matrix products take their
+    operands' transpositions into themselves (FusedMatMul), for graphs that are run and not
+    differentiated by the engine.
     """
 
-    def __init__(self, precision: int = TensorProto.FLOAT) -> None:
+    def __init__(self, precision: int = TensorProto.FLOAT, *, fuses: bool = False) -> None:
         self.precision = precision
+        self.fuses = fuses
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.origin = ""
@@ -112,7 +121,7 @@ class Builder:
         ins = list(inputs)
         while ins and ins[-1] is None:
             ins.pop()
-        if not domain and tuple(wanted) == (True,):
+        if domain in _SIMPLIFIED and tuple(wanted) == (True,):
             simple = SIMPLIFY.get(op)
             if simple is not None:
                 found = simple(self, ins, attributes)
@@ -187,6 +196,17 @@ class Builder:
     def mul(self, a: Value, b: Value) -> Value:
         return self.op("Mul", a, b)
 
+    def product(
+        self, a: Value, b: Value, turn_a: bool = False, turn_b: bool = False, alpha: float = 1.0
+    ) -> Value:
+        """alpha·A·B of stacks of matrices, with A or B transposed."""
+        if not turn_a and not turn_b and alpha == 1.0:
+            return self.op("MatMul", a, b)
+        return self.op(
+            "FusedMatMul", a, b, domain=MICROSOFT, transA=int(turn_a), transB=int(turn_b),
+            alpha=alpha,
+        )  # fmt: skip
+
     def scale(self, a: Value, number: float) -> Value:
         return a if number == 1 else self.op("Mul", a, self.scalar(number, a))
 
@@ -224,6 +244,15 @@ class Builder:
 
     # -- the finished model -----------------------------------------------------------------
 
+    def _again(self, node: Node, inputs: Sequence[Value | None]) -> Node:
+        """The same call as a node of its own."""
+        made = Node(node.op, node.domain, tuple(inputs), (), node.attrs, node.origin)
+        made.outputs = tuple(
+            None if o is None else Value(self.unique(node.op), o.dtype, o.shape, node=made)
+            for o in node.outputs
+        )
+        return made
+
     def needed(self, outputs: Iterable[Value]) -> list[Node]:
         """The nodes on which ``outputs`` depend, in order."""
         live: set[int] = {id(v) for v in outputs}
@@ -234,9 +263,18 @@ class Builder:
                 live.update(id(v) for v in node.inputs if v is not None)
         return kept[::-1]
 
-    def model(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> onnx.ModelProto:
-        """The graph that computes ``outputs``; inputs that nothing reads are left out."""
-        nodes = _by_readiness(self.needed(outputs))
+    def model(
+        self, outputs: Sequence[Value], *, unused_inputs: bool = False, arranged: bool = False
+    ) -> onnx.ModelProto:
+        """The graph that computes ``outputs``; inputs that nothing reads are left out.
+
+        ``arranged``: to be run as it is, in the order of its nodes, with little memory.
+        """
+        nodes = self.needed(outputs)
+        if arranged and len(nodes) <= _ARRANGED:
+            nodes = arrange(nodes, outputs, self._again)
+        else:
+            nodes = _by_readiness(nodes)
         read = {id(v): v for n in nodes for v in n.inputs if v is not None}
         read.update({id(v): v for v in outputs})
         graph = helper.make_graph(

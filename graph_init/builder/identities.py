@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graph_init.builder.shapes import expand_type, reduce_sum_type, reshape_type
-from graph_init.builder.values import Value, broadcast
+from graph_init.builder.values import Node, Value, broadcast
 
 if TYPE_CHECKING:
     from graph_init.builder.build import Builder
@@ -61,7 +61,7 @@ def _simplify_transpose(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Va
     if x.node is not None and x.node.op == "Transpose" and x.node.attrs.get("perm"):
         inner = x.node.attrs["perm"]
         return b.transpose(x.node.inputs[0], [inner[p] for p in perm])
-    return None
+    return _transposed_product(b, x) if perm == [1, 0] else None
 
 
 def _simplify_expand(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
@@ -95,6 +95,45 @@ def _simplify_concat(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value
     return ins[0] if len(ins) == 1 else None
 
 
+def _swaps_last(node: Node | None) -> bool:
+    """Whether ``node`` transposes each of a stack of matrices."""
+    if node is None or node.op != "Transpose":
+        return False
+    perm = list(node.attrs["perm"])
+    n = len(perm)
+    return perm == [*range(n - 2), n - 1, n - 2]
+
+
+def _simplify_product(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+    """Transposed operands are read as they lie, by FusedMatMul."""
+    if not b.fuses or any(v.rank < 2 for v in ins):
+        return None
+    flags = [bool(attrs.get(k)) for k in ("transA", "transB")]
+    inner = list(ins)
+    for k, v in enumerate(ins):
+        if _swaps_last(v.node):
+            inner[k], flags[k] = v.node.inputs[0], not flags[k]
+    if all(x is y for x, y in zip(inner, ins, strict=True)):
+        return None
+    return b.product(inner[0], inner[1], flags[0], flags[1], alpha=attrs.get("alpha", 1.0))
+
+
+def _transposed_product(b: Builder, x: Value) -> Value | None:
+    """(A·B)ᵀ = Bᵀ·Aᵀ."""
+    node = x.node
+    if not b.fuses or node is None or x.rank != 2 or node.op not in PRODUCTS:
+        return None
+    left, right = node.inputs
+    assert left is not None and right is not None
+    if left.rank != 2 or right.rank != 2:
+        return None
+    flags = [not node.attrs.get(k) for k in ("transB", "transA")]
+    return b.product(right, left, flags[0], flags[1], alpha=node.attrs.get("alpha", 1.0))
+
+
+#: Matrix products; FusedMatMul may transpose its operands and multiply by a number.
+PRODUCTS = frozenset({"MatMul", "FusedMatMul"})
+
 SIMPLIFY: dict[str, Callable[..., Value | None]] = {
     "Add": _neutral(0, (0, 1)),
     "Sub": _neutral(0, (1,)),
@@ -107,4 +146,6 @@ SIMPLIFY: dict[str, Callable[..., Value | None]] = {
     "Cast": _simplify_cast,
     "Identity": _simplify_identity,
     "Concat": _simplify_concat,
+    "MatMul": _simplify_product,
+    "FusedMatMul": _simplify_product,
 }

@@ -1,114 +1,112 @@
-"""Running the meta-step graph on onnxruntime."""
+"""Running graphs on onnxruntime: one session a graph, on one device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 
 from graph_init.builder import Array
-from graph_init.deviation.taylor import SCALE_INPUT, MetaGraph
-from graph_init.errors import EngineError, NumericalError, UnsupportedModelError
+from graph_init.errors import EngineError, UnsupportedModelError, UsageError
+
+#: Devices by the name of the option, with the engine's provider.
+DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of the meta-step graph; the vectors have one element a parameter."""
+def require_device(device: str) -> None:
+    """UsageError unless the installed engine can compute on ``device``."""
+    if device not in DEVICES:
+        raise UsageError(f"--device is one of {', '.join(DEVICES)}, not '{device}'")
+    runtime = _runtime()
+    if DEVICES[device] not in runtime.get_available_providers():
+        raise UsageError(
+            f"--device {device}: the installed onnxruntime has no {DEVICES[device]}; run "
+            f"`pip install 'graph-init[{device}]'` on a machine with such a device, and "
+            "`graph-init doctor` to see what is installed"
+        )
 
-    loss: float
-    gradient_deviation: float
-    gradient_norm: float
-    vanished_fraction: float
-    deviation_sums: Array
-    value_squares: Array
-    log_scale_gradient: Array
-    extras: tuple[float, ...]
 
-
-def open_session(model: onnx.ModelProto) -> Any:
-    """An inference session on the CPU for ``model``."""
+def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise EngineError(
             f"onnxruntime cannot be imported ({error}); run `pip install 'graph-init[cpu]'`"
         ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # The builder has folded and shared what there is. The engine's own optimisers make a session
-    # eight times slower to open (light_densenet121: 70 s against 9 s) and no step faster; one of
-    # them, GatherSliceToSplitFusion, breaks large graphs.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
-    except Exception as error:  # the engine's errors share no base class but this
-        raise UnsupportedModelError(
-            f"onnxruntime refuses the model's operators: {_first_line(error)}"
-        ) from error
+    return onnxruntime
+
+
+class Session:
+    """A graph ready to run.
+
+    Large tensors are passed and taken without copies: inputs are read where they lie, and outputs
+    are written into the arrays that the caller gives for them.
+    """
+
+    def __init__(self, model: onnx.ModelProto, device: str = "cpu") -> None:
+        runtime = _runtime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        # The builder has folded and shared what there is. The engine's own optimisers make a
+        # session eight times slower to open (light_densenet121: 70 s against 9 s) and no step
+        # faster; one of them, GatherSliceToSplitFusion, breaks large graphs.
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Else the second run takes one block of the size of all that the first one took.
+        options.enable_mem_pattern = False
+        options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED  # the order of the file
+        self.inputs = frozenset(i.name for i in model.graph.input)
+        self.outputs = tuple(o.name for o in model.graph.output)
+        self._device = device
+        self._value = runtime.OrtValue.ortvalue_from_numpy
+        self._fixed: dict[str, Any] = {}
+        try:
+            self._session = runtime.InferenceSession(
+                model.SerializeToString(), options, providers=[DEVICES[device]]
+            )
+        except Exception as error:  # the engine's errors share no base class but this
+            raise UnsupportedModelError(
+                f"onnxruntime refuses the model's operators: {_first_line(error)}"
+            ) from error
+
+    def fix(self, tensors: Mapping[str, Array]) -> None:
+        """Inputs that stay the same from run to run: on a device they are copied there once."""
+        for name, array in tensors.items():
+            if name in self.inputs:
+                self._fixed[name] = self._value(array, self._device, 0)
+
+    def __call__(
+        self, feeds: Mapping[str, Array], into: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """The outputs by name; those named in ``into`` are written to its arrays.
+
+        ``feeds`` may hold more than the graph reads. Raises UnsupportedModelError if the engine
+        fails, which an index out of range or a lack of memory makes it do.
+        """
+        binding = self._session.io_binding()
+        kept = dict(self._fixed)  # the binding holds no reference to what it is given
+        for name, array in feeds.items():
+            if name in self.inputs and name not in kept:
+                kept[name] = self._value(np.ascontiguousarray(array), "cpu", 0)
+        for name, value in kept.items():
+            binding.bind_ortvalue_input(name, value)
+        given = into or {}
+        for name in self.outputs:
+            if name not in given:
+                binding.bind_output(name, "cpu")
+            else:
+                array = given[name]
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # as above
+            raise UnsupportedModelError(
+                f"onnxruntime failed while running the model: {_first_line(error)}"
+            ) from error
+        values = zip(self.outputs, binding.get_outputs(), strict=True)
+        return {n: given[n] if n in given else v.numpy() for n, v in values}
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
-
-
-class MetaStep:
-    """(batch, scales) → :class:`Evaluation`, with the tensors bound once."""
-
-    def __init__(
-        self, graph: MetaGraph, tensors: Mapping[str, Array], sizes: Sequence[int]
-    ) -> None:
-        """``tensors``: the parameters' and fed values; ``sizes``: elements of each parameter."""
-        self._graph = graph
-        self._elements = int(sum(sizes))
-        self._session = open_session(graph.model)
-        self._fixed = {n: tensors[n] for n in graph.inputs if n in tensors}
-
-    def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
-        """``scales`` has one float a scaled tensor. Raises NumericalError if not finite."""
-        feeds = {n: v for n, v in batch.items() if n in self._graph.inputs}
-        feeds.update(self._fixed)
-        if self._graph.scaled:
-            feeds[SCALE_INPUT] = np.asarray(scales, np.float32)
-        try:
-            loss, deviation, vanished, squares, values, *rest = self._session.run(None, feeds)
-        except Exception as error:  # an index out of range, or memory
-            raise UnsupportedModelError(
-                f"onnxruntime failed while running the model: {_first_line(error)}"
-            ) from error
-        slopes: Array = np.zeros(0, np.float32)
-        if self._graph.with_scale_gradient:
-            slopes, *rest = rest
-        total = deviation.astype(np.float64).sum() / self._elements
-        return Evaluation(
-            float(loss),
-            float(total),
-            float(np.sqrt(squares.astype(np.float64).sum())),
-            float(vanished.astype(np.float64).sum() / self._elements),
-            deviation,
-            values,
-            slopes.astype(np.float64),
-            tuple(float(r) for r in rest),
-        )
-
-
-def require_finite(evaluation: Evaluation, names: Sequence[str]) -> None:
-    """NumericalError that says which number failed first, and in which parameter."""
-    if not np.isfinite(evaluation.loss):
-        raise NumericalError(
-            f"the loss is {evaluation.loss}: the forward pass overflows; start from a scheme, "
-            "for example --scheme he"
-        )
-    if not np.isfinite(evaluation.gradient_deviation):
-        bad = np.flatnonzero(~np.isfinite(evaluation.deviation_sums))
-        where = f" in '{names[bad[0]]}'" if len(bad) else ""
-        raise NumericalError(
-            f"the gradient deviation{where} is not finite; start from a scheme, for example "
-            "--scheme he"
-        )

@@ -19,20 +19,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
-from graph_init.autodiff.gradient import build_gradient
+from graph_init.autodiff.contraction import Products, contract, dot
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import Builder, Value
-from graph_init.errors import UnsupportedModelError
-from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
-
-#: ε of the published algorithm.
-EPSILON = 1e-5
-
-SCALE_INPUT = "graph_init.scales"
-#: The outputs of the graph, in order; all but the loss have one element a parameter.
-STATISTICS = ("deviation_sum", "vanished", "gradient_square", "value_square")
+from graph_init.builder import Array, Builder, Value
+from graph_init.deviation import primal
+from graph_init.deviation.primal import SCALE_INPUT
+from graph_init.deviation.result import EPSILON, Evaluation, Statistics, evaluation
+from graph_init.deviation.session import Session
 
 
 @dataclass(frozen=True)
@@ -62,27 +58,20 @@ def build(
     as sₖ·dₖ, in the order of the scale vector. Outputs: loss (scalar), the vectors of
     :data:`STATISTICS` over ``parameters``, and with ``scale_gradient`` ∂GD/∂log s over ``scaled``.
     """
-    b, theta, gradients, loss_value, extras = gradient_graph(
-        forward, loss, parameters, scaled, extra_outputs
-    )
-    names = [n for n in parameters if n in gradients]
-    missing = sorted(set(parameters) - set(names))
-    if not names:
-        raise UnsupportedModelError(
-            "the loss has no gradient in any trainable parameter (first of them: "
-            f"'{missing[0]}'); see `graph-init inspect`"
-        )
-    primal = b.needed([*gradients.values()])
+    p = primal.build(forward, loss, parameters, scaled, extra_outputs)
+    b, theta, gradients = p.builder, p.theta, p.gradients
+    names = list(gradients)
+    nodes = b.needed([*gradients.values()])
     count = sum(theta[n].size for n in parameters)
 
     # T1: one tangent of the gradient, along a direction d whose value is g.
     direction = {n: b.barrier(gradients[n]) for n in names}
-    first = tangents(b, primal, {theta[n]: direction[n] for n in names})
+    first = tangents(b, nodes, {theta[n]: direction[n] for n in names})
     hessian_gradient = {n: first.get(gradients[n]) for n in names}
 
     sums, vanished, squares, values, us, vs = [], [], [], [], {}, {}
     for n in parameters:
-        values.append(_total(b, b.mul(theta[n], theta[n])))
+        values.append(dot(b, theta[n], theta[n]))
         if n not in gradients:  # the loss does not depend on it: g = 0 and r = 1
             sums.append(b.scalar(float(theta[n].size), theta[n]))
             vanished.append(b.scalar(float(theta[n].size), theta[n]))
@@ -98,12 +87,12 @@ def build(
         sums.append(_total(b, b.op("Abs", r)))
         small = b.cast(b.op("Less", b.op("Abs", g), eps), g.dtype)
         vanished.append(_total(b, small))
-        squares.append(_total(b, b.mul(g, g)))
-    outputs = [loss_value, *(_vector(b, v) for v in (sums, vanished, squares, values))]
+        squares.append(dot(b, g, g))
+    outputs = [p.loss, *(_vector(b, v) for v in (sums, vanished, squares, values))]
 
     if scale_gradient and scaled:
         # Hu on the same nodes; the builder finds these again when the mixed tangent asks for them.
-        second = tangents(b, primal, {theta[n]: us[n] for n in names})
+        second = tangents(b, nodes, {theta[n]: us[n] for n in names})
         zs = {}
         for n in names:
             hu = second.get(gradients[n])
@@ -113,6 +102,7 @@ def build(
         # the forward nodes, which the gradient alone does not need.
         chain = b.needed([v for v in hessian_gradient.values() if v is not None])
         mixed = tangents(b, chain, seeds)
+        products = Products(b.nodes)
         slopes = []
         for n in scaled:
             hg = hessian_gradient.get(n)
@@ -120,11 +110,11 @@ def build(
             slopes.append(
                 b.scalar(0.0, theta[n])
                 if bracket is None
-                else b.scale(_total(b, b.mul(theta[n], bracket)), 1.0 / count)
+                else b.scale(contract(b, theta[n], bracket, products), 1.0 / count)
             )
         outputs.append(_vector(b, slopes))
-    outputs.extend(extras)
-    model = b.model(outputs)
+    outputs.extend(p.extras)
+    model = b.model(outputs, arranged=True)
     return MetaGraph(
         model,
         tuple(i.name for i in model.graph.input),
@@ -142,53 +132,29 @@ def _vector(b: Builder, scalars: Sequence[Value]) -> Value:
     return b.op("Concat", *(b.reshape(s, [1]) for s in scalars), axis=0)
 
 
-def gradient_graph(
-    forward: onnx.ModelProto,
-    loss: str,
-    parameters: Sequence[str],
-    scaled: Sequence[str],
-    extra_outputs: Sequence[str],
-) -> tuple[Builder, Mapping[str, Value], dict[str, Value], Value, list[Value]]:
-    """The gradient graph of ``forward`` on a new builder, in primitives."""
-    from onnx import TensorProto, numpy_helper
+class Taylor:
+    """(batch, scales) → :class:`Evaluation`, the whole batch in one run of one graph."""
 
-    model = build_gradient(forward, loss, parameters)
-    wanted = set(parameters)
-    types = {i.name: i.type.tensor_type.elem_type for i in forward.graph.input}
-    b = Builder(types[parameters[0]])
-    environment: dict[str, Value | None] = {}
-    for info in forward.graph.input:
-        tensor = info.type.tensor_type
-        shape = tuple(d.dim_value for d in tensor.shape.dim)
-        environment[info.name] = b.input(
-            info.name, tensor.elem_type, shape, active=info.name in wanted
-        )
-    for initializer in model.graph.initializer:
-        environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
-    if scaled:
-        scales = b.input(SCALE_INPUT, TensorProto.FLOAT, (len(scaled),))
-        for k, n in enumerate(scaled):
-            stored = environment[n]
-            assert stored is not None
-            s = b.reshape(b.op("Slice", scales, b.ints([k]), b.ints([k + 1])), [])
-            theta = b.mul(stored, b.cast(s, stored.dtype))
-            theta.active = True
-            environment[n] = theta
-    theta_of = {}
-    for n in parameters:
-        value = environment[n]
-        assert value is not None
-        theta_of[n] = value
-    run(b, model.graph.node, environment, 21, context=Context((GRADIENT_RULES, RULES)))
-    gradients = {}
-    for n in parameters:
-        gradient = environment.get(f"{n}_grad")
-        if gradient is not None:
-            theta = theta_of[n]
-            gradients[n] = (
-                gradient if gradient.shape == theta.shape else b.reshape(gradient, theta.dims)
-            )
-    loss_value = environment[loss]
-    assert loss_value is not None
-    extras = [v for n in extra_outputs if (v := environment[n]) is not None]
-    return b, theta_of, gradients, loss_value, extras
+    def __init__(
+        self,
+        graph: MetaGraph,
+        values: Mapping[str, Array],
+        fed: Mapping[str, Array],
+        device: str = "cpu",
+    ) -> None:
+        """``values``: the parameters; ``fed``: the frozen tensors that are not in the graph."""
+        self._graph = graph
+        self._elements = sum(values[n].size for n in graph.parameters)
+        self._session = Session(graph.model, device)
+        self._session.fix({**values, **fed})
+
+    def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
+        """``scales`` has one float a scaled tensor."""
+        found = self._session({**batch, SCALE_INPUT: np.asarray(scales, np.float32)})
+        loss, *vectors = (found[n] for n in self._session.outputs)
+        statistics, rest = Statistics(*vectors[:4]), vectors[4:]
+        slopes: Array = np.zeros(0)
+        if self._graph.with_scale_gradient:
+            slopes, *rest = rest
+        spread = rest[0]
+        return evaluation(float(loss), statistics, self._elements, slopes, [float(spread)])

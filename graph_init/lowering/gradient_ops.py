@@ -91,6 +91,20 @@ def _reduce_sum(b: Builder, c: Call) -> Value:
     return b.sum(c[0], axes or None, bool(c.attrs.get("keepdims", 1)))
 
 
+@_emits("FusedMatMul")
+def _product(b: Builder, c: Call) -> Value:
+    attrs = {k: v for k, v in c.attrs.items() if v != _PRODUCT_DEFAULTS.get(k)}
+    if attrs.keys() <= {"transA", "transB", "alpha"}:
+        left, right = (bool(attrs.get(k)) for k in ("transA", "transB"))
+        return b.product(c[0], c[1], left, right, alpha=attrs.get("alpha", 1.0))
+    return b.op("FusedMatMul", c[0], c[1], domain=MICROSOFT, **attrs)
+
+
+_PRODUCT_DEFAULTS = {
+    "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0, "alpha": 1.0,
+}  # fmt: skip
+
+
 def _as_is(b: Builder, c: Call) -> list[Value | None]:
     return list(b.multi(c.op, c.inputs, c.wanted, domain=c.domain, attrs=c.attrs))
 
@@ -98,5 +112,5 @@ def _as_is(b: Builder, c: Call) -> list[Value | None]:
 _KEPT: Rule = _as_is
 #: A frozen value stays frozen.
 GRADIENT_RULES["", "Clip"] = _KEPT
-for _op in "FusedMatMul GatherGrad GatherElementsGrad GatherNDGrad BroadcastGradientArgs".split():
+for _op in "GatherGrad GatherElementsGrad GatherNDGrad BroadcastGradientArgs".split():
     GRADIENT_RULES[MICROSOFT, _op] = _KEPT

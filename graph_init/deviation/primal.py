@@ -1,0 +1,86 @@
+"""The forward graph and its gradient in primitives, from which every derivative is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from graph_init.autodiff.gradient import build_gradient
+from graph_init.builder import Builder, Value
+from graph_init.errors import UnsupportedModelError
+from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
+
+SCALE_INPUT = "graph_init.scales"
+
+
+@dataclass(frozen=True)
+class Primal:
+    """A gradient graph.
+
+    ``theta`` has every parameter as the graph uses it, ``gradients`` the derivatives of ``loss`` in
+    those on which it depends, of the same shapes; ``extras`` are further outputs of the forward
+    graph.
+    """
+
+    builder: Builder
+    theta: dict[str, Value]
+    gradients: dict[str, Value]
+    loss: Value
+    extras: list[Value]
+
+
+def build(
+    forward: onnx.ModelProto,
+    loss: str,
+    parameters: Sequence[str],
+    scaled: Sequence[str] = (),
+    extra_outputs: Sequence[str] = (),
+) -> Primal:
+    """The gradient graph of a lowered ``forward`` model, on a new builder.
+
+    ``parameters`` names the graph inputs that are trainable. Those in ``scaled`` enter as sₖ·dₖ,
+    with s the float32 input :data:`SCALE_INPUT` of shape (len(scaled),) and d the named input.
+    Raises UnsupportedModelError if the loss depends on none of them.
+    """
+    model = build_gradient(forward, loss, parameters)
+    wanted = set(parameters)
+    types = {i.name: i.type.tensor_type.elem_type for i in forward.graph.input}
+    b = Builder(types[parameters[0]], fuses=True)
+    environment: dict[str, Value | None] = {}
+    for info in forward.graph.input:
+        tensor = info.type.tensor_type
+        shape = tuple(d.dim_value for d in tensor.shape.dim)
+        environment[info.name] = b.input(
+            info.name, tensor.elem_type, shape, active=info.name in wanted
+        )
+    for initializer in model.graph.initializer:
+        environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
+    if scaled:
+        scales = b.input(SCALE_INPUT, TensorProto.FLOAT, (len(scaled),))
+        for k, n in enumerate(scaled):
+            stored = environment[n]
+            assert stored is not None
+            s = b.reshape(b.op("Slice", scales, b.ints([k]), b.ints([k + 1])), [])
+            scaled_value = b.mul(stored, b.cast(s, stored.dtype))
+            scaled_value.active = True
+            environment[n] = scaled_value
+    theta = {n: v for n in parameters if (v := environment[n]) is not None}
+    run(b, model.graph.node, environment, 21, context=Context((GRADIENT_RULES, RULES)))
+    gradients = {}
+    for n, value in theta.items():
+        gradient = environment.get(f"{n}_grad")
+        if gradient is not None:
+            same = gradient.shape == value.shape
+            gradients[n] = gradient if same else b.reshape(gradient, value.dims)
+    if not gradients:
+        raise UnsupportedModelError(
+            "the loss has no gradient in any trainable parameter (first of them: "
+            f"'{parameters[0]}'); see `graph-init inspect`"
+        )
+    loss_value = environment[loss]
+    assert loss_value is not None
+    extras = [v for n in extra_outputs if (v := environment[n]) is not None]
+    return Primal(b, theta, gradients, loss_value, extras)

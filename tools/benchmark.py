@@ -1,0 +1,236 @@
+"""One meta-step of the published algorithm: PyTorch's triple backprop against graph-init.
+
+    python tools/benchmark.py [--models vit mlp …] [--rounds 3] [--steps 3] [--threads 2]
+
+The same models, weights, batches and threads, each run in a process of its own, in turn. A row is
+a model; ratios are graph-init's number over PyTorch's, the median over the rounds with the spread
+from the lowest to the highest. Needs the ``dev`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+#: Products of a meta-step in units of the forward pass: 3 for the gradient, 6 for each of the two
+#: first tangents, 12 for the mixed one. Triple backprop has as many.
+FORWARD_PASSES = 27
+
+
+def peak() -> float:
+    """Largest resident size of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def times(step: Any, count: int) -> list[float]:
+    """Seconds of each of ``count`` calls, after one that is not counted."""
+    step()
+    found = []
+    for _ in range(count):
+        start = time.perf_counter()
+        step()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def run_torch(name: str, folder: Path, count: int, threads: int) -> dict[str, Any]:
+    """The published algorithm from its formula: norms' gradient by three nested backprops."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model, x, target = _prepared(name)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    scaled = [p.ndim >= 2 for p in weights]
+    elements = sum(p.numel() for p in weights)
+
+    def loss() -> torch.Tensor:
+        logits = model(x)
+        return torch.nn.functional.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+        )
+
+    def gradient() -> None:
+        torch.autograd.grad(loss(), weights)
+
+    last: dict[str, Any] = {}
+
+    def step() -> None:
+        first = torch.autograd.grad(loss(), weights, create_graph=True)
+        half = sum((g * g).sum() for g in first) / 2
+        second = torch.autograd.grad(half, weights, create_graph=True)
+        total: Any = 0
+        for g, hg in zip(first, second, strict=True):
+            e = torch.where(g.detach() >= 0, 1e-5, -1e-5)
+            total = total + ((g - hg) / (g + e) - 1).abs().sum()
+        deviation = total / elements
+        third = torch.autograd.grad(deviation, weights)
+        slopes = [float((t * w).sum()) for t, w, s in zip(third, weights, scaled, strict=True) if s]
+        last.update(deviation=float(deviation), slopes=slopes)
+
+    base = peak()
+    plain = times(gradient, count)
+    seconds = times(step, count)
+    return {"seconds": seconds, "gradient": plain, "memory": peak() - base, **last}
+
+
+def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[str, Any]:
+    import numpy as np
+
+    from graph_init.evaluation import Options, prepare
+    from graph_init.model.load import load
+    from graph_init.parameters import analyze
+    from graph_init.problem import initial_values
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import onnxruntime  # noqa: F401  the library is not what is measured
+
+    start = time.perf_counter()
+    with np.load(folder / "batch.npz") as archive:
+        data = {k: archive[k] for k in archive.files}
+    loaded = load(folder / "model.onnx")
+    values = initial_values(loaded)
+    base = peak()  # like PyTorch's: with the libraries, the weights and the batch
+    options = Options(data, None, 0, "cross-entropy", None, {}, "eval", "taylor", True, True)
+    evaluator = prepare(loaded, analyze(loaded.ir), values, options)
+    batch, scales = evaluator.source.batch(0), np.ones(len(evaluator.scaled))
+    evaluator.step(batch, scales)
+    ready = time.perf_counter() - start
+    seconds = times(lambda: evaluator.step(batch, scales), count)
+    found = evaluator.step(batch, scales)
+    return {
+        "seconds": seconds,
+        "memory": peak() - base,
+        "first": ready,
+        "nodes": len(loaded.proto.graph.node),
+        "deviation": float(found.gradient_deviation),
+        "slopes": [float(s) for s in found.log_scale_gradient],
+    }
+
+
+def run_rate(threads: int) -> dict[str, Any]:
+    """GFLOP/s of float32 matrix products of 2,048."""
+    import torch
+
+    torch.set_num_threads(threads)
+    a, b = torch.randn(2, 2048, 2048).unbind(0)
+    seconds = min(times(lambda: a @ b, 8))
+    return {"gflops": 2 * 2048**3 / seconds / 1e9}
+
+
+def _prepared(name: str) -> Any:
+    import torch
+
+    from tools.benchmark_models import CASES
+
+    torch.manual_seed(0)
+    model, x, target = CASES[name]()
+    return model, x, target
+
+
+def write(name: str, folder: Path) -> dict[str, Any]:
+    """Export the model and its batch; count the forward pass's floating point operations."""
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, x, target = _prepared(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    program = torch.onnx.export(model, (x,), dynamo=True, optimize=False, verbose=False)
+    assert program is not None
+    program.save(str(folder / "model.onnx"))
+    entry = program.model_proto.graph.input[0].name
+    np.savez(folder / "batch.npz", **{entry: x.numpy(), "target": target.numpy()})
+    return {"flops": counter.get_total_flops()}
+
+
+def child(task: str, name: str, folder: Path, steps: int, threads: int) -> dict[str, Any]:
+    """Run one task in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.run(
+        [sys.executable, __file__, "--task", task, "--models", name, "--folder", str(folder),
+         "--steps", str(steps), "--threads", str(threads)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    if process.returncode:
+        raise SystemExit(f"{task} of {name} failed:\n{process.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return found
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def compare(name: str, rounds: int, steps: int, threads: int, rate: float) -> str:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        flops = child("write", name, folder, steps, threads)["flops"]
+        theirs, ours = [], []
+        for _ in range(rounds):
+            theirs.append(child("torch", name, folder, steps, threads))
+            ours.append(child("graph-init", name, folder, steps, threads))
+    best_theirs = [min(r["seconds"]) for r in theirs]
+    best_ours = [min(r["seconds"]) for r in ours]
+    time_ratio = [a / b for a, b in zip(best_ours, best_theirs, strict=True)]
+    memory_ratio = [a["memory"] / b["memory"] for a, b in zip(ours, theirs, strict=True)]
+    achieved = FORWARD_PASSES * flops / min(best_ours) / 1e9
+    difference = abs(ours[0]["deviation"] / theirs[0]["deviation"] - 1)
+    units = min(best_ours) / min(min(r["gradient"]) for r in theirs)
+    torch_units = min(best_theirs) / min(min(r["gradient"]) for r in theirs)
+    return (
+        f"| {name} | {min(best_ours):.2f} | {min(best_theirs):.2f} | {spread(time_ratio)} | "
+        f"{ours[0]['memory']:.0f} | {theirs[0]['memory']:.0f} | {spread(memory_ratio)} | "
+        f"{achieved:.0f} ({100 * achieved / rate:.0f}%) | {units:.1f} / {torch_units:.1f} | "
+        f"{min(r['first'] for r in ours):.1f} ({ours[0]['nodes']}) | {difference:.0e} |"
+    )
+
+
+def main() -> None:
+    names = ["plain_cnn", "resnet18", "resnet50", "vit", "gpt", "mlp"]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="*", default=names, choices=names)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if given.task:
+        name = given.models[0]
+        tasks = {
+            "torch": lambda: run_torch(name, given.folder, given.steps, given.threads),
+            "graph-init": lambda: run_graph_init(name, given.folder, given.steps, given.threads),
+            "write": lambda: write(name, given.folder),
+            "rate": lambda: run_rate(given.threads),
+        }
+        print(json.dumps(tasks[given.task]()))
+        return
+    rate = child("rate", given.models[0], ROOT, 1, given.threads)["gflops"]
+    print(f"{given.threads} threads, matrix products at {rate:.0f} GFLOP/s\n")
+    print(
+        "| model | step (s) | PyTorch | time ratio | memory (MB) | PyTorch | memory ratio | "
+        "GFLOP/s | step in gradients, ours / PyTorch's | first step (s, nodes) | GD differs by |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for name in given.models:
+        print(compare(name, given.rounds, given.steps, given.threads, rate), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -57,7 +57,7 @@ def test_what_moves_is_made_of_primitives_with_tangent_rules() -> None:
         if outcome.status == "equal":
             b = node_cases.lower(outcome.case).builder
             moving = {n.op for n in b.nodes if any(o is not None and o.active for o in n.outputs)}
-            assert moving <= COVERED, outcome.case.name
+            assert moving <= COVERED | {"Gelu"}, outcome.case.name  # Gelu has a rule of its own
 
 
 def test_a_refusal_names_node_operator_and_remedy() -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 from graph_init.builder import Builder, Node, Value
+from graph_init.lowering.activation import step
 
 # -- linear: operator -> positions of the operands in which it is jointly linear ----------------
 
@@ -41,7 +42,7 @@ def _one_minus(b: Builder, v: Value) -> Value:
 
 
 def _relu(b: Builder, x: Value, y: Value, t: Value, node: Node) -> Value:
-    return b.where(b.op("Greater", y, b.scalar(0.0, y)), t, b.scalar(0.0, t))
+    return b.mul(t, step(b, y))
 
 
 def _softmax(b: Builder, x: Value, y: Value, t: Value, node: Node) -> Value:

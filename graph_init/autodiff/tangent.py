@@ -31,10 +31,18 @@ def tangents(b: Builder, nodes: Iterable[Node], seeds: Mapping[Value, Value]) ->
         if output in seeds or not output.is_float or node.op in ZERO_DERIVATIVE:
             continue
         b.origin = node.origin
-        t = _tangent(b, node, output, found)
+        t = _declared(b, output, found) or _tangent(b, node, output, found)
         if t is not None:
             found[output] = t
     return found
+
+
+def _declared(b: Builder, y: Value, found: Mapping[Value, Value]) -> Value | None:
+    """The tangent of a value whose derivative is known as a whole."""
+    if y not in b.declared:
+        return None
+    x, derivative = b.declared[y]
+    return b.mul(derivative(), found[x]) if x in found else None
 
 
 def _tangent(b: Builder, node: Node, y: Value, found: Mapping[Value, Value]) -> Value | None:

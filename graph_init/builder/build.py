@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Builder:
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.origin = ""
+        self.declared: dict[Value, tuple[Value, Callable[[], Value]]] = {}
         self._names: set[str] = set()
         self._counter = 0
         self._seen: dict[Any, tuple[Value | None, ...]] = {}
@@ -176,6 +177,10 @@ class Builder:
         node.outputs = (out,)
         self.nodes.append(node)
         return out
+
+    def declare(self, value: Value, x: Value, derivative: Callable[[], Value]) -> None:
+        """``value`` is a function of ``x`` element by element, with this derivative."""
+        self.declared[value] = (x, derivative)
 
     def frozen(self, value: Value) -> Value:
         """The same numbers without a derivative.

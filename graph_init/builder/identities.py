@@ -131,11 +131,23 @@ def _transposed_product(b: Builder, x: Value) -> Value | None:
     return b.product(right, left, flags[0], flags[1], alpha=node.attrs.get("alpha", 1.0))
 
 
+def _add(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+    """A sum of two tensors that were rearranged alike is rearranged once."""
+    found = _neutral(0, (0, 1))(b, ins, attrs)
+    nodes = [v.node for v in ins]
+    if found is not None or not b.fuses or any(n is None or n.op != "Transpose" for n in nodes):
+        return found
+    perms = [list(n.attrs["perm"]) for n in nodes]
+    if perms[0] != perms[1] or ins[0].shape != ins[1].shape:
+        return None
+    return b.transpose(b.add(*(n.inputs[0] for n in nodes)), perms[0])
+
+
 #: Matrix products; FusedMatMul may transpose its operands and multiply by a number.
 PRODUCTS = frozenset({"MatMul", "FusedMatMul"})
 
 SIMPLIFY: dict[str, Callable[..., Value | None]] = {
-    "Add": _neutral(0, (0, 1)),
+    "Add": _add,
     "Sub": _neutral(0, (1,)),
     "Mul": _neutral(1, (0, 1)),
     "Div": _neutral(1, (1,)),

@@ -26,7 +26,7 @@ _VIEWS = frozenset({"Reshape", "Identity"})
 #: One pass over memory, and exactly repeatable.
 _CHEAP = _VIEWS | frozenset(
     "Add Sub Mul Neg Where Relu Greater Less GreaterOrEqual LessOrEqual Equal Sign Abs Cast Expand "
-    "Slice Transpose Pad Reciprocal Sqrt ReduceSum Concat".split()
+    "Slice Transpose Gather Pad Reciprocal Sqrt Exp Tanh Sigmoid ReduceSum Concat".split()
 )
 
 #: A node shrinks if it makes this many times less than it reads.
@@ -34,7 +34,9 @@ _SHRINKS = 4
 #: Values below this many bytes are not worth a node, and may live on for one.
 _SMALL = 1 << 14
 #: Nodes made again for one value, passes that they may take for each of its own, rounds at most.
-_CHAIN, _COST, _ROUNDS = 4, 3, 12
+_CHAIN, _COST, _ROUNDS = 4, 3, 24
+#: Rounds without a gain, after which no more is tried.
+_PATIENCE = 4
 
 Clone = Callable[[Node, Sequence[Value | None]], Node]
 
@@ -44,16 +46,19 @@ def arrange(nodes: Sequence[Node], outputs: Sequence[Value], clone: Clone) -> li
 
     ``clone`` makes the same call on other operands of the same shapes.
     """
-    best = _eager(nodes)
+    order = best = _eager(nodes)
     peak = _Lives(best, outputs).peak
+    idle = 0
     for _ in range(_ROUNDS):
-        found = _give_up(best, outputs, clone)
+        found = _give_up(order, outputs, clone)
         if found is None:
             break
-        lower = _Lives(found, outputs).peak
-        if lower >= 0.997 * peak:
+        order, lower = found, _Lives(found, outputs).peak
+        idle = idle + 1 if lower >= 0.997 * peak else 0
+        if lower < peak:
+            best, peak = order, lower
+        if idle == _PATIENCE:
             break
-        best, peak = found, lower
     return best
 
 
@@ -150,9 +155,11 @@ class _Plan:
     lives: _Lives
     again: dict[int, int] = field(default_factory=dict)
     inserts: dict[int, list[list[Value]]] = field(default_factory=lambda: defaultdict(list))
+    spare: int = _SMALL
 
     def consider(self, value: Value, place: int) -> None:
         """Give ``value`` up until ``place``, if that can be done and is worth it."""
+        self.spare = max(_SMALL, _bytes(value) // _SHRINKS)
         chain = self._chain(value, place, _CHAIN, first=True)
         if chain is not None and sum(map(_bytes, chain)) <= _COST * _bytes(value):
             self.again[id(value)] = place
@@ -171,8 +178,8 @@ class _Plan:
                 return []
             if not kept and self.again[id(root)] < place <= lives.last(root):
                 return []
-            if before and kept and _bytes(root) < _SMALL:
-                return []
+            if before and kept and _bytes(root) <= self.spare:
+                return []  # it will live on
         node = lives.maker[id(root)]
         if not depth or node.op not in _CHEAP or lives.made[id(root)] > lives.at:
             return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto, numpy_helper
 
 from graph_init.autodiff.gradient import build_gradient
-from graph_init.builder import Builder, Value
+from graph_init.builder import Builder, Node, Value
 from graph_init.errors import UnsupportedModelError
 from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
 
@@ -84,3 +85,22 @@ def build(
     assert loss_value is not None
     extras = [v for n in extra_outputs if (v := environment[n]) is not None]
     return Primal(b, theta, gradients, loss_value, extras)
+
+
+def inwards(p: Primal) -> Primal:
+    """``p`` with parameters, and their gradients, behind the views through which alone they are
+    read: then nothing that is done element by element is rearranged on its way."""
+    b = p.builder
+    readers: dict[int, list[Node]] = defaultdict(list)
+    for node in b.needed([p.loss, *p.extras, *p.gradients.values()]):
+        for value in node.inputs:
+            if value is not None:
+                readers[id(value)].append(node)
+    theta, gradients = dict(p.theta), dict(p.gradients)
+    for n in p.gradients:
+        while len(found := readers[id(theta[n])]) == 1 and found[0].op in ("Reshape", "Transpose"):
+            view, perm = found[0].outputs[0], found[0].attrs.get("perm")
+            assert view is not None
+            theta[n], g = view, gradients[n]
+            gradients[n] = b.reshape(g, view.dims) if perm is None else b.transpose(g, perm)
+    return replace(p, theta=theta, gradients=gradients)

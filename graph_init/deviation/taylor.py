@@ -58,7 +58,7 @@ def build(
     as sₖ·dₖ, in the order of the scale vector. Outputs: loss (scalar), the vectors of
     :data:`STATISTICS` over ``parameters``, and with ``scale_gradient`` ∂GD/∂log s over ``scaled``.
     """
-    p = primal.build(forward, loss, parameters, scaled, extra_outputs)
+    p = primal.inwards(primal.build(forward, loss, parameters, scaled, extra_outputs))
     b, theta, gradients = p.builder, p.theta, p.gradients
     names = list(gradients)
     nodes = b.needed([*gradients.values()])
@@ -79,7 +79,8 @@ def build(
             continue
         g, hg = gradients[n], hessian_gradient[n]
         eps = b.scalar(epsilon, g)
-        e = b.where(b.op("GreaterOrEqual", g, b.scalar(0.0, g)), eps, b.op("Neg", eps))
+        upward = b.cast(b.op("GreaterOrEqual", g, b.scalar(0.0, g)), g.dtype)
+        e = b.mul(b.sub(upward, b.scalar(0.5, g)), b.scale(eps, 2.0))
         inverse = b.reciprocal(b.add(g, e))
         r = b.mul(e if hg is None else b.add(hg, e), inverse)
         u = b.mul(b.op("Sign", r), inverse)

@@ -6,6 +6,7 @@ import math
 from functools import reduce
 
 import numpy as np
+from numpy.polynomial import Polynomial
 
 from graph_init.builder import MICROSOFT, Builder, Value
 from graph_init.lowering.registry import Call, lowers
@@ -13,6 +14,11 @@ from graph_init.lowering.registry import Call, lowers
 
 def positive(b: Builder, x: Value) -> Value:
     return b.op("Greater", x, b.scalar(0.0, x))
+
+
+def step(b: Builder, x: Value) -> Value:
+    """One where ``x`` is positive, else zero; a product with it takes a thirtieth of a Where."""
+    return b.cast(positive(b, x), x.dtype)
 
 
 @lowers("Div")
@@ -169,8 +175,42 @@ def _quick_gelu(b: Builder, c: Call) -> Value:
 
 
 def _gelu_erf(b: Builder, x: Value) -> Value:
-    phi = b.add(b.op("Erf", b.scale(x, math.sqrt(0.5))), b.scalar(1.0, x))
-    return b.mul(b.scale(x, 0.5), phi)
+    """Where it moves, the engine's own, whose derivatives are known: see gradient_ops."""
+    return b.op("Gelu", x, domain=MICROSOFT) if x.active else gelu_derivative(b, x, 0)
+
+
+def gelu_derivative(b: Builder, x: Value, order: int) -> Value:
+    """The derivative of x·Φ(x) of this order, with Φ and φ those of the normal distribution.
+
+    It is Φ + xφ for the first order, and Pₖ(x)·φ from the second on, with P₂ = 2 − x² and
+    Pₖ₊₁ = Pₖ′ − x·Pₖ since φ′ = −xφ. Written so, a derivative is a function of x alone, which costs
+    less to keep and to make than what the rules make of the product.
+    """
+    if order < 2:
+        error = b.op("Erf", b.scale(x, math.sqrt(0.5)))
+        share = b.scale(b.add(error, b.scalar(1.0, x)), 0.5)
+        value = b.mul(x, share) if order == 0 else b.add(share, b.mul(x, _density(b, x)))
+    else:
+        factor = Polynomial([2, 0, -1])
+        for _ in range(order - 2):
+            factor = factor.deriv() - Polynomial([0, 1]) * factor
+        value = b.mul(_horner(b, x, factor), _density(b, x))
+    b.declare(value, x, lambda: gelu_derivative(b, x, order + 1))
+    return value
+
+
+def _density(b: Builder, x: Value) -> Value:
+    exponent = b.scale(b.mul(x, x), -0.5)
+    return b.scale(b.op("Exp", exponent), 1 / math.sqrt(2 * math.pi))
+
+
+def _horner(b: Builder, x: Value, polynomial: Polynomial) -> Value:
+    *lower, leading = polynomial.coef
+    total: Value = b.scalar(float(leading), x)
+    for coefficient in reversed(lower):
+        total = b.mul(total, x)
+        total = b.add(total, b.scalar(float(coefficient), x)) if coefficient else total
+    return total
 
 
 def _gelu_tanh(b: Builder, x: Value) -> Value:

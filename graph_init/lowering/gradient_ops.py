@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graph_init.builder import MICROSOFT, Builder, Value
-from graph_init.lowering.activation import positive
+from graph_init.lowering import patches
+from graph_init.lowering.activation import gelu_derivative, step
+from graph_init.lowering.linear import plain_conv
 from graph_init.lowering.registry import GRADIENT_RULES, Call, Rule, lowers
 
 
@@ -15,7 +17,17 @@ def _emits(*ops: str, domain: str = MICROSOFT) -> Callable[[Rule], Rule]:
 
 @_emits("ReluGrad")
 def _relu(b: Builder, c: Call) -> Value:
-    return b.where(positive(b, c[1]), c[0], b.scalar(0.0, c[0]))
+    return b.mul(c[0], step(b, c[1]))
+
+
+@_emits("Gelu")
+def _gelu(b: Builder, c: Call) -> Value:
+    return gelu_derivative(b, c[0], 0)
+
+
+@_emits("GeluGrad")
+def _gelu_gradient(b: Builder, c: Call) -> Value:
+    return b.mul(c[0], gelu_derivative(b, c[1], 1))
 
 
 @_emits("SigmoidGrad")
@@ -69,10 +81,23 @@ def _slice(b: Builder, c: Call) -> Value:
     return b.op("Pad", dy, b.ints(before + after), b.scalar(0.0, dy), mode="constant")
 
 
+@_emits("Conv", domain="")
+def _conv(b: Builder, c: Call) -> Value:
+    place = patches.window(c[0], c[1], c.attrs)
+    return plain_conv(b, c) if place is None else patches.convolve(b, c[0], c[1], place)
+
+
 @_emits("ConvGrad")
-def _conv(b: Builder, c: Call) -> list[Value | None]:
+def _conv_gradient(b: Builder, c: Call) -> list[Value | None]:
     """One node an output: each is bilinear, and what nobody reads falls away."""
     outputs: list[Value | None] = []
+    place = patches.window(c[1], c[2], c.attrs)
+    if place is not None and not any(c.wanted[2:]):
+        rules = (patches.input_derivative, patches.kernel_derivative)
+        return [
+            rule(b, c[0], c[1], c[2], place) if want else None
+            for rule, want in zip(rules, c.wanted, strict=False)
+        ]
     for i, want in enumerate((*c.wanted, False, False)[:3]):
         mask = tuple(k == i for k in range(i + 1))
         made = (

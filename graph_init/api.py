@@ -14,6 +14,7 @@ import onnx
 from graph_init import problem as problems
 from graph_init import scales_file, schemes, tuning
 from graph_init.builder import Array
+from graph_init.deviation import memory
 from graph_init.errors import NumericalError, UnsupportedModelError, UsageError
 from graph_init.evaluation import Data, Measurement, Options, prepare
 from graph_init.model.load import LoadedModel, load
@@ -119,13 +120,15 @@ def measure(
     difference_step: float | None = None,
     micro_batch: int | None = None,
     device: str = "cpu",
+    memory_limit: str | None = None,
     scale_gradient: bool = False,
 ) -> Measurement:
     """Gradient deviation of ``model`` as it is, on one batch (all of ``data`` if given).
 
     ``method`` is exact (``taylor``), or compares the gradients before and after a step of
     ``difference_step`` along the gradient (``finite-difference``). ``micro_batch`` rows are
-    computed at a time; the result is the whole batch's.
+    computed at a time; the result is the whole batch's. What needs more than ``memory_limit``
+    (``"8GB"``; by default what is available) is refused before it starts.
 
     Raises :class:`GraphInitError` subclasses for everything that a user can mend.
     """
@@ -134,7 +137,7 @@ def measure(
     values = problems.initial_values(loaded)
     options = Options(
         data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, True,
-        scale_gradient, micro_batch, device, difference_step,
+        scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     run = prepare(loaded, parameters, values, options)
     return run.measure([0], np.ones(len(run.scaled)), scale_gradient)
@@ -156,6 +159,7 @@ def initialize(
     difference_step: float | None = None,
     micro_batch: int | None = None,
     device: str = "cpu",
+    memory_limit: str | None = None,
     scheme: str = "keep",
     steps: int = 500,
     optimizer: str = "sign",
@@ -183,7 +187,7 @@ def initialize(
     values.update({n: np.ascontiguousarray(v, np.float32) for n, v in filled.items()})
     options = Options(
         data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False, True,
-        micro_batch, device, difference_step,
+        micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     run = prepare(loaded, parameters, values, options)
     if not run.scaled:
@@ -222,6 +226,10 @@ def initialize(
         before, after, len(result.history), time.perf_counter() - start, result.history, factors,
         provenance, result.interrupted, _loaded=loaded, _values=new,
     )  # fmt: skip
+
+
+def _bytes(limit: str | None) -> int | None:
+    return None if limit is None else memory.parse(limit)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from graph_init import problem as problems
 from graph_init.builder import Array
 from graph_init.deviation import primal, taylor
 from graph_init.deviation.finite_difference import FiniteDifference
-from graph_init.deviation.gradients import Weights
+from graph_init.deviation.gradients import Setting, Weights
 from graph_init.deviation.result import EPSILON, Evaluation, require_finite
 from graph_init.deviation.session import require_device
 from graph_init.deviation.sliced import SlicedTaylor
@@ -121,6 +121,7 @@ class Options:
     micro_batch: int | None = None
     device: str = "cpu"
     difference_step: float | None = None
+    memory_limit: int | None = None
 
 
 def prepare(
@@ -247,17 +248,15 @@ def _step(
             problem.forward, loss, names, scaled,
             scale_gradient=options.slopes, extra_outputs=problem.extras,
         )  # fmt: skip
-        return taylor.Taylor(graph, own, problem.fed, options.device)
+        return taylor.Taylor(graph, own, problem.fed, options.device, options.memory_limit)
     p = primal.build(problem.forward, loss, names, extra_outputs=problem.extras)
-    weights = Weights(own, scaled)
+    setting = Setting(
+        Weights(own, scaled), problem.fed, layout.slices, layout.count,
+        options.slopes, options.device, options.memory_limit,
+    )  # fmt: skip
     if differences:
-        return FiniteDifference(
-            p, weights, problem.fed, layout.slices,
-            slopes=options.slopes, device=options.device, step=options.difference_step,
-        )  # fmt: skip
-    return SlicedTaylor(
-        p, weights, problem.fed, layout.slices, slopes=options.slopes, device=options.device
-    )
+        return FiniteDifference(p, setting, options.difference_step)
+    return SlicedTaylor(p, setting)
 
 
 def _check_static(loaded: LoadedModel, sizes: Mapping[str, tuple[int, ...]]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init.errors import UsageError
+from graph_init.deviation import memory
+from graph_init.errors import UnsupportedModelError, UsageError
 from tests.small_models import model
 
 
@@ -162,6 +163,35 @@ def test_micro_batches_need_a_dynamic_batch(tmp_path: Path) -> None:
     path = network(tmp_path, batch=12)
     with pytest.raises(UsageError, match="'x' has the fixed batch size 12; export the model with"):
         measured(path, micro_batch=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({}, "take --micro-batch, a smaller --batch-size or --method finite-difference"),
+        ({"micro_batch": 4}, "take a smaller --micro-batch or --method finite-difference"),
+        ({"method": "finite-difference"}, "take --micro-batch, a smaller --batch-size or smaller"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_starts(
+    tmp_path: Path, options: dict[str, Any], remedy: str
+) -> None:
+    words = r"needs about 0\.\d GB of memory, and 0\.0 GB is allowed by --memory-limit; "
+    with pytest.raises(UnsupportedModelError, match=words + remedy):
+        measured(network(tmp_path), memory_limit="30MB", **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [("8GB", 8 << 30), ("1.5 GiB", 3 << 29), ("500m", 500 << 20), ("12", 12)],
+)
+def test_sizes(words: str, size: int) -> None:
+    assert memory.parse(words) == size
+
+
+def test_a_size_that_is_none() -> None:
+    with pytest.raises(UsageError, match="'lots' is not a size like 8GB"):
+        memory.parse("lots")
 
 
 def cuda_is_there() -> bool:

@@ -8,7 +8,7 @@ transposes in a row …) are dropped. Lowering, the gradient's clean-up and the 
 all interpreters that walk one list of nodes and call :meth:`Builder.op`.
 """
 
-from graph_init.builder.build import Builder
+from graph_init.builder.build import Builder, Program
 from graph_init.builder.folding import evaluate
 from graph_init.builder.values import (
     FLOATS,
@@ -32,6 +32,7 @@ __all__ = [
     "Array",
     "Builder",
     "Node",
+    "Program",
     "Shape",
     "Value",
     "broadcast",

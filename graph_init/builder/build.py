@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.builder.folding import fold
 from graph_init.builder.identities import SIMPLIFY
-from graph_init.builder.schedule import arrange
+from graph_init.builder.schedule import arrange, peak_bytes
 from graph_init.builder.shapes import infer
 from graph_init.builder.values import (
     FLOATS,
@@ -27,6 +28,18 @@ from graph_init.builder.values import (
     Value,
     broadcast,
 )
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph in the order in which to run it, and the bytes alive at its largest moment.
+
+    Inputs and outputs are not among these: they are the caller's.
+    """
+
+    model: onnx.ModelProto
+    peak: int
+
 
 #: In larger graphs the order is chosen for the time that the engine takes to open a session.
 _ARRANGED = 40_000
@@ -268,18 +281,22 @@ class Builder:
                 live.update(id(v) for v in node.inputs if v is not None)
         return kept[::-1]
 
-    def model(
-        self, outputs: Sequence[Value], *, unused_inputs: bool = False, arranged: bool = False
-    ) -> onnx.ModelProto:
-        """The graph that computes ``outputs``; inputs that nothing reads are left out.
-
-        ``arranged``: to be run as it is, in the order of its nodes, with little memory.
-        """
+    def program(self, outputs: Sequence[Value]) -> Program:
+        """The graph that computes ``outputs``, to be run in the order of its nodes."""
         nodes = self.needed(outputs)
-        if arranged and len(nodes) <= _ARRANGED:
+        if len(nodes) <= _ARRANGED:
             nodes = arrange(nodes, outputs, self._again)
         else:
             nodes = _by_readiness(nodes)
+        return Program(self._model(nodes, outputs, False), peak_bytes(nodes, outputs))
+
+    def model(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> onnx.ModelProto:
+        """The graph that computes ``outputs``; inputs that nothing reads are left out."""
+        return self._model(_by_readiness(self.needed(outputs)), outputs, unused_inputs)
+
+    def _model(
+        self, nodes: Sequence[Node], outputs: Sequence[Value], unused_inputs: bool
+    ) -> onnx.ModelProto:
         read = {id(v): v for n in nodes for v in n.inputs if v is not None}
         read.update({id(v): v for v in outputs})
         graph = helper.make_graph(

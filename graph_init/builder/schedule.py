@@ -111,12 +111,13 @@ class _Lives:
         self.maker: dict[int, Node] = {}
         self.values: list[Value] = []
         self.uses: dict[int, list[int]] = defaultdict(list)
+        given = {id(v) for v in outputs}  # written where the caller wants them
         for place, node in enumerate(nodes):
             for value in node.inputs:
                 if value is not None:
                     self.uses[id(self.root(value))].append(place)
             for value in node.outputs:
-                if value is None:
+                if value is None or id(value) in given:
                     continue
                 source = node.inputs[0] if node.op in _VIEWS else None
                 if source is not None:
@@ -124,8 +125,6 @@ class _Lives:
                 else:
                     self.made[id(value)], self.maker[id(value)] = place, node
                     self.values.append(value)
-        for value in outputs:
-            self.uses[id(self.root(value))].append(len(nodes))
         self.peak, self.at = self._largest(len(nodes))
 
     def root(self, value: Value) -> Value:

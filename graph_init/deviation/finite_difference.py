@@ -23,13 +23,11 @@ from graph_init.deviation import elements, primal
 from graph_init.deviation.gradients import (
     GRADIENT,
     Accumulator,
-    Cut,
-    Weights,
-    gradient_model,
+    Setting,
+    gradient_program,
     merge_spreads,
 )
 from graph_init.deviation.result import Evaluation, evaluation
-from graph_init.deviation.session import Session
 
 #: Steps are this share of ‖θ‖ long, unless they are given: shorter ones drown in float32 rounding,
 #: longer ones see the curvature change (docs/taylor-and-finite-differences.md).
@@ -40,29 +38,23 @@ _TINY = 1e-30
 class FiniteDifference:
     """(batch, scales) → :class:`Evaluation`."""
 
-    def __init__(
-        self,
-        p: primal.Primal,
-        weights: Weights,
-        fed: Mapping[str, Array],
-        cut: Cut,
-        *,
-        slopes: bool,
-        device: str = "cpu",
-        step: float | None = None,
-    ) -> None:
+    def __init__(self, p: primal.Primal, setting: Setting, step: float | None = None) -> None:
         """``step``: h; by default h·‖g‖ is :data:`RELATIVE_STEP` of ‖θ‖."""
-        session = Session(gradient_model(p), device)
-        session.fix(fed)
-        shapes = {n: a.shape for n, a in weights.values.items()}
-        self._gradient = Accumulator(session, GRADIENT, shapes)
-        self._weights, self._cut, self._step = weights, cut, step
+        program = gradient_program(p)
+        setting.require_memory(
+            program.peak,
+            4 if setting.slopes else 3,
+            ["take --micro-batch", "a smaller --batch-size", "smaller sizes with --dim"],
+        )
+        weights = setting.weights
+        self._gradient = Accumulator(setting.session(program), GRADIENT, setting.shapes)
+        self._weights, self._cut, self._step = weights, setting.cut, step
         self._loss, self._extras = p.loss.name, tuple(v.name for v in p.extras)
-        self._elements = sum(a.size for a in weights.values.values())
+        self._elements = setting.elements
         # The weights where the next gradient is taken, and the three gradients that are kept.
         self._at = {n: np.empty_like(weights.values[n]) for n in self._gradient.names}
         self._g0, self._g1 = self._gradient.buffers(), self._gradient.buffers()
-        self._last = self._gradient.buffers() if slopes else None
+        self._last = self._gradient.buffers() if setting.slopes else None
         self._factors: dict[str, np.float32] = {}
 
     def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from graph_init.builder import Array, Builder, Value
+from graph_init.builder import Array, Builder, Program, Value
+from graph_init.deviation import memory
 from graph_init.deviation.primal import Primal
 from graph_init.deviation.session import Session
 
@@ -18,10 +19,10 @@ GRADIENT = "gradient:"
 Cut = Callable[[Mapping[str, Array]], Iterator[Mapping[str, Array]]]
 
 
-def gradient_model(p: Primal) -> onnx.ModelProto:
+def gradient_program(p: Primal) -> Program:
     """(slice, θ) → loss, the extras, and the gradient of every parameter that has one."""
     outputs = [p.loss, *p.extras, *named(p.builder, p.gradients, GRADIENT)]
-    return p.builder.model(outputs, arranged=True)
+    return p.builder.program(outputs)
 
 
 def named(b: Builder, values: Mapping[str, Value], prefix: str) -> list[Value]:
@@ -91,6 +92,38 @@ class Weights:
                 buffer = self._buffers.setdefault(n, np.empty_like(self.values[n]))
                 theta[n] = np.multiply(self.values[n], s, out=buffer)
         return theta
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is evaluated, and how: the weights, the frozen tensors that are fed, the slices."""
+
+    weights: Weights
+    fed: Mapping[str, Array]
+    cut: Cut
+    slices: int
+    slopes: bool
+    device: str = "cpu"
+    memory_limit: int | None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {n: a.shape for n, a in self.weights.values.items()}
+
+    @property
+    def elements(self) -> int:
+        """The number N of trainable elements."""
+        return sum(a.size for a in self.weights.values.values())
+
+    def require_memory(self, alive: int, copies: int, remedies: list[str]) -> None:
+        """For ``copies`` of all weights, and one more if there are slices to add up."""
+        buffers = 4 * self.elements * (copies + (self.slices > 1))
+        memory.require(memory.estimate(alive, buffers), self.memory_limit, remedies)
+
+    def session(self, program: Program, *, shrinks: bool = False) -> Session:
+        session = Session(program, self.device, shrinks=shrinks)
+        session.fix(self.fed)
+        return session
 
 
 def merge_spreads(parts: Sequence[Sequence[float]]) -> tuple[float, ...]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 
-from graph_init.builder import Array
+from graph_init.builder import Array, Program
 from graph_init.errors import EngineError, UnsupportedModelError, UsageError
 
 #: Devices by the name of the option, with the engine's provider.
@@ -45,7 +44,9 @@ class Session:
     are written into the arrays that the caller gives for them.
     """
 
-    def __init__(self, model: onnx.ModelProto, device: str = "cpu") -> None:
+    def __init__(self, program: Program, device: str = "cpu", *, shrinks: bool = False) -> None:
+        """``shrinks``: give the memory back after each run, for others to take."""
+        model = program.model
         runtime = _runtime()
         options = runtime.SessionOptions()
         options.log_severity_level = 3
@@ -59,6 +60,9 @@ class Session:
         self.inputs = frozenset(i.name for i in model.graph.input)
         self.outputs = tuple(o.name for o in model.graph.output)
         self._device = device
+        self._run_options = runtime.RunOptions()
+        if shrinks:
+            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._value = runtime.OrtValue.ortvalue_from_numpy
         self._fixed: dict[str, Any] = {}
         try:
@@ -99,7 +103,7 @@ class Session:
                 array = given[name]
                 binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:  # as above
             raise UnsupportedModelError(
                 f"onnxruntime failed while running the model: {_first_line(error)}"

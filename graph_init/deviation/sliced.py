@@ -14,23 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from graph_init.autodiff.contraction import Products, contract
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import Array, Value
+from graph_init.builder import Array, Program, Value
 from graph_init.deviation import elements, primal
 from graph_init.deviation.gradients import (
     GRADIENT,
     Accumulator,
-    Cut,
-    Weights,
-    gradient_model,
+    Setting,
+    gradient_program,
     merge_spreads,
     named,
 )
 from graph_init.deviation.result import Evaluation, evaluation
-from graph_init.deviation.session import Session
 
 #: What stands before the parameter's name in the names of inputs and outputs.
 _G, _U, _Z = "g:", "u:", "z:"
@@ -43,20 +40,20 @@ class Models:
     """``gradient``: (slice, θ) → loss, extras and g; ``change``: (slice, θ, g) → Hg, or Hu if u is
     given for g; ``mixed``: (slice, θ, g, u, z) → Σ θᵢ·(mixed tangent)ᵢ over each scaled tensor."""
 
-    gradient: onnx.ModelProto
-    change: onnx.ModelProto
-    mixed: onnx.ModelProto | None
+    gradient: Program
+    change: Program
+    mixed: Program | None
 
 
 def models(p: primal.Primal, scaled: Sequence[str]) -> Models:
     """The three graphs; only two if ``scaled`` is empty."""
     b = p.builder
-    gradient = gradient_model(p)
+    gradient = gradient_program(p)
     g = _directions(p, _G)
     nodes = b.needed([*p.gradients.values()])
     found = tangents(b, nodes, {p.theta[n]: d for n, d in g.items()})
     first = {n: found[v] for n, v in p.gradients.items() if v in found}
-    change = b.model(named(b, first, CHANGE), arranged=True)
+    change = b.program(named(b, first, CHANGE))
     if not scaled:
         return Models(gradient, change, None)
     u, z = _directions(p, _U), _directions(p, _Z)
@@ -73,7 +70,7 @@ def models(p: primal.Primal, scaled: Sequence[str]) -> Models:
         )
     vector = b.op("Concat", *(b.reshape(s, [1]) for s in slopes), axis=0)
     vector.name = _SLOPES
-    return Models(gradient, change, b.model([vector], arranged=True))
+    return Models(gradient, change, b.program([vector]))
 
 
 def _directions(p: primal.Primal, prefix: str) -> dict[str, Value]:
@@ -83,31 +80,22 @@ def _directions(p: primal.Primal, prefix: str) -> dict[str, Value]:
 class SlicedTaylor:
     """(batch, scales) → :class:`Evaluation`, the batch in slices."""
 
-    def __init__(
-        self,
-        p: primal.Primal,
-        weights: Weights,
-        fed: Mapping[str, Array],
-        cut: Cut,
-        *,
-        slopes: bool,
-        device: str,
-    ) -> None:
-        graphs = models(p, weights.scaled if slopes else ())
-        shapes = {n: a.shape for n, a in weights.values.items()}
-        self._weights, self._cut = weights, cut
+    def __init__(self, p: primal.Primal, setting: Setting) -> None:
+        graphs = models(p, setting.weights.scaled if setting.slopes else ())
+        programs = [g for g in (graphs.gradient, graphs.change, graphs.mixed) if g is not None]
+        setting.require_memory(
+            max(g.peak for g in programs),
+            5 if setting.slopes else 3,
+            ["take a smaller --micro-batch", "--method finite-difference"],
+        )
+        self._weights, self._cut = setting.weights, setting.cut
         self._extras = tuple(v.name for v in p.extras)
         self._loss = p.loss.name
-        self._elements = sum(a.size for a in weights.values.values())
-
-        def opened(model: onnx.ModelProto) -> Session:
-            session = Session(model, device)
-            session.fix(fed)
-            return session
-
-        self._gradient = Accumulator(opened(graphs.gradient), GRADIENT, shapes)
-        self._change = Accumulator(opened(graphs.change), CHANGE, shapes)
-        self._mixed = opened(graphs.mixed) if graphs.mixed is not None else None
+        self._elements = setting.elements
+        opened = [setting.session(g, shrinks=True) for g in programs]
+        self._gradient = Accumulator(opened[0], GRADIENT, setting.shapes)
+        self._change = Accumulator(opened[1], CHANGE, setting.shapes)
+        self._mixed = opened[2] if graphs.mixed is not None else None
         self._g, self._q = self._gradient.buffers(), self._change.buffers()
         self._hu = self._change.buffers() if self._mixed else {}
         self._u = self._gradient.buffers() if self._mixed else {}

@@ -24,8 +24,8 @@ import onnx
 
 from graph_init.autodiff.contraction import Products, contract, dot
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import Array, Builder, Value
-from graph_init.deviation import primal
+from graph_init.builder import Array, Builder, Program, Value
+from graph_init.deviation import memory, primal
 from graph_init.deviation.primal import SCALE_INPUT
 from graph_init.deviation.result import EPSILON, Evaluation, Statistics, evaluation
 from graph_init.deviation.session import Session
@@ -35,8 +35,7 @@ from graph_init.deviation.session import Session
 class MetaGraph:
     """The finished graph: inputs are the batch, the parameters and the vector of scales."""
 
-    model: onnx.ModelProto
-    inputs: tuple[str, ...]
+    program: Program
     parameters: tuple[str, ...]
     scaled: tuple[str, ...]
     with_scale_gradient: bool
@@ -115,10 +114,8 @@ def build(
             )
         outputs.append(_vector(b, slopes))
     outputs.extend(p.extras)
-    model = b.model(outputs, arranged=True)
     return MetaGraph(
-        model,
-        tuple(i.name for i in model.graph.input),
+        b.program(outputs),
         tuple(parameters),
         tuple(scaled),
         scale_gradient and bool(scaled),
@@ -142,11 +139,14 @@ class Taylor:
         values: Mapping[str, Array],
         fed: Mapping[str, Array],
         device: str = "cpu",
+        memory_limit: int | None = None,
     ) -> None:
         """``values``: the parameters; ``fed``: the frozen tensors that are not in the graph."""
+        remedies = ["take --micro-batch", "a smaller --batch-size", "--method finite-difference"]
+        memory.require(memory.estimate(graph.program.peak, 0), memory_limit, remedies)
         self._graph = graph
         self._elements = sum(values[n].size for n in graph.parameters)
-        self._session = Session(graph.model, device)
+        self._session = Session(graph.program, device)
         self._session.fix({**values, **fed})
 
     def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:

@@ -1,0 +1,57 @@
+"""What an evaluation will need of memory, and whether that is there."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from graph_init.errors import UnsupportedModelError, UsageError
+
+#: What the engine takes for each byte that the schedule says is alive: measured 1.2 to 1.4 over the
+#: models of docs/performance.md, since freed blocks do not always fit what comes next.
+_OVERHEAD = 1.4
+#: The session itself.
+_SESSION = 64 << 20
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse(size: str) -> int:
+    """Bytes from ``8G``, ``500MB``, ``1.5GiB`` or a plain number; UsageError for others."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", size, re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"--memory-limit '{size}' is not a size like 8GB or 500MB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def available() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def estimate(alive: int, buffers: int) -> int:
+    """Bytes for graphs with ``alive`` bytes at their largest moment, and ``buffers`` beside."""
+    return int(_OVERHEAD * alive) + buffers + _SESSION
+
+
+def require(needed: int, limit: int | None, remedies: list[str]) -> None:
+    """UnsupportedModelError if ``needed`` bytes are more than ``limit``, or than there are."""
+    room = available() if limit is None else limit
+    if room is not None and needed > room:
+        what = "is available" if limit is None else "is allowed by --memory-limit"
+        *others, last = remedies
+        advice = f"{', '.join(others)} or {last}" if others else last
+        raise UnsupportedModelError(
+            f"this needs about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB {what}; "
+            + advice
+        )

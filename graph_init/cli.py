@@ -98,7 +98,7 @@ _measuring = _stack(
         "--difference-step",
         type=float,
         metavar="H",
-        help="Step along the gradient for finite differences [0.001·‖θ‖/‖g‖].",
+        help="Step along the gradient for finite differences [0.0001·‖θ‖/‖g‖].",
     ),
     click.option(
         "--micro-batch",

@@ -31,7 +31,7 @@ from graph_init.deviation.result import Evaluation, evaluation
 
 #: Steps are this share of ‖θ‖ long, unless they are given: shorter ones drown in float32 rounding,
 #: longer ones see the curvature change (docs/taylor-and-finite-differences.md).
-RELATIVE_STEP = 1e-3
+RELATIVE_STEP = 1e-4
 _TINY = 1e-30
 
 

@@ -29,60 +29,57 @@ SIZES = ((64, 32), (128, 16), (256, 8), (512, 4), (256, 16), (512, 8))
 RUNS = 10
 
 
-def sessions(
-    channels: int, size: int, batch: int, which: str
-) -> tuple[Session, Session, dict[str, Array]]:
-    """The engine's and ours for ``which`` of forward, input and kernel."""
+def session(channels: int, size: int, batch: int, which: str, ours: bool) -> Session:
+    """The engine's own, or ours, for ``which`` of forward, input and kernel."""
     shape, kernel = (batch, channels, size, size), (channels, channels, 3, 3)
     attrs = {
         "group": 1, "kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1],
         "pads": [1, 1, 1, 1],
     }  # fmt: skip
-    made = []
-    for ours in (False, True):
-        b = Builder(fuses=True)
-        x = b.input("x", TensorProto.FLOAT, shape)
-        delta = b.input("delta", TensorProto.FLOAT, shape)
-        w = b.input("w", TensorProto.FLOAT, kernel)
-        place = patches.Window((3, 3), (1, 1), (1, 1, 1, 1))
-        rules: dict[tuple[str, bool], Callable[[], Value | None]] = {
-            ("forward", False): lambda: b.op("Conv", x, w, **attrs),
-            ("forward", True): lambda: patches.convolve(b, x, w, place),
-            ("input", False): lambda: b.multi(
-                "ConvGrad", [delta, x, w], (True,), domain=MICROSOFT, attrs=attrs
-            )[0],
-            ("input", True): lambda: patches.input_derivative(b, delta, x, w, place),
-            ("kernel", False): lambda: b.multi(
-                "ConvGrad", [delta, x, w], (False, True), domain=MICROSOFT, attrs=attrs
-            )[1],
-            ("kernel", True): lambda: patches.kernel_derivative(b, delta, x, w, place),
-        }
-        value = rules[which, ours]()
-        assert value is not None
-        made.append(Session(b.program([b.barrier(value)])))
-    rng = np.random.default_rng(0)
-    feeds = {
-        n: rng.standard_normal(s, dtype=np.float32)
-        for n, s in (("x", shape), ("delta", shape), ("w", kernel))
+    b = Builder(fuses=True)
+    x = b.input("x", TensorProto.FLOAT, shape)
+    delta = b.input("delta", TensorProto.FLOAT, shape)
+    w = b.input("w", TensorProto.FLOAT, kernel)
+    place = patches.Window((3, 3), (1, 1), (1, 1, 1, 1))
+
+    def engine_gradient(output: int) -> Value | None:
+        mask = tuple(k == output for k in range(output + 1))
+        return b.multi("ConvGrad", [delta, x, w], mask, domain=MICROSOFT, attrs=attrs)[output]
+
+    rules: dict[tuple[str, bool], Callable[[], Value | None]] = {
+        ("forward", False): lambda: b.op("Conv", x, w, **attrs),
+        ("forward", True): lambda: patches.convolve(b, x, w, place),
+        ("input", False): lambda: engine_gradient(0),
+        ("input", True): lambda: patches.input_derivative(b, delta, x, w, place),
+        ("kernel", False): lambda: engine_gradient(1),
+        ("kernel", True): lambda: patches.kernel_derivative(b, delta, x, w, place),
     }
-    return made[0], made[1], feeds
+    value = rules[which, ours]()
+    assert value is not None
+    return Session(b.program([b.barrier(value)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
     batch = parser.parse_args().batch
+    rng = np.random.default_rng(0)
     print("| channels | size | of | engine (GFLOP/s) | patches (GFLOP/s) | time ratio |")
     print("|---:|---:|---|---:|---:|---:|")
     for channels, size in SIZES:
+        shape, kernel = (batch, channels, size, size), (channels, channels, 3, 3)
+        feeds: dict[str, Array] = {
+            n: rng.standard_normal(s, dtype=np.float32)
+            for n, s in (("x", shape), ("delta", shape), ("w", kernel))
+        }
         work = 2 * 9 * batch * size**2 * channels**2 / 1e9
         for which in ("forward", "input", "kernel"):
-            theirs, ours, feeds = sessions(channels, size, batch, which)
+            both = [session(channels, size, batch, which, ours) for ours in (False, True)]
             times: list[list[float]] = [[], []]
             for _ in range(RUNS):
-                for session, found in zip((theirs, ours), times, strict=True):
+                for run, found in zip(both, times, strict=True):
                     start = time.perf_counter()
-                    session(feeds)
+                    run(feeds)
                     found.append(time.perf_counter() - start)
             a, b = (min(t[1:]) for t in times)
             print(

@@ -197,6 +197,8 @@ def initialize(
     held_out = [-1 - k for k in range(HELD_OUT)]
     before = run.measure(held_out, np.ones(len(run.scaled)), False)
     norms = np.array([np.linalg.norm(values[n].astype(np.float64)) for n in run.scaled])
+    for value in values.values():
+        memory.release(value)
     result = tuning.tune(
         lambda scales, number: run.step(run.source.batch(number), scales),
         norms,

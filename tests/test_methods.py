@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,17 @@ def test_what_does_not_fit_is_refused_before_it_starts(
 )
 def test_sizes(words: str, size: int) -> None:
     assert memory.parse(words) == size
+
+
+def test_released_pages_are_read_again(tmp_path: Path) -> None:
+    with open(tmp_path / "data", "wb") as stream:
+        stream.write(np.arange(4096, dtype=np.float32).tobytes())
+    with open(tmp_path / "data", "rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    array = np.frombuffer(mapped, np.float32)[16:].reshape(2, -1)
+    memory.release(array)
+    memory.release(np.zeros(3))
+    assert array[0, 0] == 16
 
 
 def test_a_size_that_is_none() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graph_init.builder import Array
-from graph_init.deviation import elements, primal
+from graph_init.deviation import elements, memory, primal
 from graph_init.deviation.gradients import (
     GRADIENT,
     Accumulator,
@@ -125,7 +125,9 @@ class FiniteDifference:
 
     def _reset(self, n: str) -> None:
         """θ of one tensor."""
-        np.multiply(self._weights.values[n], self._factors.get(n, np.float32(1)), out=self._at[n])
+        value = self._weights.values[n]
+        np.multiply(value, self._factors.get(n, np.float32(1)), out=self._at[n])
+        memory.release(value)
 
     def _run(
         self, slices: Sequence[Mapping[str, Array]], into: dict[str, Array]

@@ -91,6 +91,7 @@ class Weights:
             if s != 1:
                 buffer = self._buffers.setdefault(n, np.empty_like(self.values[n]))
                 theta[n] = np.multiply(self.values[n], s, out=buffer)
+                memory.release(self.values[n])
         return theta
 
 

@@ -250,6 +250,7 @@ class _Scaled:
         base = source if self.filled is None else self.filled
         with np.errstate(over="ignore"):
             new = (base.astype(np.float64) * self.factor).astype(source.dtype)
+        memory.release(source)
         if not np.isfinite(new.astype(np.float64)).all():
             raise NumericalError(
                 f"'{self.name}' times {self.factor:g} does not fit {source.dtype}; nothing was "

@@ -10,6 +10,7 @@ to 5 GB), each model in processes of its own. Needs the ``dev`` extra.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -97,7 +98,9 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
         taken.append(time.perf_counter() - begun)
     assert np.isfinite(found.log_scale_gradient).all()
     scaled = evaluator.scaled
+    stepped = _peak()
     del evaluator
+    gc.collect()
     begun = time.perf_counter()
     factors = {n: float(s) for n, s in zip(scaled, scales, strict=True)}
     graph_init.apply(
@@ -108,8 +111,14 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
         "ready": ready,
         "written": time.perf_counter() - begun,
         "deviation": found.gradient_deviation,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "stepped": stepped,
+        "peak": _peak(),
     }
+
+
+def _peak() -> float:
+    """The largest resident size of this process so far, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def child(task: str, name: str, folder: Path, count: int) -> dict[str, Any]:
@@ -143,9 +152,9 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores\n\n"
         "| model | M parameters | sequences of 64 | method | from file to ready (s) | step (s) | "
-        "writing the scaled model (s) | GD | peak resident (GB) |"
+        "writing the scaled model (s) | GD | peak resident, steps (GB) | whole process (GB) |"
     )
-    print("|---|---:|---:|---|---:|---:|---:|---:|---:|")
+    print("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     for name in given.models:
         case = CASES[name]
         with tempfile.TemporaryDirectory() as temporary:
@@ -155,7 +164,7 @@ def main() -> None:
         print(
             f"| {name} | {size:.0f} | {case.batch} | {case.title} | {row['ready']:.0f} | "
             f"{row['seconds']:.1f} | {row['written']:.0f} | {row['deviation']:.4g} | "
-            f"{row['peak']:.1f} |",
+            f"{row['stepped']:.1f} | {row['peak']:.1f} |",
             flush=True,
         )
 

@@ -5,23 +5,30 @@ from graph_init.api import (
     Initialized,
     Inspection,
     apply,
+    compare,
     initialize,
     inspect,
     measure,
+    write_artifacts,
 )
+from graph_init.comparison import Comparison, Plan
 from graph_init.errors import GraphInitError
 from graph_init.evaluation import Measurement
 from graph_init.version import __version__
 
 __all__ = [
     "Applied",
+    "Comparison",
     "GraphInitError",
     "Initialized",
     "Inspection",
     "Measurement",
+    "Plan",
     "__version__",
     "apply",
+    "compare",
     "initialize",
     "inspect",
     "measure",
+    "write_artifacts",
 ]

@@ -1,4 +1,4 @@
-"""The public functions: inspect, measure, initialize, apply. The command line calls these."""
+"""The public functions, which the command line calls."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from graph_init import artifacts, comparison, initial_state, scales_file, tuning
 from graph_init import problem as problems
-from graph_init import scales_file, schemes, tuning
 from graph_init.builder import Array
-from graph_init.deviation import memory
+from graph_init.comparison import Comparison, Plan, Progress
+from graph_init.data_files import Data
+from graph_init.engine import memory
 from graph_init.errors import NumericalError, UnsupportedModelError, UsageError
-from graph_init.evaluation import Data, Measurement, Options, prepare
+from graph_init.evaluation import Measurement, prepare
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue, save, with_values
 from graph_init.parameters import Parameter, analyze
+from graph_init.schemes import Settings
 from graph_init.version import __version__
+from graph_init.workload import Options, build
 
 #: Held-out batches on which ``initialize`` measures before and after.
 HELD_OUT = 2
@@ -111,7 +116,7 @@ def measure(
     batch_size: int | None = None,
     seed: int = 0,
     loss: str = "auto",
-    output_name: str | None = None,
+    output_name: str | Sequence[str] | None = None,
     dims: Mapping[str, int] | None = None,
     trainable: Sequence[str] = (),
     freeze: Sequence[str] = (),
@@ -139,7 +144,7 @@ def measure(
         data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, True,
         scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
-    run = prepare(loaded, parameters, values, options)
+    run = prepare(build(loaded, parameters, values, options), values)
     return run.measure([0], np.ones(len(run.scaled)), scale_gradient)
 
 
@@ -150,7 +155,7 @@ def initialize(
     batch_size: int | None = None,
     seed: int = 0,
     loss: str = "auto",
-    output_name: str | None = None,
+    output_name: str | Sequence[str] | None = None,
     dims: Mapping[str, int] | None = None,
     trainable: Sequence[str] = (),
     freeze: Sequence[str] = (),
@@ -161,48 +166,44 @@ def initialize(
     device: str = "cpu",
     memory_limit: str | None = None,
     scheme: str = "keep",
+    gain: float | str | None = None,
+    std: float | None = None,
     steps: int = 500,
     optimizer: str = "sign",
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Initialized:
     """Tune the norm of every scalable tensor so that gradient deviation becomes small.
 
-    ``scheme`` says what the weights are before tuning (``keep``: as they are). ``on_step`` receives
-    each history entry. The result holds the best scales met, not the last.
+    ``scheme`` says what the weights are before tuning (``keep``: as they are); its ``gain`` is a
+    factor on all of them, or ``"activation"`` for that of what follows each layer, and ``std``
+    belongs to ``truncated-normal``. ``on_step`` receives each history entry. The result holds the
+    best scales met, not the last.
     """
     start = time.perf_counter()
     if steps < 0:
         raise UsageError(f"--steps must not be negative, not {steps}")
+    tuner = tuning.create(optimizer)
     loaded = load(model)
     parameters = analyze(loaded.ir, trainable, freeze)
-    values = problems.initial_values(loaded)
-    constant = schemes.constant_weights(parameters, values)
-    if scheme == "keep" and constant:
-        raise UnsupportedModelError(
-            f"the weights of '{constant[0]}' are all equal"
-            + (f" (and of {len(constant) - 1} more tensors)" if len(constant) > 1 else "")
-            + ", so they have a norm but no direction to keep; fill them first with --scheme he"
-        )
-    filled = schemes.fill(parameters, values, scheme, seed, placeholders=bool(constant))
-    values.update({n: np.ascontiguousarray(v, np.float32) for n, v in filled.items()})
     options = Options(
         data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False, True,
         micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
-    run = prepare(loaded, parameters, values, options)
+    state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
+    workload = build(loaded, parameters, state.values, options)
+    state.finish(workload)
+    filled, values = state.filled, state.values
+    run = prepare(workload, values)
     if not run.scaled:
         raise UnsupportedModelError(
             "no parameter is scalable; see `graph-init inspect`, and --trainable"
         )
     held_out = [-1 - k for k in range(HELD_OUT)]
     before = run.measure(held_out, np.ones(len(run.scaled)), False)
-    norms = np.array([np.linalg.norm(values[n].astype(np.float64)) for n in run.scaled])
-    for value in values.values():
-        memory.release(value)
     result = tuning.tune(
         lambda scales, number: run.step(run.source.batch(number), scales),
-        norms,
-        tuning.create(optimizer),
+        run.norms(values),
+        tuner,
         steps,
         on_step=on_step,
     )
@@ -228,6 +229,68 @@ def initialize(
         before, after, len(result.history), time.perf_counter() - start, result.history, factors,
         provenance, result.interrupted, _loaded=loaded, _values=new,
     )  # fmt: skip
+
+
+def compare(
+    model: Any,
+    data: Data,
+    *,
+    test: Data | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    loss: str = "auto",
+    output_name: str | Sequence[str] | None = None,
+    dims: Mapping[str, int] | None = None,
+    trainable: Sequence[str] = (),
+    freeze: Sequence[str] = (),
+    batch_norm: str = "train",
+    method: str = "taylor",
+    plan: Plan | None = None,
+    on_progress: Progress | None = None,
+) -> Comparison:
+    """Train ``model`` on ``data`` for a short while from several initial states.
+
+    ``plan`` says from which, with which optimisers and learning rates, and for how long. Scores are
+    taken on ``test``, or on rows held out. ``on_progress`` receives what is being done, how much of
+    it is done, and how much there is.
+    """
+    loaded = load(model)
+    parameters = analyze(loaded.ir, trainable, freeze)
+    options = Options(
+        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False, True,
+    )  # fmt: skip
+    return comparison.compare(loaded, parameters, options, plan or Plan(), test, on_progress)
+
+
+def write_artifacts(
+    model: Any,
+    folder: str | os.PathLike[str],
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    loss: str = "auto",
+    output_name: str | Sequence[str] | None = None,
+    dims: Mapping[str, int] | None = None,
+    trainable: Sequence[str] = (),
+    freeze: Sequence[str] = (),
+    batch_norm: str = "eval",
+    optimizer: str = "adamw",
+    scheme: str = "keep",
+) -> None:
+    """Write what ``onnxruntime.training.api`` needs to train ``model`` into ``folder``.
+
+    These are ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx`` (``adamw`` or
+    ``sgd``) and ``checkpoint``, with static shapes. Targets are an input after the model's own.
+    """
+    loaded = load(model)
+    parameters = analyze(loaded.ir, trainable, freeze)
+    state = initial_state.fill(loaded, parameters, Settings(scheme), seed)
+    options = Options(
+        None, batch_size, seed, loss, output_name, dims or {}, batch_norm, "taylor", False, False,
+    )  # fmt: skip
+    workload = build(loaded, parameters, state.values, options)
+    state.finish(workload)
+    artifacts.write(workload.problem, state.values, optimizer, Path(folder))
 
 
 def _bytes(limit: str | None) -> int | None:

@@ -8,8 +8,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -19,6 +20,9 @@ from rich.text import Text
 
 from graph_init.errors import GraphInitError, UsageError
 from graph_init.version import __version__
+
+if TYPE_CHECKING:
+    from graph_init import Comparison
 
 _out = Console()
 _err = Console(stderr=True)
@@ -34,6 +38,13 @@ def _dims(
             raise click.BadParameter(f"'{item}' is not NAME=SIZE with a positive size")
         sizes[name] = int(size)
     return sizes
+
+
+def _gain(context: click.Context, option: click.Parameter, given: str | None) -> float | str | None:
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given
 
 
 def _stack(*decorators: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,12 +67,15 @@ _choose_parameters = _stack(
         "--freeze", multiple=True, metavar="REGEX", help="Do not take these for parameters."
     ),
 )
-_measuring = _stack(
-    click.option(
-        "--data",
-        metavar="FILE.npz",
-        help="Real data: arrays by input name, and 'target'. Without it: random batches.",
+_data_option = click.option(
+    "--data",
+    metavar="FILE.npz",
+    help=(
+        "Real data: arrays by input name, and 'target' ('target:OUTPUT' for one of several); or a "
+        "folder of .npy files. Without it: random batches."
     ),
+)
+_posing = _stack(
     click.option("--batch-size", type=int, metavar="N", help="Rows of a batch [16]."),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option(
@@ -70,7 +84,12 @@ _measuring = _stack(
         show_default=True,
         type=click.Choice(["auto", "cross-entropy", "binary-cross-entropy", "mse"]),
     ),
-    click.option("--output-name", metavar="NAME", help="The output that the loss reads."),
+    click.option(
+        "--output-name",
+        metavar="NAME",
+        multiple=True,
+        help="The output that the loss reads; several: the sum of their losses.",
+    ),
     click.option(
         "--dim",
         "dims",
@@ -80,20 +99,31 @@ _measuring = _stack(
         help="Size of a symbolic dimension [batch 16, others 32].",
     ),
     _choose_parameters,
-    click.option(
+)
+_method_option = click.option(
+    "--method",
+    default="taylor",
+    show_default=True,
+    type=click.Choice(["taylor", "finite-difference"]),
+    help="Exact, or from first-order gradients alone.",
+)
+
+
+def _batch_norm_option(default: str) -> Callable[..., Any]:
+    return click.option(
         "--batch-norm",
         type=click.Choice(["eval", "train"]),
-        default="eval",
+        default=default,
         show_default=True,
         help="Running statistics, or the batch's own.",
-    ),
-    click.option(
-        "--method",
-        default="taylor",
-        show_default=True,
-        type=click.Choice(["taylor", "finite-difference"]),
-        help="Exact, or from first-order gradients alone.",
-    ),
+    )
+
+
+_measuring = _stack(
+    _data_option,
+    _posing,
+    _batch_norm_option("eval"),
+    _method_option,
     click.option(
         "--difference-step",
         type=float,
@@ -107,6 +137,11 @@ _measuring = _stack(
         help="Rows computed at a time: less memory, more time, the same result.",
     ),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+    click.option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="Refuse what needs more than this, such as 8GB [what is available].",
+    ),
     _json_option,
 )
 
@@ -207,13 +242,42 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
     _out.print(rows)
 
 
+def _comparison_table(found: Comparison, optimizer: str) -> Table:
+    table = Table(
+        "state", "GD", "vanished", "rate", "loss", "held out", "accuracy", "trained",
+        title=f"after {found.settings['updates']} updates with {optimizer}",
+    )  # fmt: skip
+    for row in found.summary:
+        if row.optimizer == optimizer:
+            cells = (row.gradient_deviation, row.vanished_fraction, row.learning_rate)
+            table.add_row(
+                row.state, *("–" if c is None else f"{c:.3g}" for c in cells),
+                f"{row.final_loss:.3g}", f"{row.held_out_loss:.3g}",
+                "–" if row.accuracy is None else f"{row.accuracy:.1%}", f"{row.trained:.0%}",
+            )  # fmt: skip
+    return table
+
+
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--output", required=True, metavar="OUT", help="The file to write.")
 @_measuring
 @click.option(
-    "--scheme", default="keep", show_default=True, help="Weights before tuning: keep, he, xavier."
+    "--scheme",
+    default="keep",
+    show_default=True,
+    help=(
+        "Weights before tuning: keep, he, he-uniform, xavier, xavier-uniform, lecun, "
+        "lecun-uniform, orthogonal, delta-orthogonal, lsuv, truncated-normal."
+    ),
 )
+@click.option(
+    "--gain",
+    metavar="FACTOR",
+    callback=_gain,
+    help="Factor on the scheme's weights, or 'activation': by what follows each layer.",
+)
+@click.option("--std", type=float, help="Standard deviation of truncated-normal [0.02].")
 @click.option("--steps", type=int, default=500, show_default=True)
 @click.option("--optimizer", default="sign", show_default=True)
 @click.option("--save-scales", metavar="FILE.json", help="Also write the factors.")
@@ -265,6 +329,100 @@ def initialize(
             f"{result.steps} steps, {len(result.scales)} scales, {result.seconds:.1f} s → {output}"
         )
     )
+
+
+@cli.command()
+@click.argument("model")
+@click.option(
+    "--data",
+    required=True,
+    metavar="TRAIN.npz",
+    help="Rows to train on: arrays by input name, and 'target'; or a folder of .npy files.",
+)
+@click.option("--test", metavar="TEST.npz", help="Rows to score on [a share of the training data].")
+@click.option("-o", "--output", metavar="DIR", help="Write comparison.json and pictures there.")
+@_posing
+@_batch_norm_option("train")
+@_method_option
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    help="Initial states [keep, he, xavier, orthogonal, lsuv].",
+)
+@click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
+@click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
+@click.option("--steps", type=int, default=100, show_default=True, help="Steps of tuning.")
+@click.option("--optimizer", "tuner", default="sign", show_default=True, help="That of tuning.")
+@click.option("--seeds", type=int, default=3, show_default=True)
+@click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")
+@click.option(
+    "--learning-rate",
+    "learning_rates",
+    type=float,
+    multiple=True,
+    help="The grid [sgd: 0.003, 0.01, 0.03, 0.1, 0.3; adam: a tenth].",
+)
+@click.option("--updates", type=int, default=300, show_default=True, help="Updates of a run.")
+@click.option("--held-out", type=float, default=0.2, show_default=True, help="Share to score on.")
+@click.option("--workers", type=int, help="Runs at a time [as many as cores].")
+@_json_option
+@_guarded
+def compare(model: str, data: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Train MODEL for a short while from several initial states, and compare."""
+    import graph_init
+
+    if output and not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"the folder of '{output}' does not exist")
+    planned = {f.name: options.pop(f.name) for f in fields(graph_init.Plan) if f.name in options}
+    planned = {k: v for k, v in planned.items() if v != ()}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_err,
+        disable=not _err.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("comparing", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        plan = graph_init.Plan(**planned)
+        found = graph_init.compare(model, data, plan=plan, on_progress=show, **options)
+    if output:
+        found.save(output)
+    if as_json:
+        return _print_json(found.to_json())
+    for optimizer in found.settings["optimizers"]:
+        _out.print(_comparison_table(found, optimizer))
+    for state in found.states:
+        if state.problem:
+            _out.print(Text(f"{state.name}, seed {state.seed}: {state.problem}"))
+    if output:
+        _out.print(Text(f"{len(found.runs)} runs → {output}"))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="DIR", help="The folder to write.")
+@_posing
+@_batch_norm_option("eval")
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True
+)
+@click.option("--scheme", default="keep", show_default=True, help="Weights to start with.")
+@_guarded
+def artifacts(model: str, output: str, **options: Any) -> None:
+    """Write the files with which ONNX Runtime trains MODEL."""
+    import graph_init
+
+    if not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"the folder of '{output}' does not exist")
+    graph_init.write_artifacts(model, output, **options)
+    _out.print(Text(f"training artifacts → {output}"))
 
 
 @cli.command()

@@ -1,19 +1,18 @@
-"""Batches: random ones from the graph's own signature, and real ones from ``.npz`` files."""
+"""Batches: random ones from the graph's own signature, and rows or batches of real data."""
 
 from __future__ import annotations
 
-import os
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import helper
 
 from graph_init.builder import Array, Builder, Shape, Value
 from graph_init.errors import UsageError
-from graph_init.objective import Objective, random_target
+from graph_init.objective import TARGET, Objective, Term, random_target
 
 #: Through these an index stays an index.
 _INDEX_VIEWS = frozenset("Reshape Cast Identity Transpose Slice Concat Expand".split())
@@ -53,12 +52,12 @@ class Layout:
 
     def shape(self, value: Value) -> Shape:
         """The shape of ``value`` for the whole batch."""
-        cut = value is self.objective.target or value.name in self.batched
+        cut = value in self.objective.targets or value.name in self.batched
         return (value.dims[0] * self.count, *value.dims[1:]) if cut and value.rank else value.dims
 
     def slices(self, batch: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
         """The slices of a whole batch, in order; arrays that are not batched are in each."""
-        cut = self.batched | {self.objective.target.name}
+        cut = self.batched | {t.name for t in self.objective.targets}
         for k in range(self.count):
             yield {
                 n: a[k * len(a) // self.count : (k + 1) * len(a) // self.count]
@@ -66,6 +65,14 @@ class Layout:
                 else a
                 for n, a in batch.items()
             }
+
+
+class Source(Protocol):
+    """Where batches come from: that with a given number is always the same."""
+
+    def batch(self, number: int) -> Mapping[str, Array]:
+        """Batch ``number`` (negative numbers: the held-out ones)."""
+        ...
 
 
 class RandomBatches:
@@ -85,8 +92,8 @@ class RandomBatches:
         rng = np.random.default_rng([self._seed, 0 if number >= 0 else 1, abs(number)])
         layout = self._layout
         feeds = {v.name: self._draw(v, layout.shape(v), rng) for v in layout.inputs}
-        target = layout.objective.target
-        feeds[target.name] = random_target(layout.objective, layout.shape(target), rng)
+        for term in layout.objective.terms:
+            feeds[term.target.name] = random_target(term, layout.shape(term.target), rng)
         return feeds
 
     def _draw(self, value: Value, shape: Shape, rng: np.random.Generator) -> Array:
@@ -101,23 +108,11 @@ class RandomBatches:
         return np.ones(shape, dtype)
 
 
-def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The arrays of an ``.npz`` file; pickles are refused."""
-    file = Path(path)
-    if not file.exists():
-        raise UsageError(f"--data: there is no file '{file}'")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {k: archive[k] for k in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise UsageError(f"--data: '{file}' is not a readable .npz file: {error}") from error
-
-
 class FixedBatches:
-    """Real data: ``arrays`` keyed by input name, plus ``target``; slices of ``size`` rows."""
+    """Real data: ``arrays`` keyed by input name, plus targets; batches of ``size`` rows."""
 
     def __init__(self, arrays: Mapping[str, Array], size: int, seed: int) -> None:
-        self._arrays = dict(arrays)
+        self.arrays = dict(arrays)
         self._size = size
         self._seed = seed
         self._rows = next(iter(arrays.values())).shape[0]
@@ -125,17 +120,77 @@ class FixedBatches:
     def batch(self, number: int) -> dict[str, Array]:
         """Rows drawn without replacement; all of them in order when the batch is the whole file."""
         if self._rows == self._size:
-            return dict(self._arrays)
+            return dict(self.arrays)
         rng = np.random.default_rng([self._seed, 0 if number >= 0 else 1, abs(number)])
         rows = rng.choice(self._rows, self._size, replace=False)
-        return {k: v[rows] for k, v in self._arrays.items()}
+        return {k: v[rows] for k, v in self.arrays.items()}
+
+
+class StreamBatches:
+    """Batches from an iterable, read as far as they are asked for, then again from its start.
+
+    The first four are held out, unless there are no others. Batches of another size than the
+    first's (the last of an epoch, often) are passed over.
+    """
+
+    _HELD_OUT = 4
+
+    def __init__(
+        self, batches: Iterable[Any], check: Callable[[Any], dict[str, Array] | None]
+    ) -> None:
+        """``check`` names a batch's arrays and refuses what does not fit; None passes it over."""
+        self._batches, self._check = batches, check
+        self._reading = self._read()
+        head = list(islice(self._reading, self._HELD_OUT + 1))
+        if not head:
+            raise UsageError("--data holds no batch")
+        self._held_out = head[: self._HELD_OUT]
+        self._first = head[self._HELD_OUT :]
+        self._at, self._current = 0, (self._first or head)[0]
+
+    def batch(self, number: int) -> dict[str, Array]:
+        """Training batches in order, so that ``number`` may stay, grow, or start again at 0."""
+        if number < 0:
+            return self._held_out[(-1 - number) % len(self._held_out)]
+        if not self._first:
+            return self._held_out[number % len(self._held_out)]
+        if number == 0:
+            return self._first[0]
+        while self._at < number:
+            self._current = self._next()
+            self._at += 1
+        return self._current
+
+    def _next(self) -> dict[str, Array]:
+        found = next(self._reading, None)
+        if found is None:
+            if iter(self._batches) is self._batches:
+                raise UsageError(
+                    f"--data ended after {self._at + 1 + self._HELD_OUT} batches; give an iterable "
+                    "that can be read again (a list, a DataLoader), or fewer --steps"
+                )
+            self._reading = self._read()
+            found = next(islice(self._reading, self._HELD_OUT, None))
+        return found
+
+    def _read(self) -> Iterator[dict[str, Array]]:
+        return (found for item in self._batches if (found := self._check(item)) is not None)
+
+
+def rename_target(arrays: Mapping[str, Array], terms: Sequence[Term]) -> dict[str, Array]:
+    """``arrays`` with the one term's ``target:OUTPUT`` called ``target``."""
+    long = f"{TARGET}:{terms[0].output}"
+    if len(terms) > 1 or TARGET in arrays or long not in arrays:
+        return dict(arrays)
+    return {TARGET if k == long else k: v for k, v in arrays.items()}
 
 
 def check_arrays(
     arrays: Mapping[str, Array], inputs: Sequence[Value], objective: Objective, size: int
 ) -> dict[str, Array]:
     """``arrays`` in the graph's types, one row count, with labels in range; else UsageError."""
-    wanted = {v.name: v for v in [*inputs, objective.target]}
+    arrays = rename_target(arrays, objective.terms)
+    wanted = {v.name: v for v in [*inputs, *objective.targets]}
     missing = [n for n in wanted if n not in arrays]
     if missing:
         raise UsageError(
@@ -146,20 +201,23 @@ def check_arrays(
     for name, value in wanted.items():
         array = np.asarray(arrays[name]).astype(helper.tensor_dtype_to_np_dtype(value.dtype))
         expected: Shape = value.dims
-        if value is objective.target and array.shape != expected and array[:1].size == 1:
+        if value in objective.targets and array.shape != expected and array[:1].size == 1:
             array = array.reshape(array.shape[0], *expected[1:])
         if array.shape[1:] != expected[1:] or array.shape[0] < size:
             raise UsageError(
                 f"--data: '{name}' has shape {array.shape}, but the model wants {expected}"
             )
         result[name] = array
-    if objective.classes is not None:
-        labels = result[objective.target.name]
-        if labels.min() < 0 or labels.max() >= objective.classes:
-            raise UsageError(
-                f"--data: 'target' has labels from {labels.min()} to {labels.max()}, but the model "
-                f"has {objective.classes} classes (0 to {objective.classes - 1})"
-            )
+    for term in objective.terms:
+        _check_labels(term, result[term.target.name])
     if len({a.shape[0] for a in result.values()}) > 1:
         raise UsageError("--data: the arrays have different numbers of rows")
     return result
+
+
+def _check_labels(term: Term, labels: Array) -> None:
+    if term.classes is not None and (labels.min() < 0 or labels.max() >= term.classes):
+        raise UsageError(
+            f"--data: '{term.target.name}' has labels from {labels.min()} to {labels.max()}, but "
+            f"the model has {term.classes} classes (0 to {term.classes - 1})"
+        )

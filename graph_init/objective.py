@@ -19,9 +19,13 @@ LOSSES = ("auto", "cross-entropy", "binary-cross-entropy", "mse")
 _VIEWS = frozenset({"Reshape", "Identity", "Transpose"})
 
 
+#: The name of the input with the labels; that of one among several outputs follows a colon.
+TARGET = "target"
+
+
 @dataclass(frozen=True)
-class Objective:
-    """A loss attached to a graph.
+class Term:
+    """The loss on one output.
 
     ``target`` is the graph input with the labels: class numbers (int64, the logits' shape without
     the class axis) for cross-entropy, else floats of the prediction's shape.
@@ -35,10 +39,29 @@ class Objective:
     classes: int | None
 
 
+@dataclass(frozen=True)
+class Objective:
+    """A loss attached to a graph: the sum of those on its outputs."""
+
+    loss: Value
+    terms: tuple[Term, ...]
+
+    @property
+    def kind(self) -> str:
+        return "+".join(t.kind for t in self.terms)
+
+    @property
+    def targets(self) -> tuple[Value, ...]:
+        return tuple(t.target for t in self.terms)
+
+
 def attach(
-    b: Builder, outputs: Sequence[tuple[str, Value]], kind: str = "auto", name: str | None = None
+    b: Builder,
+    outputs: Sequence[tuple[str, Value]],
+    kind: str = "auto",
+    names: Sequence[str] = (),
 ) -> Objective:
-    """Append the loss on one of ``outputs`` to ``b``.
+    """Append the loss on the outputs called ``names`` (by default one) to ``b``.
 
     ``auto`` strips a final Softmax or LogSoftmax and takes cross-entropy of what it read, binary
     cross-entropy of what a final Sigmoid read, and mean squared error for the rest. The classes of
@@ -47,7 +70,19 @@ def attach(
     """
     if kind not in LOSSES:
         raise UsageError(f"unknown loss '{kind}'; choose one of {', '.join(LOSSES)}")
-    output, value = _choose(outputs, name)
+    chosen = [_choose(outputs, name) for name in dict.fromkeys(names)] or [_choose(outputs, None)]
+    several = len(chosen) > 1
+    terms = [
+        _term(b, kind, output, value, f"{TARGET}:{output}" if several else TARGET)
+        for output, value in chosen
+    ]
+    loss = terms[0].loss
+    for term in terms[1:]:
+        loss = b.add(loss, term.loss)
+    return Objective(loss, tuple(terms))
+
+
+def _term(b: Builder, kind: str, output: str, value: Value, target_name: str) -> Term:
     inner = _behind_views(value)
     op = inner.node.op if inner.node is not None else ""
     if kind == "auto":
@@ -58,20 +93,21 @@ def attach(
         }.get(op, "mse")
     if kind == "cross-entropy":
         if op in ("Softmax", "LogSoftmax"):
-            return _cross_entropy(b, output, *_stripped(b, value, inner))
-        return _cross_entropy(b, output, value, 1 if value.rank >= 4 else value.rank - 1)
+            return _cross_entropy(b, output, target_name, *_stripped(b, value, inner))
+        axis = 1 if value.rank >= 4 else value.rank - 1
+        return _cross_entropy(b, output, target_name, value, axis)
     if kind == "binary-cross-entropy":
         logits = value
         if op == "Sigmoid":
             assert inner.node is not None and inner.node.inputs[0] is not None
             logits = _replay(b, value, inner, inner.node.inputs[0])
-        target = b.input("target", logits.dtype, logits.dims)
+        target = b.input(target_name, logits.dtype, logits.dims)
         # −[t log σ(x) + (1−t) log(1−σ(x))] = softplus(x) − t x
         each = b.sub(softplus(b, logits), b.mul(target, logits))
-        return Objective(kind, output, _mean(b, each), logits, target, None)
-    target = b.input("target", value.dtype, value.dims)
+        return Term(kind, output, _mean(b, each), logits, target, None)
+    target = b.input(target_name, value.dtype, value.dims)
     difference = b.sub(value, target)
-    return Objective(kind, output, _mean(b, b.mul(difference, difference)), value, target, None)
+    return Term(kind, output, _mean(b, b.mul(difference, difference)), value, target, None)
 
 
 def _choose(outputs: Sequence[tuple[str, Value]], name: str | None) -> tuple[str, Value]:
@@ -138,7 +174,7 @@ def _class_axis(value: Value, softmax: Value) -> int:
     return list(node.attrs["perm"]).index(inner) if node.op == "Transpose" else inner
 
 
-def _cross_entropy(b: Builder, output: str, logits: Value, axis: int) -> Objective:
+def _cross_entropy(b: Builder, output: str, target_name: str, logits: Value, axis: int) -> Term:
     if logits.rank < 2:
         raise UnsupportedModelError(
             f"output '{output}' has shape {logits.dims}, which has no class axis; use --loss mse"
@@ -151,22 +187,22 @@ def _cross_entropy(b: Builder, output: str, logits: Value, axis: int) -> Objecti
         logits = b.transpose(logits, order)
     classes = logits.dims[-1]
     shape: Shape = logits.dims[:-1]
-    target = b.input("target", TensorProto.INT64, shape)
+    target = b.input(target_name, TensorProto.INT64, shape)
     rows = math.prod(shape)
     log_p = b.op("LogSoftmax", b.reshape(logits, [rows, classes]), axis=-1)
     taken = b.op("GatherElements", log_p, b.reshape(target, [rows, 1]), axis=1)
     loss = b.scale(b.sum(taken, keepdims=False), -1.0 / rows)
-    return Objective("cross-entropy", output, loss, logits, target, classes)
+    return Term("cross-entropy", output, loss, logits, target, classes)
 
 
 def _mean(b: Builder, value: Value) -> Value:
     return b.scale(b.sum(value, keepdims=False), 1.0 / max(value.size, 1))
 
 
-def random_target(objective: Objective, shape: Shape, rng: np.random.Generator) -> Array:
+def random_target(term: Term, shape: Shape, rng: np.random.Generator) -> Array:
     """Random labels of this shape: uniform classes, fair coins, or N(0,1)."""
-    if objective.kind == "cross-entropy":
-        return rng.integers(0, objective.classes or 1, shape)
-    if objective.kind == "binary-cross-entropy":
+    if term.kind == "cross-entropy":
+        return rng.integers(0, term.classes or 1, shape)
+    if term.kind == "binary-cross-entropy":
         return rng.integers(0, 2, shape).astype(np.float32)
     return rng.standard_normal(shape, dtype=np.float32)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -20,6 +21,18 @@ from graph_init.parameters import Parameter
 DEFAULT_BATCH = 16
 DEFAULT_SIZE = 32
 
+#: Called with the builder, a node of the model that has just been lowered, what each name stands
+#: for, and a function that lowers nodes again.
+Visit = Callable[
+    [
+        Builder,
+        onnx.NodeProto,
+        dict[str, "Value | None"],
+        Callable[[Sequence[onnx.NodeProto]], None],
+    ],
+    None,
+]
+
 #: Frozen tensors above this many elements are fed instead of stored in the graph.
 _EMBED_LIMIT = 1 << 16
 
@@ -31,6 +44,7 @@ class Problem:
     ``forward`` takes the batch (``inputs`` and the objective's target), the trainable tensors and
     ``fed`` (large frozen ones) and returns the loss and, named in ``extras``, the prediction's
     standard deviation and mean. ``batched`` names the inputs of which each row has its own part.
+    ``outputs`` are the model's own float outputs, on the builder.
     """
 
     forward: onnx.ModelProto
@@ -42,6 +56,7 @@ class Problem:
     batch_size: int
     extras: tuple[str, ...]
     batched: frozenset[str]
+    outputs: Mapping[str, Value]
 
 
 def input_shape(
@@ -75,15 +90,17 @@ def build(
     values: Mapping[str, Array],
     *,
     loss: str = "auto",
-    output_name: str | None = None,
+    output_names: Sequence[str] = (),
     dims: Mapping[str, int] | None = None,
     batch_size: int | None = None,
     batch_norm: str = "eval",
     input_sizes: Mapping[str, Shape] | None = None,
+    visit: Visit | None = None,
 ) -> Problem:
     """Lower ``loaded`` with static shapes and attach the loss.
 
     ``values`` holds every initializer; ``input_sizes`` overrides shapes (real data has its own).
+    ``visit`` is called after each of the model's nodes, and may change what names stand for.
     """
     graph = loaded.ir.graph
     sizes = dict(dims or {})
@@ -134,13 +151,22 @@ def build(
         del trainable[name]
     opset = loaded.ir.opset_imports.get("", 1)
     nodes = [onnx_ir.to_proto(node) for node in graph]
-    run(b, nodes, environment, opset, context=Context((RULES,), batch_norm))
+    context = Context((RULES,), batch_norm)
+    for node in nodes:
+        run(b, [node], environment, opset, context=context)
+        if visit is not None:
+            visit(
+                b,
+                node,
+                environment,
+                partial(run, b, environment=environment, opset=opset, context=context),
+            )
     outputs = [
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
     ]
     b.origin = ""
-    objective = attach(b, outputs, loss, output_name)
-    moments = _moments(b, objective.prediction)
+    objective = attach(b, outputs, loss, output_names)
+    moments = _moments(b, objective.terms[0].prediction)
     forward = b.model([objective.loss, *moments], unused_inputs=True)
     used = {id(v) for n in b.needed([objective.loss]) for v in n.inputs if v is not None}
     batch = next((v.dims[0] for v in inputs if v.shape), batch_size or DEFAULT_BATCH)
@@ -154,6 +180,7 @@ def build(
         batch,
         tuple(m.name for m in moments),
         frozenset(batched),
+        {name: v for name, v in outputs if v.is_float and v.node is not None},
     )
 
 

@@ -16,9 +16,9 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from graph_init.autodiff import primal
 from graph_init.autodiff.tangent import tangents
 from graph_init.builder import MICROSOFT, Array, Builder, Value
-from graph_init.deviation import primal
 from graph_init.errors import UnsupportedModelError
 
 STEP = 1e-5

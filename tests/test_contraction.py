@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from graph_init.autodiff import primal
 from graph_init.autodiff.contraction import Products, contract, dot
 from graph_init.autodiff.tangent import tangents
 from graph_init.builder import Array, Builder, Value
-from graph_init.deviation import primal
-from graph_init.deviation.session import Session
+from graph_init.engine.session import Session
 from graph_init.lowering import patches
 
 Network = Callable[[Builder, Value, Value], Value]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
 from graph_init.builder import Array
-from graph_init.data import FixedBatches, read_npz
+from graph_init.data import FixedBatches
+from graph_init.data_files import read
 from graph_init.errors import UsageError
 from tests.small_models import model
 
@@ -98,13 +100,121 @@ def test_fixed_batches_draw_rows_together() -> None:
 
 def test_files_that_are_no_archives_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no file"):
-        read_npz(tmp_path / "missing.npz")
+        read(tmp_path / "missing.npz")
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(UsageError, match=r"text\.npz"):
-        read_npz(tmp_path / "text.npz")
+        read(tmp_path / "text.npz")
     np.savez(tmp_path / "pickled.npz", x=np.array([{}], dtype=object))
     with pytest.raises(UsageError, match=r"pickled\.npz"):
-        read_npz(tmp_path / "pickled.npz")
+        read(tmp_path / "pickled.npz")
+    with pytest.raises(UsageError, match="cannot be int"):
+        read(3)  # type: ignore[arg-type]
+
+
+def test_folders_of_arrays(tmp_path: Path) -> None:
+    arrays = dict(product_rows(6))
+    np.savez(tmp_path / "all.npz", **arrays)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=r"holds no \.npy"):
+        read(tmp_path / "folder")
+    for name, array in arrays.items():
+        np.save(tmp_path / "folder" / f"{name}.npy", array)
+    model = two_outputs()
+    one = graph_init.measure(model, data=tmp_path / "all.npz", output_name="a", loss="mse")
+    other = graph_init.measure(model, data=tmp_path / "folder", output_name="a", loss="mse")
+    assert one.to_json() == other.to_json()
+    np.save(tmp_path / "folder" / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match=r"x\.npy"):
+        graph_init.measure(model, data=tmp_path / "folder")
+
+
+def two_outputs() -> onnx.ModelProto:
+    """x @ w gives a, and a @ v gives b after a Softmax."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "a"),
+        helper.make_node("MatMul", ["a", "v"], ["logits"], "v"),
+        helper.make_node("Softmax", ["logits"], ["b"], axis=-1),
+    ]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((4, 3)).astype(np.float32), "w"),
+        numpy_helper.from_array(rng.standard_normal((3, 5)).astype(np.float32), "v"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])]
+    outputs = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k])
+        for n, k in (("a", 3), ("b", 5))
+    ]
+    return model(nodes, inputs, outputs, weights)
+
+
+def product_rows(rows: int, seed: int = 0) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.standard_normal((rows, 4)).astype(np.float32),
+        "target": rng.standard_normal((rows, 3)).astype(np.float32),
+    }
+
+
+def test_targets_of_several_outputs_add_their_losses() -> None:
+    given = product_rows(8)
+    labels = np.arange(8) % 5
+    first = graph_init.measure(two_outputs(), data=given, output_name="a")
+    second = graph_init.measure(
+        two_outputs(), data={"x": given["x"], "target": labels}, output_name="b"
+    )
+    named = {"x": given["x"], "target:a": given["target"], "target:b": labels}
+    both = graph_init.measure(two_outputs(), data=named)
+    assert both.loss == pytest.approx(first.loss + second.loss, rel=1e-6)
+    assert both.loss_kind == "mse+cross-entropy"
+    only = graph_init.measure(two_outputs(), data={"x": given["x"], "target:b": labels})
+    assert only.to_json() == second.to_json()
+    with pytest.raises(UsageError, match="target:b"):
+        graph_init.measure(two_outputs(), data=given, output_name=["a", "b"])
+    random = graph_init.measure(two_outputs(), output_name=["a", "b"])
+    assert random.loss_kind == "mse+cross-entropy"
+
+
+@pytest.mark.parametrize("form", ["mappings", "pairs", "generator", "dataloader"])
+def test_an_iterable_of_batches(form: str) -> None:
+    parts = [product_rows(6, seed) for seed in range(7)]
+    data: object = parts
+    if form == "pairs":
+        data = [(p["x"], p["target"]) for p in parts]
+    elif form == "generator":
+        data = (p for p in parts)
+    elif form == "dataloader":
+        torch = pytest.importorskip("torch")
+        x, target = (np.concatenate([p[k] for p in parts]) for k in ("x", "target"))
+        rows = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(target))
+        data = torch.utils.data.DataLoader(rows, batch_size=6)
+    expected = graph_init.measure(two_outputs(), data=parts[4], output_name="a")
+    found = graph_init.measure(two_outputs(), data=data, output_name="a")  # type: ignore[arg-type]
+    assert found.gradient_deviation == expected.gradient_deviation  # four are held out
+
+
+def test_an_iterable_is_read_again_and_a_generator_cannot_be() -> None:
+    parts = [product_rows(6, seed) for seed in range(7)] + [product_rows(2)]
+    result = graph_init.initialize(two_outputs(), data=parts, steps=5, output_name="a")
+    losses = [entry["loss"] for entry in result.history]
+    assert len(losses) == 5
+    again = graph_init.initialize(two_outputs(), data=parts, steps=5, output_name="a")
+    assert again.scales == result.scales
+    with pytest.raises(UsageError, match="ended after 7 batches"):
+        graph_init.initialize(two_outputs(), data=iter(parts), steps=5, output_name="a")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "holds no batch"),
+        ([(1, 2, 3)], "a batch is a mapping, or a sequence of x and target; got tuple of 3"),
+        ([3], "got int"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(data: list[object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        graph_init.measure(two_outputs(), data=data)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init.deviation import memory
+from graph_init.engine import memory
 from graph_init.errors import UnsupportedModelError, UsageError
 from tests.small_models import model
 

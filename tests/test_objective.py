@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from graph_init.builder import Array, Builder, Value
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.lowering import run
-from graph_init.objective import Objective, attach, random_target
+from graph_init.objective import Objective, Term, attach, random_target
 
 torch = pytest.importorskip("torch")
 rt = pytest.importorskip("onnxruntime")
@@ -30,6 +30,11 @@ def attached(
     y = environment["y"]
     assert y is not None
     return b, attach(b, [("y", y)], loss)
+
+
+def only(objective: Objective) -> Term:
+    (term,) = objective.terms
+    return term
 
 
 def value(b: Builder, objective: Objective, x: Array, target: Array) -> float:
@@ -58,11 +63,11 @@ def test_softmax_becomes_cross_entropy_over_its_axis(
     op: str, shape: tuple[int, ...], axis: int, opset: int
 ) -> None:
     b, objective = attached(shape, [node(op, axis=axis)], opset=opset)
-    assert objective.kind == "cross-entropy"
-    assert objective.classes == 7
+    assert only(objective).kind == "cross-entropy"
+    assert only(objective).classes == 7
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype(np.float32)
-    target = random_target(objective, objective.target.dims, rng)
+    target = random_target(only(objective), only(objective).target.dims, rng)
     assert target.shape == tuple(d for i, d in enumerate(shape) if i != axis % len(shape))
     logits = torch.from_numpy(np.moveaxis(x, axis, 1).copy())
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
@@ -77,7 +82,7 @@ def test_softmax_behind_a_transposition() -> None:
     b, objective = attached((3, 5, 7), nodes)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 5, 7)).astype(np.float32)
-    target = random_target(objective, objective.target.dims, rng)
+    target = random_target(only(objective), only(objective).target.dims, rng)
     assert target.shape == (5, 3)
     logits = torch.from_numpy(x.transpose(1, 2, 0).copy())
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
@@ -87,8 +92,8 @@ def test_softmax_behind_a_transposition() -> None:
 def test_old_softmax_over_images_of_one_pixel() -> None:
     """Before opset 13 the axes from 1 on are one, as in SqueezeNet."""
     b, objective = attached((4, 7, 1, 1), [node("Softmax", axis=1)], opset=9)
-    assert objective.prediction.dims == (4, 7)
-    assert objective.target.dims == (4,)
+    assert only(objective).prediction.dims == (4, 7)
+    assert only(objective).target.dims == (4,)
 
 
 @pytest.mark.parametrize(
@@ -97,16 +102,16 @@ def test_old_softmax_over_images_of_one_pixel() -> None:
 )
 def test_cross_entropy_of_bare_logits(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
     _, objective = attached(shape, [node("Identity")], "cross-entropy")
-    assert objective.classes == 7
-    assert objective.target.dims == target
+    assert only(objective).classes == 7
+    assert only(objective).target.dims == target
 
 
 def test_sigmoid_becomes_binary_cross_entropy_that_does_not_overflow() -> None:
     b, objective = attached((4, 3), [node("Sigmoid")])
-    assert objective.kind == "binary-cross-entropy"
+    assert only(objective).kind == "binary-cross-entropy"
     rng = np.random.default_rng(0)
     x = (200 * rng.standard_normal((4, 3))).astype(np.float32)
-    target = random_target(objective, objective.target.dims, rng)
+    target = random_target(only(objective), only(objective).target.dims, rng)
     assert set(np.unique(target)) <= {0.0, 1.0}
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.from_numpy(x), torch.from_numpy(target)
@@ -116,10 +121,10 @@ def test_sigmoid_becomes_binary_cross_entropy_that_does_not_overflow() -> None:
 
 def test_anything_else_becomes_mean_squared_error() -> None:
     b, objective = attached((4, 3), [node("Tanh")])
-    assert objective.kind == "mse"
+    assert only(objective).kind == "mse"
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 3)).astype(np.float32)
-    target = random_target(objective, objective.target.dims, rng)
+    target = random_target(only(objective), only(objective).target.dims, rng)
     expected = np.mean((np.tanh(x) - target) ** 2)
     assert value(b, objective, x, target) == pytest.approx(expected, rel=1e-5)
 

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from graph_init.builder import Array, Builder, Value
 from graph_init.builder.schedule import arrange, peak_bytes
-from graph_init.deviation.session import Session
+from graph_init.engine.session import Session
 
 SHAPE = (32, 256)
 

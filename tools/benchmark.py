@@ -89,10 +89,11 @@ def run_torch(name: str, folder: Path, count: int, threads: int) -> dict[str, An
 def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[str, Any]:
     import numpy as np
 
-    from graph_init.evaluation import Options, prepare
+    from graph_init.evaluation import prepare
     from graph_init.model.load import load
     from graph_init.parameters import analyze
     from graph_init.problem import initial_values
+    from graph_init.workload import Options, build
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import onnxruntime  # noqa: F401  the library is not what is measured
@@ -104,7 +105,7 @@ def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[st
     values = initial_values(loaded)
     base = peak()  # like PyTorch's: with the libraries, the weights and the batch
     options = Options(data, None, 0, "cross-entropy", None, {}, "eval", "taylor", True, True)
-    evaluator = prepare(loaded, analyze(loaded.ir), values, options)
+    evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)
     batch, scales = evaluator.source.batch(0), np.ones(len(evaluator.scaled))
     evaluator.step(batch, scales)
     ready = time.perf_counter() - start

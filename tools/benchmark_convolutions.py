@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from graph_init.builder import MICROSOFT, Array, Builder, Value  # noqa: E402
-from graph_init.deviation.session import Session  # noqa: E402
+from graph_init.engine.session import Session  # noqa: E402
 from graph_init.lowering import patches  # noqa: E402
 
 SIZES = ((64, 32), (128, 16), (256, 8), (512, 4), (256, 16), (512, 8))

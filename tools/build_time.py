@@ -21,10 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.evaluation import Evaluator, Options, prepare  # noqa: E402
+from graph_init.evaluation import Evaluator, prepare  # noqa: E402
 from graph_init.model.load import load  # noqa: E402
 from graph_init.parameters import analyze  # noqa: E402
 from graph_init.problem import initial_values  # noqa: E402
+from graph_init.workload import Options, build  # noqa: E402
 
 WIDTH, ROWS, BLOCK = 8, 2, 20
 
@@ -68,7 +69,8 @@ def ready(path: Path) -> Evaluator:
     """Everything that ``initialize`` does before its first step."""
     loaded = load(path)
     options = Options(None, None, 0, "auto", None, {}, "eval", "taylor", False, True)
-    return prepare(loaded, analyze(loaded.ir), initial_values(loaded), options)
+    values = initial_values(loaded)
+    return prepare(build(loaded, analyze(loaded.ir), values, options), values)
 
 
 def main() -> None:

@@ -76,10 +76,11 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
     import numpy as np
 
     import graph_init
-    from graph_init.evaluation import Options, prepare
+    from graph_init.evaluation import prepare
     from graph_init.model.load import load
     from graph_init.parameters import analyze
     from graph_init.problem import initial_values
+    from graph_init.workload import Options, build
 
     case = CASES[name]
     start = time.perf_counter()
@@ -88,7 +89,8 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
         None, case.batch, 0, "cross-entropy", None, {}, "eval", case.method, False, True,
         case.micro_batch,
     )  # fmt: skip
-    evaluator = prepare(loaded, analyze(loaded.ir), initial_values(loaded), options)
+    values = initial_values(loaded)
+    evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)
     scales = np.full(len(evaluator.scaled), 0.99)
     ready = time.perf_counter() - start
     taken = []

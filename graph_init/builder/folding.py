@@ -47,6 +47,10 @@ def fold(
         return list(_broadcast_gradient_axes(a, b))
     if domain not in ("", "ai.onnx"):
         return None
+    if op == "Expand" and values[0] is not None and values[1] is not None:
+        # A view: the many zeros that derivatives are made of take no memory.
+        shape = broadcast(values[0].shape, tuple(int(d) for d in values[1]))
+        return [np.broadcast_to(values[0], shape)]
     return evaluate(op, values, attrs, len(types))
 
 

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from graph_init.autodiff import primal
 from graph_init.builder import Array
-from graph_init.deviation import elements, memory, primal
+from graph_init.deviation import elements
 from graph_init.deviation.gradients import (
     GRADIENT,
     Accumulator,
@@ -28,6 +29,7 @@ from graph_init.deviation.gradients import (
     merge_spreads,
 )
 from graph_init.deviation.result import Evaluation, evaluation
+from graph_init.engine import memory
 
 #: Steps are this share of ‖θ‖ long, unless they are given: shorter ones drown in float32 rounding,
 #: longer ones see the curvature change (docs/taylor-and-finite-differences.md).
@@ -56,6 +58,10 @@ class FiniteDifference:
         self._g0, self._g1 = self._gradient.buffers(), self._gradient.buffers()
         self._last = self._gradient.buffers() if setting.slopes else None
         self._factors: dict[str, np.float32] = {}
+
+    def move(self, values: Mapping[str, Array]) -> None:
+        """Evaluate other parameters from now on."""
+        self._weights.move(values)
 
     def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
         """``scales`` has one float a scaled tensor."""

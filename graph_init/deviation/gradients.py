@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graph_init.autodiff.primal import Primal
 from graph_init.builder import Array, Builder, Program, Value
-from graph_init.deviation import memory
-from graph_init.deviation.primal import Primal
-from graph_init.deviation.session import Session
+from graph_init.engine import memory
+from graph_init.engine.session import Session
 
 #: What stands before the parameter's name in the names of outputs.
 GRADIENT = "gradient:"
@@ -83,6 +83,10 @@ class Weights:
         self.values = values
         self.scaled = list(scaled)
         self._buffers: dict[str, Array] = {}
+
+    def move(self, values: Mapping[str, Array]) -> None:
+        """Take other parameters from now on."""
+        self.values = {n: values[n] for n in self.values}
 
     def at(self, scales: Array) -> dict[str, Array]:
         """θ; valid until the next call."""

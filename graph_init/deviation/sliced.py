@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graph_init.autodiff import primal
 from graph_init.autodiff.contraction import Products, contract
 from graph_init.autodiff.tangent import tangents
 from graph_init.builder import Array, Program, Value
-from graph_init.deviation import elements, primal
+from graph_init.deviation import elements
 from graph_init.deviation.gradients import (
     GRADIENT,
     Accumulator,
@@ -99,6 +100,10 @@ class SlicedTaylor:
         self._g, self._q = self._gradient.buffers(), self._change.buffers()
         self._hu = self._change.buffers() if self._mixed else {}
         self._u = self._gradient.buffers() if self._mixed else {}
+
+    def move(self, values: Mapping[str, Array]) -> None:
+        """Evaluate other parameters from now on."""
+        self._weights.move(values)
 
     def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
         """``scales`` has one float a scaled tensor."""

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from graph_init.autodiff import primal
 from graph_init.autodiff.contraction import Products, contract, dot
+from graph_init.autodiff.primal import SCALE_INPUT
 from graph_init.autodiff.tangent import tangents
 from graph_init.builder import Array, Builder, Program, Value
-from graph_init.deviation import memory, primal
-from graph_init.deviation.primal import SCALE_INPUT
 from graph_init.deviation.result import EPSILON, Evaluation, Statistics, evaluation
-from graph_init.deviation.session import Session
+from graph_init.engine import memory
+from graph_init.engine.session import Session
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,10 @@ class Taylor:
         self._elements = sum(values[n].size for n in graph.parameters)
         self._session = Session(graph.program, device)
         self._session.fix({**values, **fed})
+
+    def move(self, values: Mapping[str, Array]) -> None:
+        """Evaluate other parameters from now on."""
+        self._session.fix({n: values[n] for n in self._graph.parameters})
 
     def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
         """``scales`` has one float a scaled tensor."""

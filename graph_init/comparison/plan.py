@@ -1,0 +1,70 @@
+"""What a comparison runs: initial states, optimisers, learning rates, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from graph_init.errors import UsageError
+from graph_init.schemes import NAMES
+from graph_init.training.optimizers import OPTIMIZERS
+
+#: States compared by default, each of them tuned and not.
+DEFAULT_SCHEMES = ("keep", "he", "xavier", "orthogonal", "lsuv")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared. ``schemes`` are initial states; with ``tune`` each is tuned too.
+
+    Tuning and LSUV see random batches, with ``on_data`` those of the data. ``held_out`` is the
+    share of rows to score on. No ``schemes`` means :data:`DEFAULT_SCHEMES`, no
+    ``learning_rates`` those of each optimiser.
+    """
+
+    schemes: Sequence[str] = ()
+    tune: bool = True
+    seeds: int = 3
+    optimizers: Sequence[str] = tuple(OPTIMIZERS)
+    learning_rates: Sequence[float] = ()
+    updates: int = 300
+    held_out: float = 0.2
+    on_data: bool = False
+    tuner: str = "sign"
+    steps: int = 100
+    workers: int | None = None
+
+    def check(self) -> None:
+        """UsageError for what cannot be compared."""
+        for option, given, known in (
+            ("--scheme", self.schemes, NAMES),
+            ("--train-with", self.optimizers, tuple(OPTIMIZERS)),
+        ):
+            for name in given:
+                if name not in known:
+                    near = get_close_matches(name, known, 1)
+                    hint = f"; did you mean '{near[0]}'?" if near else ""
+                    raise UsageError(f"{option} {name}: choose among {', '.join(known)}{hint}")
+        for option, number in (
+            ("--seeds", self.seeds), ("--updates", self.updates), ("--workers", self.workers or 1),
+        ):  # fmt: skip
+            if number < 1:
+                raise UsageError(f"{option} must be at least 1, not {number}")
+        if self.steps < 0:
+            raise UsageError(f"--steps must not be negative, not {self.steps}")
+        if not 0 < self.held_out < 1:
+            raise UsageError(f"--held-out is a share between 0 and 1, not {self.held_out}")
+        for rate in self.learning_rates:
+            if not (rate > 0 and np.isfinite(rate)):
+                raise UsageError(f"--learning-rate must be positive, not {rate}")
+
+    def states(self) -> list[tuple[str, bool]]:
+        """Schemes, and whether they are tuned."""
+        return [(s, t) for s in self.schemes for t in ((False, True) if self.tune else (False,))]
+
+    def rates(self, optimizer: str) -> tuple[float, ...]:
+        """The grid of this optimiser, the same for all states."""
+        return tuple(sorted(set(self.learning_rates))) or OPTIMIZERS[optimizer].rates

@@ -1,0 +1,1 @@
+"""Short training runs on onnxruntime: one graph a step, many runs at a time."""

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[Network, tuple[int, ...], tuple[int, ...]]] = {
     "matrix": (matrix, (4, 3, 8), (8, 5)),
     "transposed": (transposed, (4, 3, 8), (5, 8)),
     "convolution": (convolution, (2, 4, 6, 6), (5, 4, 3, 3)),
-    "many channels": (convolution, (2, 256, 3, 3), (256, 256, 3, 3)),
+    "many channels": (convolution, (2, 512, 3, 3), (512, 512, 3, 3)),
 }
 
 
@@ -122,9 +122,9 @@ def test_patches_equal_the_engine(kernel: tuple[int, int], dilations: tuple[int,
 
 def test_patches_are_for_many_channels_without_strides_and_groups() -> None:
     b = Builder()
-    x = b.input("x", TensorProto.FLOAT, (1, 256, 4, 4))
-    w = b.input("w", TensorProto.FLOAT, (256, 256, 3, 3))
-    few = b.input("few", TensorProto.FLOAT, (256, 128, 3, 3))
+    x = b.input("x", TensorProto.FLOAT, (1, patches.MANY, 4, 4))
+    w = b.input("w", TensorProto.FLOAT, (patches.MANY, patches.MANY, 3, 3))
+    few = b.input("few", TensorProto.FLOAT, (patches.MANY, patches.MANY // 2, 3, 3))
     attrs = {"strides": [1, 1], "dilations": [1, 1], "pads": [1, 1, 1, 1], "group": 1}
     assert patches.window(x, w, attrs) is not None
     assert patches.window(x, few, attrs) is None

@@ -149,3 +149,16 @@ def test_batches_of_an_iterable_are_joined() -> None:
     plan = graph_init.Plan(schemes=["keep"], tune=False, seeds=1, updates=3, optimizers=["sgd"])
     whole, joined = (graph_init.compare(plain_cnn(2), d, plan=plan) for d in (data, parts))
     assert json.dumps(whole.to_json()) == json.dumps(joined.to_json())
+
+
+@pytest.mark.parametrize("name", ["cnn", "transformer", "mlp"])
+def test_the_examples_on_digits_and_mnist1d(name: str) -> None:
+    """A few updates of what docs/comparison.md shows in full."""
+    pytest.importorskip("torch")
+    pytest.importorskip("mnist1d")
+    from tools import compare_examples
+
+    found, _ = compare_examples.run(name, compare_examples.QUICK)
+    assert {s.name for s in found.states} == {"keep", "keep, tuned", "lsuv", "lsuv, tuned"}
+    assert len(found.runs) == 4 * 5
+    assert any(np.mean(r.losses[-5:]) < r.losses[0] for r in found.runs)

@@ -113,6 +113,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Arrays, Array
 }
 
 
+QUICK = graph_init.Plan(schemes=("keep", "lsuv"), seeds=1, updates=30, steps=3, optimizers=("sgd",))
+
+
 def export(model: nn.Module, x: Any, path: Path) -> None:
     """With a batch of any size."""
     example = torch.from_numpy(x[:4])
@@ -161,11 +164,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few updates of a few states")
     parser.add_argument("--write", action="store_true", help="into docs/comparison.md")
     given = parser.parse_args()
-    plan = graph_init.Plan()
-    if given.quick:
-        plan = graph_init.Plan(
-            schemes=("keep", "lsuv"), seeds=1, updates=30, steps=3, optimizers=("sgd",)
-        )
+    plan = QUICK if given.quick else graph_init.Plan()
     lines = []
     pictures = ROOT / "docs" / "comparison"
     for name in CASES:

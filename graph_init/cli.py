@@ -242,6 +242,16 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
     _out.print(rows)
 
 
+def _require_folder(path: str | None) -> None:
+    """UsageError unless ``path`` is a folder, or can become one."""
+    if path is None:
+        return
+    if not Path(path).absolute().parent.is_dir():
+        raise UsageError(f"the folder of '{path}' does not exist")
+    if Path(path).exists() and not Path(path).is_dir():
+        raise UsageError(f"'{path}' is a file; -o names a folder here")
+
+
 def _comparison_table(found: Comparison, optimizer: str) -> Table:
     table = Table(
         "state", "GD", "vanished", "rate", "loss", "held out", "accuracy", "trained",
@@ -372,8 +382,7 @@ def compare(model: str, data: str, output: str | None, as_json: bool, **options:
     """Train MODEL for a short while from several initial states, and compare."""
     import graph_init
 
-    if output and not Path(output).absolute().parent.is_dir():
-        raise UsageError(f"the folder of '{output}' does not exist")
+    _require_folder(output)
     planned = {f.name: options.pop(f.name) for f in fields(graph_init.Plan) if f.name in options}
     planned = {k: v for k, v in planned.items() if v != ()}
     with Progress(
@@ -419,8 +428,7 @@ def artifacts(model: str, output: str, **options: Any) -> None:
     """Write the files with which ONNX Runtime trains MODEL."""
     import graph_init
 
-    if not Path(output).absolute().parent.is_dir():
-        raise UsageError(f"the folder of '{output}' does not exist")
+    _require_folder(output)
     graph_init.write_artifacts(model, output, **options)
     _out.print(Text(f"training artifacts → {output}"))
 

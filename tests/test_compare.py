@@ -116,6 +116,17 @@ def test_the_command(tmp_path: Path) -> None:
     assert {r["optimizer"] for r in content["runs"]} == {"sgd", "adam"}
 
 
+def test_an_output_that_is_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    onnx.save(plain_cnn(2, channels=4), tmp_path / "m.onnx")
+    for command in (["compare", "--data", "missing.npz"], ["artifacts"]):
+        arguments = [*command, str(tmp_path / "m.onnx"), "-o", str(tmp_path / "out")]
+        found = CliRunner().invoke(cli, arguments)
+        assert found.exit_code == 2
+        assert "is a file" in found.output
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_a_model_of_placeholders_is_compared_without_keep() -> None:
     model = plain_cnn(2, channels=4)
     for tensor in model.graph.initializer:
@@ -133,6 +144,7 @@ def test_a_model_of_placeholders_is_compared_without_keep() -> None:
         ({"schemes": ["hee"]}, "did you mean 'he'"),
         ({"optimizers": ["sdg"]}, "did you mean 'sgd'"),
         ({"seeds": 0}, "--seeds"),
+        ({"tuner": "sing"}, "did you mean 'sign'"),
         ({"updates": 0}, "--updates"),
         ({"held_out": 1.5}, "--held-out"),
         ({"learning_rates": [-1.0]}, "--learning-rate"),

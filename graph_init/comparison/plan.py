@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from graph_init import tuning
 from graph_init.errors import UsageError
 from graph_init.schemes import NAMES
 from graph_init.training.optimizers import OPTIMIZERS
@@ -53,6 +54,7 @@ class Plan:
         ):  # fmt: skip
             if number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
+        tuning.create(self.tuner)
         if self.steps < 0:
             raise UsageError(f"--steps must not be negative, not {self.steps}")
         if not 0 < self.held_out < 1:

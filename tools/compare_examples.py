@@ -173,8 +173,8 @@ def main() -> None:
         found, seconds = run(name, plan)
         lines += ["", f"## {name}: {(CASES[name][0].__doc__ or '').strip()}", ""]
         lines.append(
-            f"{len(found.runs)} runs of {plan.updates} updates with {plan.seeds} seeds, and tuning, "
-            f"in {seconds:.0f} s."
+            f"{len(found.runs)} runs of {plan.updates} updates, {plan.seeds} seeds, and the tuning "
+            f"of their starts: {seconds:.0f} s."
         )
         lines += ["", *table(found)]
         if given.write:

@@ -61,8 +61,9 @@ def _share_arena(runtime: Any) -> None:
     _arena_is_shared = True
 
 
-def _release_arena() -> None:
-    """Give back what no session uses, by a run that asks for it."""
+def _close(engine: list[Any]) -> None:
+    """Close a session, and give back what no other one uses, by a run that asks for it."""
+    engine.clear()
     runtime = _runtime()
     b = Builder()
     x = b.input("x", TensorProto.FLOAT, (1,))
@@ -73,7 +74,14 @@ def _release_arena() -> None:
     session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     asking = runtime.RunOptions()
     asking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session.run(None, {"x": np.zeros(1, np.float32)}, asking)
+    # An output in the arena would keep the block that it lies in.
+    binding, read, written = session.io_binding(), np.zeros(1, np.float32), np.zeros(1, np.float32)
+    for bind, array, name in (
+        (binding.bind_input, read, "x"),
+        (binding.bind_output, written, session.get_outputs()[0].name),
+    ):
+        bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    session.run_with_iobinding(binding, asking)
 
 
 class Session:
@@ -121,16 +129,17 @@ class Session:
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._value = runtime.OrtValue.ortvalue_from_numpy
         self._fixed: dict[str, Any] = {}
-        if program.peak > _WORTH_RELEASING:
-            weakref.finalize(self, _release_arena).atexit = False
         try:
-            self._session = runtime.InferenceSession(
+            session = runtime.InferenceSession(
                 model.SerializeToString(), options, providers=[DEVICES[device]]
             )
         except Exception as error:  # the engine's errors share no base class but this
             raise UnsupportedModelError(
                 f"onnxruntime refuses the model's operators: {_first_line(error)}"
             ) from error
+        self._engine = [session]  # which the finalizer empties
+        if program.peak > _WORTH_RELEASING:
+            weakref.finalize(self, _close, self._engine).atexit = False
 
     def fix(self, tensors: Mapping[str, Array]) -> None:
         """Inputs that stay the same from run to run: on a device they are copied there once."""
@@ -146,7 +155,7 @@ class Session:
         ``feeds`` may hold more than the graph reads. Raises UnsupportedModelError if the engine
         fails, which an index out of range or a lack of memory makes it do.
         """
-        binding = self._session.io_binding()
+        binding = self._engine[0].io_binding()
         kept = dict(self._fixed)  # the binding holds no reference to what it is given
         for name, array in feeds.items():
             if name in self.inputs and name not in kept:
@@ -172,7 +181,7 @@ class Session:
         What it returns takes the inputs that change, may be called again and again, and costs less
         than :meth:`__call__`. Outputs must be all there are.
         """
-        binding = self._session.io_binding()
+        binding = self._engine[0].io_binding()
         kept = {n: self._value(a, "cpu", 0) for n, a in inputs.items() if n in self.inputs}
         for name, value in {**self._fixed, **kept}.items():
             binding.bind_ortvalue_input(name, value)
@@ -191,7 +200,7 @@ class Session:
 
     def _run(self, binding: Any) -> None:
         try:
-            self._session.run_with_iobinding(binding, self._run_options)
+            self._engine[0].run_with_iobinding(binding, self._run_options)
         except Exception as error:  # as above
             raise UnsupportedModelError(
                 f"onnxruntime failed while running the model: {_first_line(error)}"

@@ -17,8 +17,7 @@ pytest.importorskip("onnxruntime")
 
 #: Prints the resident memory of its process, in MB, before, while and after a session needs 128.
 _MEASURED = """
-import subprocess
-import sys
+import gc
 from pathlib import Path
 import numpy as np
 from onnx import TensorProto

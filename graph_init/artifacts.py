@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.autodiff import primal
 from graph_init.builder import IR_VERSION, MICROSOFT, OPSET, Array, Value
-from graph_init.errors import EngineError, UsageError
+from graph_init.engine.runtime import bindings
+from graph_init.errors import UsageError
 from graph_init.problem import Problem
 
 TRAINING, EVALUATION = "training_model.onnx", "eval_model.onnx"
@@ -59,14 +60,7 @@ def write(problem: Problem, values: Mapping[str, Array], optimizer: str, folder:
 def _save_checkpoint(
     trainable: Sequence[TensorProto], frozen: Sequence[TensorProto], path: Path
 ) -> None:
-    from onnxruntime.capi import _pybind_state as engine
-
-    if not hasattr(engine, "save_checkpoint"):
-        raise EngineError(
-            "the installed onnxruntime is not a training build; run `pip install "
-            "'graph-init[cpu]'`, or `graph-init doctor` to see what is installed"
-        )
-    engine.save_checkpoint(
+    bindings().save_checkpoint(
         [t.SerializeToString() for t in trainable],
         [t.SerializeToString() for t in frozen],
         str(path),

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 import onnx
 
 from graph_init.builder import ZERO_DERIVATIVE
-from graph_init.errors import EngineError, UnsupportedModelError
-
-_REMEDY = "run `pip install 'graph-init[cpu]'`, or `graph-init doctor` to see what is installed"
+from graph_init.engine.runtime import bindings, onnxruntime
+from graph_init.errors import UnsupportedModelError
 
 
 def build_gradient(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx.ModelProto:
@@ -23,14 +22,8 @@ def build_gradient(model: onnx.ModelProto, loss: str, parameters: Sequence[str])
     result holds the forward nodes too, in topological order. Raises :class:`UnsupportedModelError`
     with the builder's words where an operator has no gradient.
     """
-    try:
-        from onnxruntime import SessionOptions
-        from onnxruntime.capi import _pybind_state as engine
-    except ImportError as error:
-        raise EngineError(f"onnxruntime cannot be imported ({error}); {_REMEDY}") from error
-    if not hasattr(engine, "GradientGraphBuilder"):
-        raise EngineError(f"the installed onnxruntime is not a training build; {_REMEDY}")
-    options = SessionOptions()
+    engine = bindings()
+    options = onnxruntime().SessionOptions()
     options.log_severity_level = 3
     smooth, constant = _set_aside(_without_repeats(model))
     moving = set(parameters) & _reaching(smooth.graph.node, loss)

@@ -10,7 +10,8 @@ import numpy as np
 from onnx import TensorProto
 
 from graph_init.builder import Array, Builder, Program
-from graph_init.errors import EngineError, UnsupportedModelError, UsageError
+from graph_init.engine.runtime import onnxruntime
+from graph_init.errors import UnsupportedModelError, UsageError
 
 #: Devices by the name of the option, with the engine's provider.
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -25,23 +26,13 @@ def require_device(device: str) -> None:
     """UsageError unless the installed engine can compute on ``device``."""
     if device not in DEVICES:
         raise UsageError(f"--device is one of {', '.join(DEVICES)}, not '{device}'")
-    runtime = _runtime()
+    runtime = onnxruntime()
     if DEVICES[device] not in runtime.get_available_providers():
         raise UsageError(
             f"--device {device}: the installed onnxruntime has no {DEVICES[device]}; run "
             f"`pip install 'graph-init[{device}]'` on a machine with such a device, and "
             "`graph-init doctor` to see what is installed"
         )
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineError(
-            f"onnxruntime cannot be imported ({error}); run `pip install 'graph-init[cpu]'`"
-        ) from error
-    return onnxruntime
 
 
 def _share_arena(runtime: Any) -> None:
@@ -64,7 +55,7 @@ def _share_arena(runtime: Any) -> None:
 def _close(engine: list[Any]) -> None:
     """Close a session, and give back what no other one uses, by a run that asks for it."""
     engine.clear()
-    runtime = _runtime()
+    runtime = onnxruntime()
     b = Builder()
     x = b.input("x", TensorProto.FLOAT, (1,))
     options = runtime.SessionOptions()
@@ -104,7 +95,7 @@ class Session:
         ``threads``: of one run; by default as many as there are cores.
         """
         model = program.model
-        runtime = _runtime()
+        runtime = onnxruntime()
         _share_arena(runtime)
         options = runtime.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -1,0 +1,46 @@
+"""The engine's module, imported when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from graph_init.errors import EngineError
+
+
+def onnxruntime() -> Any:
+    """The module ``onnxruntime``; EngineError if it cannot be imported."""
+    found: dict[str, Any] = {}
+
+    def load() -> None:
+        try:
+            import onnxruntime as module
+        except Exception as error:  # a broken installation can raise anything
+            found["error"] = error
+        else:
+            found["module"] = module
+
+    # While it is imported it keeps an exception, and with it every frame below the import: all that
+    # their variables hold would never be freed. A thread's stack has no frames of ours.
+    importing = threading.Thread(target=load)
+    importing.start()
+    importing.join()
+    if "error" in found:
+        raise EngineError(
+            f"onnxruntime cannot be imported ({found['error']}); run "
+            "`pip install 'graph-init[cpu]'`"
+        ) from found["error"]
+    return found["module"]
+
+
+def bindings() -> Any:
+    """The engine's bindings; EngineError unless it is a training build."""
+    onnxruntime()
+    from onnxruntime.capi import _pybind_state as found
+
+    if not (hasattr(found, "GradientGraphBuilder") and hasattr(found, "save_checkpoint")):
+        raise EngineError(
+            "the installed onnxruntime is not a training build; run `pip install "
+            "'graph-init[cpu]'`, or `graph-init doctor` to see what is installed"
+        )
+    return found

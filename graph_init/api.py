@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graph_init import artifacts, comparison, initial_state, scales_file, tuning
+from graph_init import artifacts, comparison, initial_state, scales_file, tuners
 from graph_init import problem as problems
 from graph_init.builder import Array
 from graph_init.comparison import Comparison, Plan, Progress
@@ -168,7 +168,7 @@ def initialize(
     scheme: str = "keep",
     gain: float | str | None = None,
     std: float | None = None,
-    steps: int = 500,
+    steps: int | None = None,
     optimizer: str = "sign",
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Initialized:
@@ -176,18 +176,21 @@ def initialize(
 
     ``scheme`` says what the weights are before tuning (``keep``: as they are); its ``gain`` is a
     factor on all of them, or ``"activation"`` for that of what follows each layer, and ``std``
-    belongs to ``truncated-normal``. ``on_step`` receives each history entry. The result holds the
-    best scales met, not the last.
+    belongs to ``truncated-normal``. ``optimizer`` is the published one (``sign``, 500 ``steps``),
+    or restores the signal and tries what trains best (``signal``; ``steps`` are the 30 updates of
+    a trial). ``on_step`` receives each history entry. The result holds the best scales met, not
+    the last.
     """
     start = time.perf_counter()
+    kind = tuners.kind(optimizer)
+    steps = kind.steps if steps is None else steps
     if steps < 0:
         raise UsageError(f"--steps must not be negative, not {steps}")
-    tuner = tuning.create(optimizer)
     loaded = load(model)
     parameters = analyze(loaded.ir, trainable, freeze)
     options = Options(
-        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False, True,
-        micro_batch, device, difference_step, _bytes(memory_limit),
+        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False,
+        kind.slopes, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
     workload = build(loaded, parameters, state.values, options)
@@ -200,13 +203,8 @@ def initialize(
         )
     held_out = [-1 - k for k in range(HELD_OUT)]
     before = run.measure(held_out, np.ones(len(run.scaled)), False)
-    result = tuning.tune(
-        lambda scales, number: run.step(run.source.batch(number), scales),
-        run.norms(values),
-        tuner,
-        steps,
-        on_step=on_step,
-    )
+    tuner = kind.prepare(run, workload, parameters)
+    result = tuner(values, run.source, steps, on_step)
     # The written factor is the float32 one that was measured.
     factors = {n: float(np.float32(s)) for n, s in zip(run.scaled, result.scales, strict=True)}
     after = run.measure(held_out, np.array(list(factors.values())), False)

@@ -242,6 +242,10 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
     _out.print(rows)
 
 
+def _shown(number: float | None, form: str) -> str:
+    return "–" if number is None else format(number, form)
+
+
 def _require_folder(path: str | None) -> None:
     """UsageError unless ``path`` is a folder, or can become one."""
     if path is None:
@@ -288,8 +292,13 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
     help="Factor on the scheme's weights, or 'activation': by what follows each layer.",
 )
 @click.option("--std", type=float, help="Standard deviation of truncated-normal [0.02].")
-@click.option("--steps", type=int, default=500, show_default=True)
-@click.option("--optimizer", default="sign", show_default=True)
+@click.option("--steps", type=int, help="Steps [sign: 500], updates of a trial [signal: 30].")
+@click.option(
+    "--optimizer",
+    default="sign",
+    show_default=True,
+    help="sign: the published one; signal: restore the signal, and try what trains best.",
+)
 @click.option("--save-scales", metavar="FILE.json", help="Also write the factors.")
 @_guarded
 def initialize(
@@ -297,6 +306,7 @@ def initialize(
 ) -> None:
     """Tune the scales of MODEL and write OUT."""
     import graph_init
+    from graph_init import tuners
 
     for path in filter(None, (output, save_scales)):
         if not Path(path).absolute().parent.is_dir():
@@ -311,14 +321,16 @@ def initialize(
         disable=not _err.is_terminal,
         transient=True,
     ) as progress:
-        task = progress.add_task("tuning", total=options["steps"], gd="…", vanished="…")
+        steps, kind = options["steps"], tuners.kind(options["optimizer"])
+        total = None if kind.tries else kind.steps if steps is None else steps
+        task = progress.add_task("tuning", total=total, gd="…", vanished="…")
 
         def show(entry: dict[str, Any]) -> None:
             progress.update(
                 task,
                 advance=1,
-                gd=f"{entry['gradient_deviation']:.4g}",
-                vanished=f"{entry['vanished_fraction']:.0%}",
+                gd=_shown(entry["gradient_deviation"], ".4g"),
+                vanished=_shown(entry["vanished_fraction"], ".0%"),
             )
 
         result = graph_init.initialize(model, on_step=show, **options)
@@ -362,7 +374,7 @@ def initialize(
 )
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
 @click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
-@click.option("--steps", type=int, default=100, show_default=True, help="Steps of tuning.")
+@click.option("--steps", type=int, help="Steps of tuning [sign: 100, signal: 30].")
 @click.option("--optimizer", "tuner", default="sign", show_default=True, help="That of tuning.")
 @click.option("--seeds", type=int, default=3, show_default=True)
 @click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")

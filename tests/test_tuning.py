@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_init import tuning
+from graph_init import tuners, tuning
 from graph_init.errors import NumericalError, UsageError
 
 
 def test_an_unknown_optimizer_comes_with_a_suggestion() -> None:
     with pytest.raises(UsageError, match="did you mean 'sign'"):
-        tuning.create("sing")
+        tuners.kind("sing")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graph_init import data as batches
-from graph_init import data_files, evaluation, initial_state, schemes, tuning, workload
+from graph_init import data_files, evaluation, initial_state, schemes, tuners, workload
 from graph_init.builder import Array
 from graph_init.comparison.plan import DEFAULT_SCHEMES, Plan
 from graph_init.comparison.result import Comparison, Row, Run, State
@@ -83,7 +83,7 @@ def compare(
             "batch_norm": options.batch_norm,
             "loss": load.problem.objective.kind,
             "tuner": plan.tuner,
-            "steps": plan.steps,
+            "steps": plan.tuning_steps,
         },
     )
 
@@ -143,6 +143,7 @@ def _states(
     problem = load.problem
     run = evaluation.prepare(load, base)
     ones = np.ones(len(run.scaled))
+    tuner = tuners.kind(plan.tuner).prepare(run, load, subject.parameters)
     ranges = batches.index_ranges(problem.builder, problem.inputs)
     wanted = [
         (scheme, tuned, seed)
@@ -163,7 +164,7 @@ def _states(
         values = {p.name: state.values[p.name] for p in problem.parameters}
         try:
             if tuned:
-                values = _tuned(run, values, source, plan)
+                values = _tuned(run, tuner, values, source, plan.tuning_steps)
             run.step.move(values)
             found = run.measure([-1, -2], ones, False)
         except NumericalError as error:
@@ -177,16 +178,15 @@ def _states(
 
 
 def _tuned(
-    run: evaluation.Evaluator, values: dict[str, Array], source: batches.Source, plan: Plan
+    run: evaluation.Evaluator,
+    tuner: tuners.Tuner,
+    values: dict[str, Array],
+    source: batches.Source,
+    steps: int,
 ) -> dict[str, Array]:
     """``values`` with the scales that the tuner finds."""
     run.step.move(values)
-    result = tuning.tune(
-        lambda scales, number: run.step(source.batch(number), scales),
-        run.norms(values),
-        tuning.create(plan.tuner),
-        plan.steps,
-    )
+    result = tuner(values, source, steps)
     if result.interrupted:
         raise KeyboardInterrupt
     scales = dict(zip(run.scaled, result.scales.astype(np.float32), strict=True))

@@ -8,13 +8,16 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from graph_init import tuning
+from graph_init import tuners
 from graph_init.errors import UsageError
 from graph_init.schemes import NAMES
 from graph_init.training.optimizers import OPTIMIZERS
 
 #: States compared by default, each of them tuned and not.
 DEFAULT_SCHEMES = ("keep", "he", "xavier", "orthogonal", "lsuv")
+
+#: Steps of tuning, for one that takes more by default.
+STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Plan:
 
     Tuning and LSUV see random batches, with ``on_data`` those of the data. ``held_out`` is the
     share of rows to score on. No ``schemes`` means :data:`DEFAULT_SCHEMES`, no
-    ``learning_rates`` those of each optimiser.
+    ``learning_rates`` those of each optimiser, no ``steps`` at most :data:`STEPS` of the tuner's.
     """
 
     schemes: Sequence[str] = ()
@@ -35,7 +38,7 @@ class Plan:
     held_out: float = 0.2
     on_data: bool = False
     tuner: str = "sign"
-    steps: int = 100
+    steps: int | None = None
     workers: int | None = None
 
     def check(self) -> None:
@@ -54,8 +57,8 @@ class Plan:
         ):  # fmt: skip
             if number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
-        tuning.create(self.tuner)
-        if self.steps < 0:
+        tuners.kind(self.tuner)
+        if self.steps is not None and self.steps < 0:
             raise UsageError(f"--steps must not be negative, not {self.steps}")
         if not 0 < self.held_out < 1:
             raise UsageError(f"--held-out is a share between 0 and 1, not {self.held_out}")
@@ -66,6 +69,10 @@ class Plan:
     def states(self) -> list[tuple[str, bool]]:
         """Schemes, and whether they are tuned."""
         return [(s, t) for s in self.schemes for t in ((False, True) if self.tune else (False,))]
+
+    @property
+    def tuning_steps(self) -> int:
+        return min(tuners.kind(self.tuner).steps, STEPS) if self.steps is None else self.steps
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
         """The grid of this optimiser, the same for all states."""

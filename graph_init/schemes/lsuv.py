@@ -47,19 +47,25 @@ class UnitVariance:
     """A visitor for :func:`graph_init.problem.build` that inserts the divisions.
 
     ``factors`` then holds a scalar for each layer whose weights are scalable and are not a table's
-    too, in the order of the graph.
+    too, in the order of the graph. ``inner`` names those whose output reaches another layer; with
+    ``tables`` embeddings are layers too.
     """
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, parameters: Sequence[Parameter], *, tables: bool = False) -> None:
+        kinds = _KINDS | {"embedding"} if tables else _KINDS
+        self._layers = _LAYERS | {"Gather"} if tables else _LAYERS
+        self._reads_weights = {p.name for p in parameters if p.scalable}
+        self._behind: dict[str, frozenset[str]] = {}
         tied = {p.tied_to for p in parameters}
         self._weights = {
             p.name
             for p in parameters
-            if p.scalable and p.kind in _KINDS and p.tied_to is None and p.name not in tied
+            if p.scalable and p.kind in kinds and p.tied_to is None and p.name not in tied
         }
         self._roots = {name: frozenset({name}) for name in self._weights}
         self._views: list[onnx.NodeProto] = []
         self.factors: dict[str, Value] = {}
+        self.inner: set[str] = set()
 
     def __call__(
         self,
@@ -69,6 +75,12 @@ class UnitVariance:
         again: Callable[[Sequence[onnx.NodeProto]], None],
     ) -> None:
         roots = frozenset[str]().union(*(self._roots.get(i, frozenset()) for i in node.input))
+        behind = frozenset[str]().union(*(self._behind.get(i, frozenset()) for i in node.input))
+        if roots or self._reads_weights.intersection(node.input):
+            self.inner |= behind
+            behind = roots
+        for output in node.output:
+            self._behind[output] = behind
         if not roots:
             return
         data = [
@@ -82,7 +94,7 @@ class UnitVariance:
                 self._roots[output] = roots
             return
         waiting = roots - self.factors.keys()
-        if node.op_type not in _LAYERS or not waiting:
+        if node.op_type not in self._layers or not waiting:
             return
         output = environment[node.output[0]]
         assert output is not None

@@ -50,7 +50,8 @@ class Curve:
 class Trainer:
     """Trains a problem with one kind of optimiser; may be called from several threads."""
 
-    def __init__(self, problem: Problem, optimizer: str, threads: int = 1) -> None:
+    def __init__(self, problem: Problem, optimizer: str, threads: int | None = 1) -> None:
+        """``threads`` of one run; None takes all cores."""
         self._optimizer = OPTIMIZERS[optimizer]
         names = [p.name for p in problem.parameters]
         p = primal.build(problem.forward, problem.objective.loss.name, names, packed=True)

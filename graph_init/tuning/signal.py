@@ -1,0 +1,207 @@
+"""The tuner that restores the signal, and tries.
+
+Two states are compared with the start: every layer's output has unit deviation on a random batch,
+as LSUV has it but with the directions of the weights as they are, and the last layer's
+:data:`HEADS` times that. Each is trained for a few updates of SGD with momentum on one batch, at
+several learning rates; the one that learns that batch best is taken, the start unless another is
+clearly better. What this rests on is in docs/tuning.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from graph_init.builder import Array
+from graph_init.data import Source
+from graph_init.engine import memory
+from graph_init.engine.session import Session
+from graph_init.errors import NumericalError
+from graph_init.evaluation import Evaluator
+from graph_init.parameters import Parameter
+from graph_init.schemes.lsuv import UnitVariance
+from graph_init.training import runner
+from graph_init.tuning.loop import TuningResult
+from graph_init.workload import Workload
+
+#: Deviations of the last layer's output that are tried.
+HEADS = (0.3, 1.0)
+#: Learning rates of the trials, and those that are tried in turn until one is stable: the wider the
+#: network, the smaller they have to be.
+RATES = (0.3, 0.1, 0.03, 0.01)
+LOWER_RATES = (0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
+OPTIMIZER = "sgd"
+#: A trial's loss is the mean of this many updates, the last ones.
+_LAST = 3
+#: At a stable rate the loss stays below this many times the first.
+_STABLE = 2.0
+#: States whose trials end below this share of the lowest first loss have all learnt the batch.
+_LEARNT = 0.005
+#: Another state than the start must end at this share of its loss.
+_CLEARLY = 0.95
+#: Biases are not scaled, so that a second pass is needed where there are any; a third adds nothing.
+_PASSES = 2
+#: Kinds whose deviation no forward pass sets, and what theirs becomes: 1/√fan-in.
+_BY_FAN_IN = frozenset({"recurrent"})
+
+_START = "start"
+_RESTORATION_BATCH, _TRIAL_BATCH = 0, 1
+
+
+class Signal:
+    """Tunes one workload, from any values."""
+
+    def __init__(self, run: Evaluator, workload: Workload, parameters: Sequence[Parameter]) -> None:
+        self._run, self._workload, self._parameters = run, workload, parameters
+
+    def __call__(
+        self,
+        values: Mapping[str, Array],
+        source: Source,
+        steps: int,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
+    ) -> TuningResult:
+        """Scales for ``values`` from trials of ``steps`` updates; none with no steps.
+
+        The history has an entry for each state: its gradient deviation, and the loss that its best
+        trial ended with (None if no trial stayed finite). Ctrl-C keeps the best so far. Raises
+        NumericalError if the start's numbers and those of all other states are not finite.
+        """
+        ones = np.ones(len(self._run.scaled))
+        if not steps:
+            return TuningResult(ones, 0, [], False)
+        history: list[dict[str, Any]] = []
+        found: list[_Tried] = []
+        interrupted = False
+        try:
+            for number, (name, scales) in enumerate(self._states(values, source)):
+                tried = self._try(values, scales, source, steps)
+                entry = self._entry(scales, source) | {"trial_loss": _finite(tried.last)}
+                history.append({"step": number, "state": name, **entry})
+                found.append(tried)
+                if on_step is not None:
+                    on_step(history[-1])
+        except KeyboardInterrupt:
+            interrupted = True
+        if not interrupted and not any(np.isfinite(t.last) for t in found):
+            raise NumericalError(
+                "the numbers are not finite at the start, nor with the signal restored; fill the "
+                "weights with --scheme he first"
+            )
+        best = _choose([t for t in found if np.isfinite(t.last)])
+        return TuningResult(ones if best is None else best.scales, len(found), history, interrupted)
+
+    def _states(self, values: Mapping[str, Array], source: Source) -> list[tuple[str, Array]]:
+        """The start, and the states with the signal restored that differ from it."""
+        names = self._run.scaled
+        restored, heads = self._restored(values, source)
+        states = [(_START, np.ones(len(names)))]
+        for deviation in HEADS if heads else (1.0,):
+            factors = {n: f * (deviation if n in heads else 1.0) for n, f in restored.items()}
+            scales = np.array([factors.get(n, 1.0) for n in names])
+            if np.isfinite(scales).all() and (scales > 0).all():
+                states.append((f"signal restored, output at {deviation:g}", scales))
+        return states
+
+    @cached_property
+    def _restoration(self) -> tuple[Any, Session, frozenset[str]] | None:
+        visitor = UnitVariance(self._parameters, tables=True)
+        problem = self._workload.rebuild(visitor)
+        if not visitor.factors:
+            return None
+        session = Session(problem.builder.program(list(visitor.factors.values())))
+        names = tuple(visitor.factors)
+        return (problem, names), session, frozenset(set(names) - visitor.inner)
+
+    def _restored(
+        self, values: Mapping[str, Array], source: Source
+    ) -> tuple[dict[str, float], frozenset[str]]:
+        """Factors that give every layer's output a deviation of one, and the last layers."""
+        factors = {}
+        for p in self._parameters:
+            if p.name in self._run.scaled and p.kind in _BY_FAN_IN and p.fan_in:
+                size = float(np.sqrt(np.mean(np.square(values[p.name], dtype=np.float64))))
+                if size:
+                    factors[p.name] = 1 / (size * np.sqrt(p.fan_in))
+        if self._restoration is None:
+            return factors, frozenset()
+        (problem, names), session, heads = self._restoration
+        batch = next(self._workload.layout.slices(source.batch(_RESTORATION_BATCH)))
+        for _ in range(_PASSES):
+            own = {
+                p.name: values[p.name] * np.float32(factors.get(p.name, 1.0))
+                for p in problem.parameters
+            }
+            found = session({**problem.fed, **own, **batch}).values()
+            for n, f in zip(names, found, strict=True):
+                factors[n] = factors.get(n, 1.0) * float(f)
+        return factors, heads
+
+    @cached_property
+    def _trainer(self) -> runner.Trainer:
+        problem = self._workload.problem
+        count = sum(int(np.prod(p.shape)) for p in problem.parameters)
+        memory.require(
+            memory.estimate(0, 4 * count * _VECTORS),
+            self._workload.options.memory_limit,
+            ["--optimizer sign", "--steps 0"],
+        )
+        return runner.Trainer(problem, OPTIMIZER, threads=None)
+
+    def _entry(self, scales: Array, source: Source) -> dict[str, Any]:
+        found = self._run.step(source.batch(-1), scales)
+        names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
+        return {n: _finite(getattr(found, n)) for n in names}
+
+    def _try(
+        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
+    ) -> _Tried:
+        """Train from ``scales`` at every learning rate, and lower ones until one is stable."""
+        batch = next(self._workload.layout.slices(source.batch(_TRIAL_BATCH)))
+        factors = dict(zip(self._run.scaled, scales, strict=True))
+        start = runner.pack(
+            self._workload.problem,
+            {n: values[n] * np.float32(factors.get(n, 1.0)) for n in self._run.names},
+        )
+        first, last = np.inf, np.inf
+        for rate in (*RATES, *LOWER_RATES):
+            curve = self._trainer(start, itertools.repeat(batch), steps, rate)
+            first = float(curve.losses[0])
+            if not curve.diverged:
+                last = min(last, float(np.mean(curve.losses[-_LAST:])))
+            stable = not curve.diverged and curve.losses.max() < _STABLE * first
+            if not np.isfinite(first) or (stable and rate <= RATES[-1]):
+                break
+        return _Tried(scales, first, last)
+
+
+#: Vectors of all parameters that a trial keeps: two of each state of the optimiser, the gradient,
+#: the start and what the update makes.
+_VECTORS = 8
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A state's loss on the batch of the trials, first and after the best of them."""
+
+    scales: Array
+    first: float
+    last: float
+
+
+def _choose(tried: Sequence[_Tried]) -> _Tried | None:
+    """The state that learns best: the first of them, the start, unless another clearly does."""
+    if not tried:
+        return None
+    learnt = _LEARNT * min(t.first for t in tried)
+    best = min(tried, key=lambda t: max(t.last, learnt))
+    return best if max(best.last, learnt) < _CLEARLY * max(tried[0].last, learnt) else tried[0]
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None

@@ -1,0 +1,171 @@
+"""The tuner that restores the signal, and tries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import helper, numpy_helper
+
+import graph_init
+from graph_init import initial_state, workload
+from graph_init.cli import cli
+from graph_init.model.load import load
+from graph_init.parameters import analyze
+from graph_init.schemes import Settings
+from graph_init.schemes.lsuv import UnitVariance
+from tests import small_models
+
+
+def scaled(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+    """Every kernel and matrix times ``factor``."""
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > 1:
+            array = numpy_helper.to_array(tensor) * np.float32(factor)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return model
+
+
+def deep_mlp(depth: int = 12, width: int = 32) -> onnx.ModelProto:
+    """ReLU layers of He weights."""
+    rng = np.random.default_rng(0)
+    nodes, weights, at = [], [], "x"
+    for k in range(depth):
+        w = rng.standard_normal((width, width), np.float32) * np.float32(np.sqrt(2 / width))
+        weights.append(numpy_helper.from_array(w, f"w{k}"))
+        nodes.append(helper.make_node("MatMul", [at, f"w{k}"], [f"m{k}"]))
+        nodes.append(helper.make_node("Relu", [f"m{k}"], [f"r{k}"]))
+        at = f"r{k}"
+    head = rng.standard_normal((width, 10), np.float32) * np.float32(np.sqrt(1 / width))
+    weights.append(numpy_helper.from_array(head, "head"))
+    nodes.append(helper.make_node("MatMul", [at, "head"], ["logits"]))
+    return small_models.model(
+        nodes,
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 10])],
+        weights,
+    )
+
+
+@pytest.mark.parametrize("factor", [0.3, 3.0])
+def test_a_dead_start_trains_after_it(factor: float) -> None:
+    model = scaled(deep_mlp(), factor)
+    result = graph_init.initialize(model, optimizer="signal", batch_size=16, loss="cross-entropy")
+    start, *others = result.history
+    assert start["state"] == "start"
+    before = np.inf if start["trial_loss"] is None else start["trial_loss"]
+    assert before > 2
+    assert min(e["trial_loss"] for e in others) < 1
+    assert min(abs(np.log(s)) for n, s in result.scales.items() if n != "head") > 0.1
+    # One deviation of the output that is tried, on other batches.
+    assert min(abs(np.log(result.after.output_std / t)) for t in (0.3, 1.0)) < 0.5
+
+
+def test_every_layer_has_unit_deviation() -> None:
+    result = graph_init.initialize(
+        scaled(small_models.plain_cnn(depth=8), 0.3), optimizer="signal", batch_size=64
+    )
+    model = result.model
+    convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
+    for node in convolutions:
+        model.graph.output.append(helper.make_empty_tensor_value_info(node.output[0]))
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = np.random.default_rng(5).standard_normal((64, 3, 8, 8), np.float32)
+    found = session.run([n.output[0] for n in convolutions], {"x": x})
+    assert [f.std() for f in found] == pytest.approx([1] * len(found), rel=0.25)
+
+
+def test_its_own_result_is_kept() -> None:
+    model = scaled(small_models.plain_cnn(depth=8), 0.3)
+    first = graph_init.initialize(model, optimizer="signal")
+    again = graph_init.initialize(first.model, optimizer="signal")
+    assert again.history[0]["trial_loss"] <= 1.05 * min(e["trial_loss"] for e in again.history[1:])
+    assert set(again.scales.values()) == {1.0}
+
+
+def test_rates_fall_until_one_is_stable() -> None:
+    """At all rates up to 0.01 a network as wide as this does not train."""
+    model = deep_mlp(depth=6, width=1500)
+    result = graph_init.initialize(model, optimizer="signal", batch_size=4, loss="cross-entropy")
+    assert min(e["trial_loss"] for e in result.history) < 0.5
+
+
+def test_no_steps_leave_the_model() -> None:
+    result = graph_init.initialize(small_models.plain_cnn(), optimizer="signal", steps=0)
+    assert result.history == []
+    assert set(result.scales.values()) == {1.0}
+
+
+def test_an_interrupt_keeps_the_best_so_far() -> None:
+    def stop(entry: dict[str, Any]) -> None:
+        if entry["step"] == 1:
+            raise KeyboardInterrupt
+
+    model = scaled(small_models.plain_cnn(depth=8), 0.3)
+    result = graph_init.initialize(model, optimizer="signal", on_step=stop)
+    assert result.interrupted
+    assert len(result.history) == 2
+    assert set(result.scales.values()) != {1.0}
+
+
+def test_the_last_layer_is_that_behind_which_there_is_none() -> None:
+    """Two heads over a trunk with a skip."""
+    rng = np.random.default_rng(0)
+    names = ("first", "branch", "left", "right")
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((4, 4)).astype(np.float32), n) for n in names
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "branch"], ["c"]),
+        helper.make_node("Add", ["a", "c"], ["d"]),
+        helper.make_node("MatMul", ["d", "left"], ["e"]),
+        helper.make_node("MatMul", ["d", "right"], ["f"]),
+        helper.make_node("Concat", ["e", "f"], ["y"], axis=1),
+    ]
+    model = small_models.model(
+        nodes,
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 8])],
+        weights,
+    )
+    loaded = load(model)
+    parameters = analyze(loaded.ir)
+    values = initial_state.fill(loaded, parameters, Settings(), 0).values
+    options = workload.Options(
+        None, 4, 0, "auto", None, {}, "eval", "taylor", False, False
+    )  # fmt: skip
+    visitor = UnitVariance(parameters)
+    workload.build(loaded, parameters, values, options).rebuild(visitor)
+    assert set(visitor.factors) == set(names)
+    assert visitor.inner == {"first", "branch"}
+
+
+def test_the_command(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(scaled(small_models.plain_cnn(depth=8), 0.3), source)
+    given = ["initialize", str(source), "-o", str(out), "--optimizer", "signal", "--json"]
+    result = CliRunner().invoke(cli, given)
+    assert result.exit_code == 0, result.stderr
+    content = json.loads(result.stdout)
+    assert [e["step"] for e in content["history"]] == [0, 1, 2]
+    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer}
+    before = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
+    for name, factor in content["scales"].items():
+        np.testing.assert_allclose(weights[name], before[name] * factor, rtol=1e-6)
+
+
+def test_too_little_memory_is_refused() -> None:
+    with pytest.raises(graph_init.GraphInitError, match="--optimizer sign"):
+        graph_init.initialize(
+            deep_mlp(depth=4, width=2000), optimizer="signal", memory_limit="400MB", batch_size=1
+        )

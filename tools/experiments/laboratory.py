@@ -1,0 +1,198 @@
+"""A network on its task, made ready for many training runs: starts, tuners, learning rates.
+
+Everything runs through graph-init's own training graphs, on one thread a process.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from graph_init import data as batches  # noqa: E402
+from graph_init import evaluation, initial_state, tuners, workload  # noqa: E402
+from graph_init.model.load import LoadedModel, load  # noqa: E402
+from graph_init.parameters import analyze  # noqa: E402
+from graph_init.schemes import Settings  # noqa: E402
+from graph_init.training import runner  # noqa: E402
+from graph_init.training.optimizers import OPTIMIZERS  # noqa: E402
+from tools.experiments.networks import CLASSES, NETWORKS, Network  # noqa: E402
+from tools.experiments.tasks import TASKS  # noqa: E402
+
+Values = dict[str, Any]
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+#: The loss of guessing; that of a run that diverged, or rose above it.
+CHANCE = float(np.log(CLASSES))
+#: Below this share of :data:`CHANCE` a run has trained.
+TRAINED = 0.9
+#: A run's loss is the mean over this share of its updates, the last ones.
+_FINAL = 0.1
+BATCH = 16
+
+#: Starts by name: the scheme that fills the weights, and what then multiplies them.
+STARTS = ("default", "he", "off", "small", "large")
+_OFF, _SMALL, _LARGE = 1.0, 0.4, 2.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training went from one state, by optimiser: losses by learning rate."""
+
+    losses: dict[str, dict[float, float]]
+
+    def best(self, optimizer: str) -> float:
+        """The lowest loss over the learning rates."""
+        return min(self.losses[optimizer].values())
+
+    def trained(self, optimizer: str) -> bool:
+        return self.best(optimizer) < TRAINED * CHANCE
+
+    def largest_rate(self, optimizer: str) -> float | None:
+        """The largest learning rate that trains."""
+        rates = [r for r, x in self.losses[optimizer].items() if x < TRAINED * CHANCE]
+        return max(rates, default=None)
+
+
+class Subject:
+    """A network with its data."""
+
+    def __init__(self, network: Network, *, batch_norm: str = "train", updates: int = 200) -> None:
+        self.network, self.updates, self.batch_norm = network, updates, batch_norm
+        self.data = TASKS[network.task]()
+        self.loaded = self._export(0)
+        self.parameters = analyze(self.loaded.ir)
+        self.base = initial_state.fill(self.loaded, self.parameters, Settings(), 0).values
+        self.workload = self.load()
+        self.problem = self.workload.problem
+        self._tuners: dict[str, tuners.Tuner] = {}
+        self.scalable = [p.name for p in self.problem.parameters if p.scalable]
+
+    def load(self, data: Any = None, *, batch: int = BATCH, seed: int = 0) -> workload.Workload:
+        options = workload.Options(
+            self.data if data is None else data, batch, seed, "cross-entropy", None, {},
+            self.batch_norm, "taylor", False, True,
+        )  # fmt: skip
+        return workload.build(self.loaded, self.parameters, self.base, options)
+
+    def _export(self, seed: int) -> LoadedModel:
+        torch.manual_seed(seed)
+        module: nn.Module = self.network.build().eval()
+        example = torch.from_numpy(self.data["x"][:4])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            program = torch.onnx.export(
+                module, (example,), dynamo=True, optimize=False, verbose=False,
+                input_names=["x"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )  # fmt: skip
+            assert program is not None
+            program.save(str(path))
+            return load(path)
+
+    @cached_property
+    def _trainers(self) -> dict[str, runner.Trainer]:
+        return {o: runner.Trainer(self.problem, o) for o in OPTIMIZERS}
+
+    @cached_property
+    def evaluator(self) -> evaluation.Evaluator:
+        """That of gradient deviation, on batches of the task."""
+        return evaluation.prepare(self.workload, self.base)
+
+    def random(self, seed: int, load: workload.Workload | None = None) -> batches.Source:
+        """Random batches."""
+        ranges = batches.index_ranges(self.problem.builder, self.problem.inputs)
+        return batches.RandomBatches((load or self.workload).layout, ranges, seed)
+
+    def start(self, name: str, seed: int) -> Values:
+        """The weights of a start, or of a scheme."""
+        default = self._default(seed)
+        if name == "default":
+            return default
+        rng = np.random.default_rng([seed, 7])
+        scheme = name if name not in STARTS else "he"
+        values = self.scheme(scheme, seed, default)
+        for n in self.scalable:
+            factor = {
+                "off": np.exp(rng.uniform(-_OFF, _OFF)), "small": _SMALL, "large": _LARGE,
+            }.get(name, 1.0)  # fmt: skip
+            values[n] = values[n] * np.float32(factor)
+        return values
+
+    def _default(self, seed: int) -> Values:
+        """The weights that PyTorch gives the network."""
+        torch.manual_seed(seed)
+        drawn = self.network.build().state_dict()
+        own = {p.name for p in self.problem.parameters}
+        if own <= drawn.keys():
+            return {**self.base, **{n: drawn[n].numpy() for n in own}}
+        loaded = self._export(seed)  # the exporter has renamed some
+        return initial_state.fill(loaded, self.parameters, Settings(), seed).values
+
+    def scheme(self, name: str, seed: int, base: Mapping[str, Any]) -> Values:
+        """The scheme's weights in place of those of ``base``."""
+        state = initial_state.fill(self.loaded, self.parameters, Settings(name), seed)
+        values = {**base, **state.filled}
+        if name == "lsuv":
+            state.values.update(values)
+            state.finish(_with(self.workload, self.random(seed)))
+            values.update(state.filled)
+        return values
+
+    def tuned(self, name: str, values: Mapping[str, Any], seed: int) -> Values:
+        """What a tuner makes of ``values`` with its default steps, on random batches."""
+        kind, run, own = tuners.kind(name), self.evaluator, self.own(values)
+        run.step.move(own)
+        if name not in self._tuners:
+            self._tuners[name] = kind.prepare(run, self.workload, self.parameters)
+        result = self._tuners[name](own, self.random(seed), kind.steps)
+        return self.scaled(values, dict(zip(run.scaled, result.scales, strict=True)))
+
+    def own(self, values: Mapping[str, Any]) -> Values:
+        return {p.name: values[p.name] for p in self.problem.parameters}
+
+    def scaled(self, values: Mapping[str, Any], scales: Mapping[str, float]) -> Values:
+        return {n: v * np.float32(scales[n]) if n in scales else v for n, v in values.items()}
+
+    def curve(
+        self, values: Mapping[str, Any], optimizer: str, rate: float, seed: int,
+        updates: int | None = None,
+    ) -> Any:  # fmt: skip
+        """Losses by update of one run."""
+        rows = self.workload.source.arrays  # type: ignore[attr-defined]
+        order = runner.epochs(rows, BATCH, seed)
+        start = runner.pack(self.problem, values)
+        return self._trainers[optimizer](start, order, updates or self.updates, rate)
+
+    def outcome(
+        self, values: Mapping[str, Any], seed: int,
+        optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    ) -> Outcome:  # fmt: skip
+        """Training over the grids of learning rates."""
+        found: dict[str, dict[float, float]] = {}
+        for o in optimizers:
+            found[o] = {}
+            for rate in OPTIMIZERS[o].rates:
+                curve = self.curve(values, o, rate, seed)
+                final = float(np.mean(curve.losses[-max(1, round(_FINAL * self.updates)) :]))
+                found[o][rate] = CHANCE if curve.diverged else min(final, CHANCE)
+        return Outcome(found)
+
+
+def _with(load: workload.Workload, source: batches.Source) -> workload.Workload:
+    return workload.Workload(load.problem, load.layout, source, load.options, load.rebuild)
+
+
+def subject(name: str, **options: Any) -> Subject:
+    return Subject(NETWORKS[name], **options)

@@ -120,13 +120,15 @@ def test_patches_equal_the_engine(kernel: tuple[int, int], dilations: tuple[int,
         np.testing.assert_allclose(found[mine.name], found[theirs.name], rtol=1e-4, atol=1e-4)
 
 
-def test_patches_are_for_many_channels_without_strides_and_groups() -> None:
+def test_patches_are_for_many_channels_or_small_images_without_strides_and_groups() -> None:
     b = Builder()
-    x = b.input("x", TensorProto.FLOAT, (1, patches.MANY, 4, 4))
+    x = b.input("x", TensorProto.FLOAT, (1, patches.MANY, 8, 8))
+    small = b.input("small", TensorProto.FLOAT, (1, patches.MANY, 4, 4))
     w = b.input("w", TensorProto.FLOAT, (patches.MANY, patches.MANY, 3, 3))
     few = b.input("few", TensorProto.FLOAT, (patches.MANY, patches.MANY // 2, 3, 3))
     attrs = {"strides": [1, 1], "dilations": [1, 1], "pads": [1, 1, 1, 1], "group": 1}
     assert patches.window(x, w, attrs) is not None
     assert patches.window(x, few, attrs) is None
+    assert patches.window(small, few, attrs) is not None
     assert patches.window(x, w, {**attrs, "strides": [2, 2]}) is None
     assert patches.window(x, w, {**attrs, "pads": [3, 3, 3, 3]}) is None

@@ -4,7 +4,7 @@
 
 Kernels of 3×3 over (channels, size) as in a ResNet; the ratio is patches' time over the engine's,
 gather included, the least of several runs in turn. Says from how many channels on patches are
-worth it (``graph_init.lowering.patches.MANY``).
+worth it (``MANY``, ``FEW`` and ``SMALL`` in ``graph_init.lowering.patches``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from graph_init.builder import MICROSOFT, Array, Builder, Value  # noqa: E402
 from graph_init.engine.session import Session  # noqa: E402
 from graph_init.lowering import patches  # noqa: E402
 
-SIZES = ((64, 32), (128, 16), (256, 8), (512, 4), (256, 16), (512, 8))
+SIZES = (
+    (64, 32), (128, 16), (256, 8), (512, 4), (256, 16), (512, 8), (16, 4), (64, 4), (256, 4),
+)  # fmt: skip
 RUNS = 10
 
 

@@ -6,7 +6,8 @@ derivative in the kernel is one product, and so is that in its input, of the pat
 The engine's own ConvGrad does an image at a time, which leaves small images to small products: at
 512 channels of 4×4, batch 16, both derivatives take 0.5 to 0.8 of its time so
 (tools/benchmark_convolutions.py). The gather costs 1/M of the product, and memory for T times the
-input, so that it is worth it for many channels only.
+input, so that it is worth it for many channels, or where an image is so small that the engine's
+time is spent between the images.
 
 Only for graphs that are run: the gradient of a Gather is no Gather.
 """
@@ -26,6 +27,8 @@ from graph_init.builder import Builder, Shape, Value
 #: Channels, in and out, from which on this is done: with half as many a step of the benchmark's
 #: CNNs is no faster, and larger.
 MANY = 512
+#: The same for outputs of at most so many positions.
+FEW, SMALL = 8, 16
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Window:
 
 def window(x: Value, w: Value, attrs: Mapping[str, Any]) -> Window | None:
     """The window of a convolution that is better done by patches, else None."""
-    if x.rank != 4 or min(w.dims[:2]) < MANY or attrs.get("group", 1) != 1:
+    if x.rank != 4 or min(w.dims[:2]) < FEW or attrs.get("group", 1) != 1:
         return None
     kernel, pads = w.dims[2:], attrs.get("pads") or [0] * 4
     strides, dilations = attrs.get("strides") or [1, 1], attrs.get("dilations") or [1, 1]
@@ -60,7 +63,10 @@ def window(x: Value, w: Value, attrs: Mapping[str, Any]) -> Window | None:
         (dilations[0], dilations[1]),
         (pads[0], pads[1], pads[2], pads[3]),
     )
-    return found if min(found.turned().pads) >= 0 else None
+    if min(found.turned().pads) < 0:
+        return None
+    many = min(w.dims[:2]) >= MANY or math.prod(_space(x.dims[2:], found)) <= SMALL
+    return found if many else None
 
 
 def _rows(b: Builder, x: Value) -> Value:

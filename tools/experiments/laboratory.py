@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from graph_init.parameters import analyze  # noqa: E402
 from graph_init.schemes import Settings  # noqa: E402
 from graph_init.training import runner  # noqa: E402
 from graph_init.training.optimizers import OPTIMIZERS  # noqa: E402
-from tools.experiments.networks import CLASSES, NETWORKS, Network  # noqa: E402
+from tools.experiments.networks import CLASSES, Network  # noqa: E402
 from tools.experiments.tasks import TASKS  # noqa: E402
 
 Values = dict[str, Any]
@@ -60,10 +60,10 @@ class Outcome:
     def trained(self, optimizer: str) -> bool:
         return self.best(optimizer) < TRAINED * CHANCE
 
-    def largest_rate(self, optimizer: str) -> float | None:
-        """The largest learning rate that trains."""
+    def largest_rate(self, optimizer: str) -> float:
+        """The largest learning rate that trains; NaN if none does."""
         rates = [r for r, x in self.losses[optimizer].items() if x < TRAINED * CHANCE]
-        return max(rates, default=None)
+        return max(rates, default=float("nan"))
 
 
 class Subject:
@@ -140,6 +140,14 @@ class Subject:
         loaded = self._export(seed)  # the exporter has renamed some
         return initial_state.fill(loaded, self.parameters, Settings(), seed).values
 
+    def treated(self, treatment: str, values: Mapping[str, Any], seed: int) -> Values:
+        """``values`` left alone (``start``), filled by a scheme, or tuned."""
+        if treatment == "start":
+            return dict(values)
+        if treatment in tuners.TUNERS:
+            return self.tuned(treatment, values, seed)
+        return self.scheme(treatment, seed, values)
+
     def scheme(self, name: str, seed: int, base: Mapping[str, Any]) -> Values:
         """The scheme's weights in place of those of ``base``."""
         state = initial_state.fill(self.loaded, self.parameters, Settings(name), seed)
@@ -194,5 +202,7 @@ def _with(load: workload.Workload, source: batches.Source) -> workload.Workload:
     return workload.Workload(load.problem, load.layout, source, load.options, load.rebuild)
 
 
-def subject(name: str, **options: Any) -> Subject:
-    return Subject(NETWORKS[name], **options)
+@lru_cache(maxsize=3)
+def subject(network: Network, updates: int = 200) -> Subject:
+    """The network made ready, once a process."""
+    return Subject(network, updates=updates)

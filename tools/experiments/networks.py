@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,12 +70,16 @@ class MLP(nn.Module):
         activation: Callable[[], nn.Module],
         depth: int = 30,
         width: int = 48,
+        norm: bool = False,
         inputs: int = 64,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Linear(inputs, width), activation()]
-        for _ in range(depth - 2):
-            layers += [nn.Linear(width, width), activation()]
+        layers: list[nn.Module] = []
+        for k in range(depth - 1):
+            layers.append(nn.Linear(width if k else inputs, width, bias=not norm))
+            if norm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(activation())
         self.body, self.head = nn.Sequential(*layers), nn.Linear(width, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -135,20 +140,32 @@ class Recurrent(nn.Module):
 
 @dataclass(frozen=True)
 class Network:
-    """``task`` names an entry of :data:`tools.experiments.tasks.TASKS`."""
+    """A module with what it is built from; ``task`` names an entry of ``tasks.TASKS``."""
 
-    build: Callable[[], nn.Module]
+    module: type[nn.Module]
     task: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def build(self) -> nn.Module:
+        return self.module(**dict(self.options))
+
+    def but(self, task: str | None = None, **changes: Any) -> Network:
+        """The same network otherwise."""
+        return _network(self.module, task or self.task, **{**dict(self.options), **changes})
+
+
+def _network(module: type[nn.Module], task: str, **options: Any) -> Network:
+    return Network(module, task, tuple(sorted(options.items())))
 
 
 NETWORKS: dict[str, Network] = {
-    "plain-cnn": Network(PlainCNN, "digits"),
-    "plain-cnn-bn": Network(lambda: PlainCNN(norm=True), "digits"),
-    "residual-cnn": Network(ResidualCNN, "digits"),
-    "residual-cnn-bn": Network(lambda: ResidualCNN(norm=True), "digits"),
-    "mlp-relu": Network(lambda: MLP(nn.ReLU), "digits"),
-    "mlp-tanh": Network(lambda: MLP(nn.Tanh), "digits"),
-    "transformer-pre": Network(lambda: Transformer(True), "mnist1d"),
-    "transformer-post": Network(lambda: Transformer(False), "mnist1d"),
-    "lstm": Network(Recurrent, "recall"),
+    "plain-cnn": _network(PlainCNN, "digits"),
+    "plain-cnn-bn": _network(PlainCNN, "digits", norm=True),
+    "residual-cnn": _network(ResidualCNN, "digits"),
+    "residual-cnn-bn": _network(ResidualCNN, "digits", norm=True),
+    "mlp-relu": _network(MLP, "digits", activation=nn.ReLU),
+    "mlp-tanh": _network(MLP, "digits", activation=nn.Tanh),
+    "transformer-pre": _network(Transformer, "mnist1d", pre=True),
+    "transformer-post": _network(Transformer, "mnist1d", pre=False),
+    "lstm": _network(Recurrent, "recall"),
 }

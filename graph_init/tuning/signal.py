@@ -76,11 +76,11 @@ class Signal:
         if not steps:
             return TuningResult(ones, 0, [], False)
         history: list[dict[str, Any]] = []
-        found: list[_Tried] = []
+        found: list[Tried] = []
         interrupted = False
         try:
             for number, (name, scales) in enumerate(self._states(values, source)):
-                tried = self._try(values, scales, source, steps)
+                tried = self.trial(values, scales, source, steps)
                 entry = self._entry(scales, source) | {"trial_loss": _finite(tried.last)}
                 history.append({"step": number, "state": name, **entry})
                 found.append(tried)
@@ -158,9 +158,9 @@ class Signal:
         names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
         return {n: _finite(getattr(found, n)) for n in names}
 
-    def _try(
+    def trial(
         self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
-    ) -> _Tried:
+    ) -> Tried:
         """Train from ``scales`` at every learning rate, and lower ones until one is stable."""
         batch = next(self._workload.layout.slices(source.batch(_TRIAL_BATCH)))
         factors = dict(zip(self._run.scaled, scales, strict=True))
@@ -177,7 +177,7 @@ class Signal:
             stable = not curve.diverged and curve.losses.max() < _STABLE * first
             if not np.isfinite(first) or (stable and rate <= RATES[-1]):
                 break
-        return _Tried(scales, first, last)
+        return Tried(scales, first, last)
 
 
 #: Vectors of all parameters that a trial keeps: two of each state of the optimiser, the gradient,
@@ -186,7 +186,7 @@ _VECTORS = 8
 
 
 @dataclass(frozen=True)
-class _Tried:
+class Tried:
     """A state's loss on the batch of the trials, first and after the best of them."""
 
     scales: Array
@@ -194,7 +194,7 @@ class _Tried:
     last: float
 
 
-def _choose(tried: Sequence[_Tried]) -> _Tried | None:
+def _choose(tried: Sequence[Tried]) -> Tried | None:
     """The state that learns best: the first of them, the start, unless another clearly does."""
     if not tried:
         return None

@@ -28,6 +28,7 @@ from graph_init.parameters import analyze  # noqa: E402
 from graph_init.schemes import Settings  # noqa: E402
 from graph_init.training import runner  # noqa: E402
 from graph_init.training.optimizers import OPTIMIZERS  # noqa: E402
+from graph_init.tuning.signal import Signal  # noqa: E402
 from tools.experiments.networks import CLASSES, Network  # noqa: E402
 from tools.experiments.tasks import TASKS  # noqa: E402
 
@@ -49,13 +50,19 @@ _OFF, _SMALL, _LARGE = 1.0, 0.4, 2.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training went from one state, by optimiser: losses by learning rate."""
+    """How training went from one state, by optimiser: losses by learning rate, and by update."""
 
     losses: dict[str, dict[float, float]]
+    curves: dict[str, dict[float, Any]]
 
     def best(self, optimizer: str) -> float:
         """The lowest loss over the learning rates."""
         return min(self.losses[optimizer].values())
+
+    def best_curve(self, optimizer: str) -> Any:
+        """Losses by update of the run that ends lowest."""
+        found = self.losses[optimizer]
+        return self.curves[optimizer][min(found, key=lambda rate: found[rate])]
 
     def trained(self, optimizer: str) -> bool:
         return self.best(optimizer) < TRAINED * CHANCE
@@ -69,7 +76,7 @@ class Outcome:
 class Subject:
     """A network with its data."""
 
-    def __init__(self, network: Network, *, batch_norm: str = "train", updates: int = 200) -> None:
+    def __init__(self, network: Network, *, batch_norm: str = "train", updates: int = 150) -> None:
         self.network, self.updates, self.batch_norm = network, updates, batch_norm
         self.data = TASKS[network.task]()
         self.loaded = self._export(0)
@@ -159,13 +166,30 @@ class Subject:
         return values
 
     def tuned(self, name: str, values: Mapping[str, Any], seed: int) -> Values:
-        """What a tuner makes of ``values`` with its default steps, on random batches."""
-        kind, run, own = tuners.kind(name), self.evaluator, self.own(values)
-        run.step.move(own)
+        """What a tuner makes of ``values``."""
+        return self.scaled(values, self.scales(name, values, self.random(seed)))
+
+    def scales(
+        self, name: str, values: Mapping[str, Any], source: batches.Source
+    ) -> dict[str, float]:
+        """What a tuner finds for ``values`` with its default steps, on batches of ``source``."""
+        own = self.own(values)
+        self.evaluator.step.move(own)
+        found = self._tuner(name)(own, source, tuners.kind(name).steps).scales
+        return dict(zip(self.evaluator.scaled, found.tolist(), strict=True))
+
+    def trial(self, values: Mapping[str, Any], seed: int) -> float:
+        """The loss that the tuner ``signal`` judges the state by."""
+        tuner = self._tuner("signal")
+        assert isinstance(tuner, Signal)
+        ones, steps = np.ones(len(self.evaluator.scaled)), tuners.kind("signal").steps
+        return tuner.trial(self.own(values), ones, self.random(seed), steps).last
+
+    def _tuner(self, name: str) -> tuners.Tuner:
         if name not in self._tuners:
-            self._tuners[name] = kind.prepare(run, self.workload, self.parameters)
-        result = self._tuners[name](own, self.random(seed), kind.steps)
-        return self.scaled(values, dict(zip(run.scaled, result.scales, strict=True)))
+            prepare = tuners.kind(name).prepare
+            self._tuners[name] = prepare(self.evaluator, self.workload, self.parameters)
+        return self._tuners[name]
 
     def own(self, values: Mapping[str, Any]) -> Values:
         return {p.name: values[p.name] for p in self.problem.parameters}
@@ -174,28 +198,29 @@ class Subject:
         return {n: v * np.float32(scales[n]) if n in scales else v for n, v in values.items()}
 
     def curve(
-        self, values: Mapping[str, Any], optimizer: str, rate: float, seed: int,
-        updates: int | None = None,
-    ) -> Any:  # fmt: skip
-        """Losses by update of one run."""
+        self, values: Mapping[str, Any], optimizer: str, rate: float, seed: int
+    ) -> runner.Curve:
+        """One run."""
         rows = self.workload.source.arrays  # type: ignore[attr-defined]
         order = runner.epochs(rows, BATCH, seed)
         start = runner.pack(self.problem, values)
-        return self._trainers[optimizer](start, order, updates or self.updates, rate)
+        return self._trainers[optimizer](start, order, self.updates, rate)
 
     def outcome(
         self, values: Mapping[str, Any], seed: int,
         optimizers: Sequence[str] = tuple(OPTIMIZERS),
     ) -> Outcome:  # fmt: skip
         """Training over the grids of learning rates."""
-        found: dict[str, dict[float, float]] = {}
+        found: dict[str, dict[float, float]] = {o: {} for o in optimizers}
+        curves: dict[str, dict[float, Any]] = {o: {} for o in optimizers}
+        last = max(1, round(_FINAL * self.updates))
         for o in optimizers:
-            found[o] = {}
             for rate in OPTIMIZERS[o].rates:
                 curve = self.curve(values, o, rate, seed)
-                final = float(np.mean(curve.losses[-max(1, round(_FINAL * self.updates)) :]))
-                found[o][rate] = CHANCE if curve.diverged else min(final, CHANCE)
-        return Outcome(found)
+                final = CHANCE if curve.diverged else float(np.mean(curve.losses[-last:]))
+                found[o][rate] = min(final, CHANCE)
+                curves[o][rate] = curve.losses
+        return Outcome(found, curves)
 
 
 def _with(load: workload.Workload, source: batches.Source) -> workload.Workload:
@@ -203,6 +228,6 @@ def _with(load: workload.Workload, source: batches.Source) -> workload.Workload:
 
 
 @lru_cache(maxsize=3)
-def subject(network: Network, updates: int = 200) -> Subject:
+def subject(network: Network, updates: int = 150) -> Subject:
     """The network made ready, once a process."""
     return Subject(network, updates=updates)

@@ -217,14 +217,14 @@ class Page:
 
 def main(
     module: str, document: str | None, experiment: Callable[[argparse.Namespace], Page],
-    *, seeds: int = 5, path: Path | None = None,
+    *, seeds: int = 5, updates: int = 150, path: Path | None = None,
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:  # fmt: skip
     """The command line of an experiment; ``module`` is its file, ``document`` its docstring."""
     name = Path(module).stem
     parser = argparse.ArgumentParser(description=(document or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=seeds)
-    parser.add_argument("--updates", type=int, default=150)
+    parser.add_argument("--updates", type=int, default=updates)
     parser.add_argument("--quick", action="store_true", help="a small part, in three minutes")
     page = path or FOLDER / f"{name.replace('_', '-')}.md"
     parser.add_argument("--write", action="store_true", help=f"into {page.relative_to(ROOT)}")

@@ -41,4 +41,30 @@ def recall() -> Arrays:
     return {"x": x.astype(np.int64), "target": x[rows, at + 1].astype(np.int64)}
 
 
-TASKS: dict[str, Callable[[], Arrays]] = {"digits": digits, "mnist1d": mnist1d, "recall": recall}
+@cache
+def waves() -> Arrays:
+    """MNIST-1D's sequences, drawn out to 64 points and laid out as 8×8."""
+    found = mnist1d()
+    at = np.linspace(0, found["x"].shape[1] - 1, 64)
+    rows = [np.interp(at, np.arange(found["x"].shape[1]), x) for x in found["x"]]
+    x = np.stack(rows).astype(np.float32).reshape(-1, 1, 8, 8)
+    return {"x": x, "target": found["target"]}
+
+
+@cache
+def clusters() -> Arrays:
+    """2,000 images of 8×8 about ten random ones, as far from them as these from each other."""
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 10, 2000)
+    centres, noise = rng.standard_normal((10, 64)), rng.standard_normal((2000, 64))
+    x = ((centres[target] + noise) / np.sqrt(2)).astype(np.float32)
+    return {"x": x.reshape(-1, 1, 8, 8), "target": target.astype(np.int64)}
+
+
+TASKS: dict[str, Callable[[], Arrays]] = {
+    "digits": digits,
+    "mnist1d": mnist1d,
+    "recall": recall,
+    "waves": waves,
+    "clusters": clusters,
+}

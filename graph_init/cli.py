@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,6 +222,7 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
     import graph_init
 
     found = graph_init.measure(model, **options)
+    _warn(found.warnings)
     if as_json:
         return _print_json(found.to_json())
     table = Table("", "value")
@@ -240,6 +241,11 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
             cells.append("" if slope is None else f"{slope:+.4g}")
         rows.add_row(*cells)
     _out.print(rows)
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        _err.print(Text(f"warning: {sentence}"), soft_wrap=True)
 
 
 def _shown(number: float | None, form: str) -> str:
@@ -339,6 +345,7 @@ def initialize(
         result.save_scales(save_scales)
     if result.interrupted:
         _err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
+    _warn(f"after tuning, {sentence}" for sentence in result.after.warnings)
     if as_json:
         return _print_json(result.to_json())
     table = Table("", "before", "after")
@@ -415,6 +422,7 @@ def compare(model: str, data: str, output: str | None, as_json: bool, **options:
         found = graph_init.compare(model, data, plan=plan, on_progress=show, **options)
     if output:
         found.save(output)
+    _warn(found.warnings)
     if as_json:
         return _print_json(found.to_json())
     for optimizer in found.settings["optimizers"]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from graph_init import collapse
 from graph_init import problem as problems
 from graph_init.autodiff import primal
 from graph_init.builder import Array
@@ -36,8 +37,13 @@ class Measurement:
     output_std: float
     loss_kind: str
 
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the state look collapsed, in sentences."""
+        return collapse.warnings(self.parameters, self.output_std)
+
     def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {**vars(self), "warnings": self.warnings}
 
 
 class Step(Protocol):
@@ -79,6 +85,7 @@ class Evaluator:
             return sum(get(e) for e in found) / len(found)
 
         sums = mean(lambda e: e.deviation_sums.astype(np.float64))
+        vanished = mean(lambda e: e.vanished.astype(np.float64))
         squares = mean(lambda e: e.value_squares.astype(np.float64))
         log_slopes = mean(lambda e: e.log_scale_gradient) if slopes else None
         rows = []
@@ -92,6 +99,7 @@ class Evaluator:
                 "scalable": p.scalable,
                 "norm": float(np.sqrt(squares[k])),
                 "gradient_deviation": float(sums[k] / elements),
+                "vanished_fraction": float(vanished[k] / elements),
             }
             if log_slopes is not None and p.name in self.scaled:
                 row["log_scale_gradient"] = float(log_slopes[self.scaled.index(p.name)])

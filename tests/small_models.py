@@ -42,6 +42,36 @@ def plain_cnn(
     )
 
 
+def scaled(source: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+    """Every kernel and matrix times ``factor``."""
+    for tensor in source.graph.initializer:
+        if len(tensor.dims) > 1:
+            array = numpy_helper.to_array(tensor) * np.float32(factor)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return source
+
+
+def deep_mlp(depth: int = 12, width: int = 32) -> onnx.ModelProto:
+    """ReLU layers of He weights."""
+    rng = np.random.default_rng(0)
+    nodes, weights, at = [], [], "x"
+    for k in range(depth):
+        w = rng.standard_normal((width, width), np.float32) * np.float32(np.sqrt(2 / width))
+        weights.append(numpy_helper.from_array(w, f"w{k}"))
+        nodes.append(helper.make_node("MatMul", [at, f"w{k}"], [f"m{k}"]))
+        nodes.append(helper.make_node("Relu", [f"m{k}"], [f"r{k}"]))
+        at = f"r{k}"
+    head = rng.standard_normal((width, 10), np.float32) * np.float32(np.sqrt(1 / width))
+    weights.append(numpy_helper.from_array(head, "head"))
+    nodes.append(helper.make_node("MatMul", [at, "head"], ["logits"]))
+    return model(
+        nodes,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])],
+        weights,
+    )
+
+
 def model(
     nodes: list[onnx.NodeProto],
     inputs: list[onnx.ValueInfoProto],

@@ -20,36 +20,7 @@ from graph_init.parameters import analyze
 from graph_init.schemes import Settings
 from graph_init.schemes.lsuv import UnitVariance
 from tests import small_models
-
-
-def scaled(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
-    """Every kernel and matrix times ``factor``."""
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) > 1:
-            array = numpy_helper.to_array(tensor) * np.float32(factor)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    return model
-
-
-def deep_mlp(depth: int = 12, width: int = 32) -> onnx.ModelProto:
-    """ReLU layers of He weights."""
-    rng = np.random.default_rng(0)
-    nodes, weights, at = [], [], "x"
-    for k in range(depth):
-        w = rng.standard_normal((width, width), np.float32) * np.float32(np.sqrt(2 / width))
-        weights.append(numpy_helper.from_array(w, f"w{k}"))
-        nodes.append(helper.make_node("MatMul", [at, f"w{k}"], [f"m{k}"]))
-        nodes.append(helper.make_node("Relu", [f"m{k}"], [f"r{k}"]))
-        at = f"r{k}"
-    head = rng.standard_normal((width, 10), np.float32) * np.float32(np.sqrt(1 / width))
-    weights.append(numpy_helper.from_array(head, "head"))
-    nodes.append(helper.make_node("MatMul", [at, "head"], ["logits"]))
-    return small_models.model(
-        nodes,
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", width])],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 10])],
-        weights,
-    )
+from tests.small_models import deep_mlp, scaled
 
 
 @pytest.mark.parametrize("factor", [0.3, 3.0])

@@ -111,6 +111,18 @@ class Comparison:
             if (row := self._row(name, optimizer)) is not None
         ]
 
+    @property
+    def warnings(self) -> list[str]:
+        """Of every state under which some seed looks collapsed, why the first of them does."""
+        found = []
+        for name in dict.fromkeys(s.name for s in self.states):
+            own = [s.measurement for s in self.states if s.name == name and s.measurement]
+            collapsed = [m.warnings for m in own if m.warnings]
+            if collapsed:
+                share = f"{len(collapsed)} of {len(own)} seeds"
+                found.append(f"{name} ({share}): {'; '.join(collapsed[0])}")
+        return found
+
     def of(self, state: str, optimizer: str) -> dict[float, list[Run]]:
         """The runs by learning rate, one a seed."""
         found: dict[float, list[Run]] = {}
@@ -155,6 +167,7 @@ class Comparison:
         return {
             "settings": self.settings,
             "summary": [row.to_json() for row in self.summary],
+            "warnings": self.warnings,
             "states": [state.to_json() for state in self.states],
             "runs": [run.to_json() for run in self.runs],
         }

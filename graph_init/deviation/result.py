@@ -26,13 +26,17 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Gradient deviation on one batch; ``log_scale_gradient`` has one element a scaled tensor."""
+    """Gradient deviation on one batch; ``log_scale_gradient`` has one element a scaled tensor.
+
+    ``deviation_sums``, ``vanished`` and ``value_squares`` are those of :class:`Statistics`.
+    """
 
     loss: float
     gradient_deviation: float
     gradient_norm: float
     vanished_fraction: float
     deviation_sums: Array
+    vanished: Array
     value_squares: Array
     log_scale_gradient: Array
     extras: tuple[float, ...]
@@ -52,6 +56,7 @@ def evaluation(
         float(np.sqrt(statistics.gradient_squares.astype(np.float64).sum())),
         float(statistics.vanished.astype(np.float64).sum() / elements),
         statistics.deviation,
+        statistics.vanished,
         statistics.value_squares,
         log_scale_gradient.astype(np.float64),
         tuple(float(e) for e in extras),

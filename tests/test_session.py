@@ -64,3 +64,16 @@ def test_runs_bound_to_arrays_equal_plain_ones() -> None:
         changing = np.full(3, scale, np.float32)
         run({"y": changing})
         np.testing.assert_array_equal(out, session({"x": fixed, "y": changing})[name])
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3", 3), ("4,2", 4), ("", 0), ("x", 0)])
+def test_the_environment_says_how_many_threads(
+    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    b = Builder()
+    x = b.input("x", TensorProto.FLOAT, (4,))
+    program = b.program([b.op("Tanh", x)])
+    for given, expected in ((None, threads), (2, 2)):
+        engine = Session(program, threads=given)._engine[0]
+        assert engine.get_session_options().intra_op_num_threads == expected

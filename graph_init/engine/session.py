@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,7 +93,8 @@ class Session:
     ) -> None:
         """``shrinks``: give the memory back after each run, for others to take.
 
-        ``threads``: of one run; by default as many as there are cores.
+        ``threads``: of one run; by default what OMP_NUM_THREADS says, or as many as there are
+        cores.
         """
         model = program.model
         runtime = onnxruntime()
@@ -110,8 +112,7 @@ class Session:
         # up to a third more where there are many sizes.
         options.enable_mem_reuse = False
         options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED  # the order of the file
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options.intra_op_num_threads = _threads_by_environment() if threads is None else threads
         self.inputs = frozenset(i.name for i in model.graph.input)
         self.outputs = tuple(o.name for o in model.graph.output)
         self._device = device
@@ -196,6 +197,15 @@ class Session:
             raise UnsupportedModelError(
                 f"onnxruntime failed while running the model: {_first_line(error)}"
             ) from error
+
+
+def _threads_by_environment() -> int:
+    """OMP_NUM_THREADS, which PyTorch and NumPy's BLAS heed as well; 0 means all cores.
+
+    The engine does not read it, and threads that outnumber the cores wait for each other.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdigit() else 0
 
 
 def _first_line(error: Exception) -> str:

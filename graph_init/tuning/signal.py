@@ -79,7 +79,7 @@ class Signal:
         found: list[Tried] = []
         interrupted = False
         try:
-            for number, (name, scales) in enumerate(self._states(values, source)):
+            for number, (name, scales) in enumerate(self.candidates(values, source)):
                 tried = self.trial(values, scales, source, steps)
                 entry = self._entry(scales, source) | {"trial_loss": _finite(tried.last)}
                 history.append({"step": number, "state": name, **entry})
@@ -96,10 +96,10 @@ class Signal:
         best = _choose([t for t in found if np.isfinite(t.last)])
         return TuningResult(ones if best is None else best.scales, len(found), history, interrupted)
 
-    def _states(self, values: Mapping[str, Array], source: Source) -> list[tuple[str, Array]]:
+    def candidates(self, values: Mapping[str, Array], source: Source) -> list[tuple[str, Array]]:
         """The start, and the states with the signal restored that differ from it."""
         names = self._run.scaled
-        restored, heads = self._restored(values, source)
+        restored, heads = self.restored(values, source)
         states = [(_START, np.ones(len(names)))]
         for deviation in HEADS if heads else (1.0,):
             factors = {n: f * (deviation if n in heads else 1.0) for n, f in restored.items()}
@@ -118,7 +118,7 @@ class Signal:
         names = tuple(visitor.factors)
         return (problem, names), session, frozenset(set(names) - visitor.inner)
 
-    def _restored(
+    def restored(
         self, values: Mapping[str, Array], source: Source
     ) -> tuple[dict[str, float], frozenset[str]]:
         """Factors that give every layer's output a deviation of one, and the last layers."""

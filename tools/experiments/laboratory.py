@@ -5,6 +5,7 @@ Everything runs through graph-init's own training graphs, on one thread a proces
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 import tempfile
@@ -175,17 +176,17 @@ class Subject:
         """What a tuner finds for ``values`` with its default steps, on batches of ``source``."""
         own = self.own(values)
         self.evaluator.step.move(own)
-        found = self._tuner(name)(own, source, tuners.kind(name).steps).scales
+        found = self.tuner(name)(own, source, tuners.kind(name).steps).scales
         return dict(zip(self.evaluator.scaled, found.tolist(), strict=True))
 
     def trial(self, values: Mapping[str, Any], seed: int) -> float:
         """The loss that the tuner ``signal`` judges the state by."""
-        tuner = self._tuner("signal")
+        tuner = self.tuner("signal")
         assert isinstance(tuner, Signal)
         ones, steps = np.ones(len(self.evaluator.scaled)), tuners.kind("signal").steps
         return tuner.trial(self.own(values), ones, self.random(seed), steps).last
 
-    def _tuner(self, name: str) -> tuners.Tuner:
+    def tuner(self, name: str) -> tuners.Tuner:
         if name not in self._tuners:
             prepare = tuners.kind(name).prepare
             self._tuners[name] = prepare(self.evaluator, self.workload, self.parameters)
@@ -193,6 +194,9 @@ class Subject:
 
     def own(self, values: Mapping[str, Any]) -> Values:
         return {p.name: values[p.name] for p in self.problem.parameters}
+
+    def digest(self, values: Mapping[str, Any]) -> bytes:
+        return hashlib.sha256(runner.pack(self.problem, values).tobytes()).digest()
 
     def scaled(self, values: Mapping[str, Any], scales: Mapping[str, float]) -> Values:
         return {n: v * np.float32(scales[n]) if n in scales else v for n, v in values.items()}

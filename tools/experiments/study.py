@@ -110,16 +110,21 @@ class Study:
 def train(cases: Iterable[Case]) -> Study:
     """Train from every case's state."""
     order = sorted(cases, key=lambda c: (c.label, c.seed, c.start, c.treatment))
-    groups = [list(g) for _, g in groupby(order, lambda c: (c.label, c.seed, c.start))]
+    groups = [list(g) for _, g in groupby(order, lambda c: (c.label, c.seed))]
     return Study([row for rows in parallel(_train, groups) for row in rows])
 
 
 def _train(cases: Sequence[Case]) -> list[Row]:
+    """Cases of one network and seed; states that are the same are trained from once."""
     rows = []
+    known: dict[bytes, laboratory.Outcome] = {}
     for c in cases:
         s = laboratory.subject(c.network, c.updates)
         values = s.treated(c.treatment, s.start(c.start, c.seed), c.seed)
-        rows.append(row(c, s.outcome(values, c.seed)))
+        key = s.digest(values)
+        if key not in known:
+            known[key] = s.outcome(values, c.seed)
+        rows.append(row(c, known[key]))
     return rows
 
 

@@ -134,10 +134,10 @@ def run_rate(threads: int) -> dict[str, Any]:
 def _prepared(name: str) -> Any:
     import torch
 
-    from tools.benchmark_models import CASES
+    from tools.benchmark_models import CASES, SMALL
 
     torch.manual_seed(0)
-    model, x, target = CASES[name]()
+    model, x, target = {**CASES, **SMALL}[name]()
     return model, x, target
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
+
+from tools.experiments.networks import NETWORKS, Network
+from tools.experiments.tasks import TASKS
 
 Case = tuple[nn.Module, torch.Tensor, torch.Tensor]
 
@@ -184,3 +188,14 @@ def _initialised(model: nn.Module) -> nn.Module:
 CASES: dict[str, Callable[[], Case]] = {
     f.__name__: f for f in (plain_cnn, resnet18, resnet50, vit, gpt, mlp)
 }
+
+
+def _small(network: Network) -> Case:
+    """A network of the experiments with random rows of its task's shape."""
+    rows = TASKS[network.task]()["x"][:16]
+    torch.manual_seed(0)
+    return network.build().eval(), torch.from_numpy(rows), torch.randint(0, 10, (16,))
+
+
+#: The small networks of the experiments, batch 16.
+SMALL: dict[str, Callable[[], Case]] = {n: partial(_small, net) for n, net in NETWORKS.items()}

@@ -45,6 +45,9 @@ class Program:
 #: which grows with the square of the nodes in any order but that of readiness (2,000 nodes of a
 #: chain: 15 s against 3 s); unless they take this many bytes so, and are not far too many.
 _ARRANGED, _LARGE, _TOO_MANY = 40_000, 1 << 30, 150_000
+#: Nothing is made again to take less than this: in a small network the nodes for it cost more time,
+#: when a session opens and in each step, than the memory is worth.
+_ENOUGH = 32 << 20
 
 _SIMPLIFIED = frozenset({"", MICROSOFT})
 
@@ -288,7 +291,7 @@ class Builder:
         nodes = self.needed(outputs)
         ready = _by_readiness(nodes) if len(nodes) > _ARRANGED else None
         if ready is None or (len(nodes) <= _TOO_MANY and peak_bytes(ready, outputs) > _LARGE):
-            nodes = arrange(nodes, outputs, self._again)
+            nodes = arrange(nodes, outputs, self._again, _ENOUGH)
         else:
             nodes = ready
         return Program(self._model(nodes, outputs, False), peak_bytes(nodes, outputs))

@@ -41,13 +41,18 @@ _PATIENCE = 4
 Clone = Callable[[Node, Sequence[Value | None]], Node]
 
 
-def arrange(nodes: Sequence[Node], outputs: Sequence[Value], clone: Clone) -> list[Node]:
+def arrange(
+    nodes: Sequence[Node], outputs: Sequence[Value], clone: Clone, enough: int = 0
+) -> list[Node]:
     """``nodes`` (in any topological order) in the order to run them, some of them repeated.
 
-    ``clone`` makes the same call on other operands of the same shapes.
+    ``clone`` makes the same call on other operands of the same shapes. Nothing is repeated to get
+    below ``enough`` bytes.
     """
     order = best = _eager(nodes)
     peak = _Lives(best, outputs).peak
+    if peak <= enough:
+        return best
     idle = 0
     for _ in range(_ROUNDS):
         found = _give_up(order, outputs, clone)

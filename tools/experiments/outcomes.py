@@ -148,5 +148,4 @@ def _rate_ratio(found: Study, case: tuple[str, str]) -> float:
 
 
 if __name__ == "__main__":
-    page = ROOT / "docs" / "tuning.md"
-    study.main(__file__, __doc__, experiment, path=page, arguments=arguments)
+    study.main(__file__, __doc__, experiment, updates=120, arguments=arguments)

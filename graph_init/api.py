@@ -169,17 +169,18 @@ def initialize(
     gain: float | str | None = None,
     std: float | None = None,
     steps: int | None = None,
-    optimizer: str = "sign",
+    optimizer: str = tuners.DEFAULT,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Initialized:
-    """Tune the norm of every scalable tensor so that gradient deviation becomes small.
+    """Find the norm of every scalable tensor from which the model trains well.
 
     ``scheme`` says what the weights are before tuning (``keep``: as they are); its ``gain`` is a
     factor on all of them, or ``"activation"`` for that of what follows each layer, and ``std``
-    belongs to ``truncated-normal``. ``optimizer`` is the published one (``sign``, 500 ``steps``),
-    or restores the signal and tries what trains best (``signal``; ``steps`` are the 30 updates of
-    a trial). ``on_step`` receives each history entry. The result holds the best scales met, not
-    the last.
+    belongs to ``truncated-normal``. ``optimizer`` restores the forward signal and tries which
+    state learns best (``signal``; ``steps`` are the 30 updates of a trial, the history has an
+    entry a state), or is the published one, which lowers gradient deviation (``sign``, 500
+    ``steps``, an entry each). ``on_step`` receives each history entry. The result holds the best
+    scales met, not the last.
     """
     start = time.perf_counter()
     kind = tuners.kind(optimizer)

@@ -24,6 +24,9 @@ from graph_init.version import __version__
 if TYPE_CHECKING:
     from graph_init import Comparison
 
+#: That of ``graph_init.tuners``, which is not imported before a command runs.
+DEFAULT_TUNER = "signal"
+
 _out = Console()
 _err = Console(stderr=True)
 
@@ -298,12 +301,12 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
     help="Factor on the scheme's weights, or 'activation': by what follows each layer.",
 )
 @click.option("--std", type=float, help="Standard deviation of truncated-normal [0.02].")
-@click.option("--steps", type=int, help="Steps [sign: 500], updates of a trial [signal: 30].")
+@click.option("--steps", type=int, help="Updates of a trial [signal: 30], or steps [sign: 500].")
 @click.option(
     "--optimizer",
-    default="sign",
+    default=DEFAULT_TUNER,
     show_default=True,
-    help="sign: the published one; signal: restore the signal, and try what trains best.",
+    help="signal: restore the signal, and try what trains best; sign: the published one.",
 )
 @click.option("--save-scales", metavar="FILE.json", help="Also write the factors.")
 @_guarded
@@ -381,8 +384,10 @@ def initialize(
 )
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
 @click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
-@click.option("--steps", type=int, help="Steps of tuning [sign: 100, signal: 30].")
-@click.option("--optimizer", "tuner", default="sign", show_default=True, help="That of tuning.")
+@click.option("--steps", type=int, help="Steps of tuning [signal: 30, sign: 100].")
+@click.option(
+    "--optimizer", "tuner", default=DEFAULT_TUNER, show_default=True, help="That of tuning."
+)
 @click.option("--seeds", type=int, default=3, show_default=True)
 @click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")
 @click.option(

@@ -71,6 +71,10 @@ TUNERS: Mapping[str, Kind] = {
 }
 
 
+#: What it rests on is in docs/tuning.md.
+DEFAULT = "signal"
+
+
 def kind(name: str) -> Kind:
     """UsageError for an unknown name."""
     if name not in TUNERS:

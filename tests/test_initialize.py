@@ -93,7 +93,7 @@ def test_interrupt_keeps_the_best_so_far() -> None:
         if entry["step"] == 7:
             raise KeyboardInterrupt
 
-    result = graph_init.initialize(plain_cnn(6), steps=500, on_step=stop)
+    result = graph_init.initialize(plain_cnn(6), steps=500, optimizer="sign", on_step=stop)
     assert result.interrupted and result.steps == 8
     assert any(s != 1 for s in result.scales.values())
 

@@ -94,7 +94,12 @@ def test_micro_batches_of_real_data(tmp_path: Path) -> None:
 
 def test_initialize_in_micro_batches(tmp_path: Path) -> None:
     path = network(tmp_path)
-    options: dict[str, Any] = {"batch_size": 8, "loss": "cross-entropy", "steps": 5}
+    options: dict[str, Any] = {
+        "batch_size": 8,
+        "loss": "cross-entropy",
+        "steps": 5,
+        "optimizer": "sign",
+    }
     whole = graph_init.initialize(path, **options)
     cut = graph_init.initialize(path, micro_batch=2, **options)
     assert cut.scales == pytest.approx(whole.scales, rel=1e-4)
@@ -134,7 +139,12 @@ def test_finite_differences_in_micro_batches(tmp_path: Path) -> None:
 def test_initialize_by_finite_differences(tmp_path: Path) -> None:
     path = network(tmp_path, "Tanh")
     found = graph_init.initialize(
-        path, batch_size=16, loss="cross-entropy", steps=20, method="finite-difference"
+        path,
+        batch_size=16,
+        loss="cross-entropy",
+        steps=20,
+        optimizer="sign",
+        method="finite-difference",
     )
     assert found.after.gradient_deviation < found.before.gradient_deviation
     assert found.provenance["graph_init.method"] == "finite-difference"

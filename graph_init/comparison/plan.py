@@ -37,7 +37,7 @@ class Plan:
     updates: int = 300
     held_out: float = 0.2
     on_data: bool = False
-    tuner: str = "sign"
+    tuner: str = tuners.DEFAULT
     steps: int | None = None
     workers: int | None = None
 

@@ -151,7 +151,7 @@ class Session:
         kept = dict(self._fixed)  # the binding holds no reference to what it is given
         for name, array in feeds.items():
             if name in self.inputs and name not in kept:
-                kept[name] = self._value(np.ascontiguousarray(array), "cpu", 0)
+                kept[name] = self._value(np.asarray(array, order="C"), "cpu", 0)
         for name, value in kept.items():
             binding.bind_ortvalue_input(name, value)
         given = into or {}

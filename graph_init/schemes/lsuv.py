@@ -48,10 +48,17 @@ class UnitVariance:
 
     ``factors`` then holds a scalar for each layer whose weights are scalable and are not a table's
     too, in the order of the graph. ``inner`` names those whose output reaches another layer; with
-    ``tables`` embeddings are layers too.
+    ``tables`` embeddings are layers too. ``deviations`` are other ones than 1 to give, by weight.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], *, tables: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        *,
+        tables: bool = False,
+        deviations: Mapping[str, float] | None = None,
+    ) -> None:
+        self._deviations = deviations or {}
         kinds = _KINDS | {"embedding"} if tables else _KINDS
         self._layers = _LAYERS | {"Gather"} if tables else _LAYERS
         self._reads_weights = {p.name for p in parameters if p.scalable}
@@ -98,8 +105,8 @@ class UnitVariance:
             return
         output = environment[node.output[0]]
         assert output is not None
-        factor = _inverse_deviation(b, output)
         name = min(waiting)  # a layer of two weights: the output needs dividing once
+        factor = b.scale(_inverse_deviation(b, output), self._deviations.get(name, 1.0))
         self.factors[name] = factor
         value = environment[name]
         assert value is not None

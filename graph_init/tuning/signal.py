@@ -1,10 +1,10 @@
 """The tuner that restores the signal, and tries.
 
-Two states are compared with the start: every layer's output has unit deviation on a random batch,
-as LSUV has it but with the directions of the weights as they are, and the last layer's
-:data:`HEADS` times that. Each is trained for a few updates of SGD with momentum on one batch, at
-several learning rates; the one that learns that batch best is taken, the start unless another is
-clearly better. What this rests on is in docs/tuning.md.
+Two states are compared with the start: every layer's output has unit deviation on a random batch
+(:data:`SATURATING` before an activation that saturates), as LSUV has it but with the directions of
+the weights as they are, and the last layer's one of :data:`HEADS`. Each is trained for a few
+updates of SGD with momentum on one batch, at several learning rates; the one that learns that batch
+best is taken, the start unless another is clearly better. What this rests on is in docs/tuning.md.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ from graph_init.workload import Workload
 
 #: Deviations of the last layer's output that are tried.
 HEADS = (0.3, 1.0)
+#: Activations whose slope is largest at zero, and the deviation that is given to what they read: at
+#: 1 a deep network of them makes chaos of its input (docs/research/alternatives.md).
+_SATURATE = frozenset({"Tanh", "Sigmoid", "HardSigmoid", "Softsign", "Erf"})
+SATURATING = 0.5
 #: Learning rates of the trials, and those that are tried in turn until one is stable: the wider the
 #: network, the smaller they have to be.
 RATES = (0.3, 0.1, 0.03, 0.01)
@@ -43,7 +47,7 @@ _STABLE = 2.0
 #: States whose trials end below this share of the lowest first loss have all learnt the batch.
 _LEARNT = 0.005
 #: Another state than the start must end at this share of its loss.
-_CLEARLY = 0.95
+_CLEARLY = 0.98
 #: Biases are not scaled, so that a second pass is needed where there are any; a third adds nothing.
 _PASSES = 2
 #: Kinds whose deviation no forward pass sets, and what theirs becomes: 1/√fan-in.
@@ -56,8 +60,18 @@ _RESTORATION_BATCH, _TRIAL_BATCH = 0, 1
 class Signal:
     """Tunes one workload, from any values."""
 
-    def __init__(self, run: Evaluator, workload: Workload, parameters: Sequence[Parameter]) -> None:
+    def __init__(
+        self,
+        run: Evaluator,
+        workload: Workload,
+        parameters: Sequence[Parameter],
+        saturating: float = SATURATING,
+    ) -> None:
+        """``saturating``: deviation before an activation that saturates."""
         self._run, self._workload, self._parameters = run, workload, parameters
+        self._deviations = {
+            p.name: saturating for p in parameters if p.gain_activation in _SATURATE
+        }
 
     def __call__(
         self,
@@ -110,7 +124,7 @@ class Signal:
 
     @cached_property
     def _restoration(self) -> tuple[Any, Session, frozenset[str]] | None:
-        visitor = UnitVariance(self._parameters, tables=True)
+        visitor = UnitVariance(self._parameters, tables=True, deviations=self._deviations)
         problem = self._workload.rebuild(visitor)
         if not visitor.factors:
             return None
@@ -121,7 +135,7 @@ class Signal:
     def restored(
         self, values: Mapping[str, Array], source: Source
     ) -> tuple[dict[str, float], frozenset[str]]:
-        """Factors that give every layer's output a deviation of one, and the last layers."""
+        """Factors that restore the signal, and the last layers."""
         factors = {}
         for p in self._parameters:
             if p.name in self._run.scaled and p.kind in _BY_FAN_IN and p.fan_in:

@@ -64,23 +64,27 @@ def before_training(s: laboratory.Subject, values: laboratory.Values, seed: int)
     """What is known without training on the data."""
     s.evaluator.step.move(s.own(values))
     ones = np.ones(len(s.evaluator.scaled))
-    random = [_numbers(s.evaluator.step(s.random(seed).batch(-1 - k), ones)) for k in range(2)]
-    real = [_numbers(s.evaluator.step(s.workload.source.batch(k), ones)) for k in range(_BATCHES)]
+    sizes = np.array([np.prod(p.shape) for p in s.problem.parameters])
+
+    def numbers(batch: Any) -> Numbers:
+        return _numbers(s.evaluator.step(batch, ones), sizes)
+
+    random = [numbers(s.random(seed).batch(-1 - k)) for k in range(2)]
+    real = [numbers(s.workload.source.batch(k)) for k in range(_BATCHES)]
     found = {f"{n}, random batch": _mean(random, n) for n in random[0]}
     found |= {f"{n}, real batch": _mean(real, n) for n in real[0]}
     return found | {TRIAL: s.trial(values, seed)}
 
 
-def _numbers(found: Any) -> Numbers:
+def _numbers(found: Any, sizes: Any) -> Numbers:
     """Of one evaluation; a number that is not finite is the worst of its kind."""
-    tensors = list(found.parameter_deviations)
     values = {
         "gradient deviation": found.gradient_deviation,
-        "median over tensors of gradient deviation": float(np.median(tensors)),
+        "median over tensors of gradient deviation": np.median(found.deviation_sums / sizes),
         "loss": found.loss,
         "gradient norm": found.gradient_norm,
         "vanished fraction": found.vanished_fraction,
-        "|log of the output's deviation|": abs(np.log(max(found.output_std, 1e-12))),
+        "|log of the output's deviation|": abs(np.log(max(found.extras[0], 1e-12))),
     }
     return {n: float(v) if np.isfinite(v) else float("inf") for n, v in values.items()}
 

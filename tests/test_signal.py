@@ -54,6 +54,27 @@ def test_every_layer_has_unit_deviation() -> None:
     assert [f.std() for f in found] == pytest.approx([1] * len(found), rel=0.25)
 
 
+def test_half_the_deviation_before_activations_that_saturate() -> None:
+    model = deep_mlp(depth=6)
+    for node in model.graph.node:
+        if node.op_type == "Relu" and node.input[0] in ("m1", "m3"):
+            node.op_type = "Tanh"
+    result = graph_init.initialize(
+        scaled(model, 3.0), optimizer="signal", batch_size=256, loss="cross-entropy"
+    )
+    inner = result.model
+    layers = [f"m{k}" for k in range(6)]
+    for name in layers:
+        inner.graph.output.append(helper.make_empty_tensor_value_info(name))
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(
+        inner.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = np.random.default_rng(5).standard_normal((256, 32), np.float32)
+    found = [f.std() for f in session.run(layers, {"x": x})]
+    assert found == pytest.approx([1, 0.5, 1, 0.5, 1, 1], rel=0.15)
+
+
 def test_its_own_result_is_kept() -> None:
     model = scaled(small_models.plain_cnn(depth=8), 0.3)
     first = graph_init.initialize(model, optimizer="signal")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,27 +20,24 @@ import graph_init
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
+def tried(entry: dict[str, Any]) -> str:
+    """A line for a state that the tuner has tried."""
+    loss = entry["trial_loss"]
+    end = "finite at no learning rate" if loss is None else f"with a loss of {loss:.3g}"
+    return f"  {entry['state']}: its trial ends {end}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="light_squeezenet.onnx", help="a file of the light zoo")
-    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("demo"))
     arguments = parser.parse_args()
     arguments.out.mkdir(exist_ok=True)
     target = arguments.out / arguments.model
     console = Console()
-    console.print(f"initialising {arguments.model} ({arguments.steps} steps) …")
+    console.print(f"initialising {arguments.model} …")
     result = graph_init.initialize(
-        LIGHT / arguments.model,
-        scheme="he",
-        steps=arguments.steps,
-        on_step=lambda e: (
-            console.print(
-                f"  step {e['step']:3d}  gradient deviation {e['gradient_deviation']:.4g}"
-            )
-            if e["step"] % 5 == 0
-            else None
-        ),
+        LIGHT / arguments.model, scheme="he", on_step=lambda e: console.print(tried(e))
     )
     result.save(target)
     table = Table("", "before", "after")

@@ -1,6 +1,6 @@
 """How deep a plain network still trains, tuned and not.
 
-    python tools/experiments/depth.py [--seeds 3] [--quick] [--write]
+    python tools/experiments/depth.py [--seeds 2] [--quick] [--write]
 
 ReLU and tanh MLPs and a CNN without skips and norms, from PyTorch's default weights and from He's,
 both as they are and after `signal`, and from orthogonal and LSUV. Needs the ``dev`` extra.
@@ -76,4 +76,4 @@ def _score(found: Study, label: str, state: tuple[str, str]) -> float:
 
 
 if __name__ == "__main__":
-    study.main(__file__, __doc__, experiment, seeds=3)
+    study.main(__file__, __doc__, experiment, seeds=2)

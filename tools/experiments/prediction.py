@@ -1,6 +1,6 @@
 """Does gradient deviation predict how a network trains?
 
-    python tools/experiments/prediction.py [--seeds 3] [--quick] [--write]
+    python tools/experiments/prediction.py [--seeds 2] [--quick] [--write]
 
 Five architectures; for each, states from five starts, from three schemes, and from what both tuners
 make of two starts, under every seed. Of each state: what can be measured before training (gradient
@@ -156,4 +156,4 @@ def picture(found: Sequence[Measured], names: Sequence[str]) -> Any:
 
 
 if __name__ == "__main__":
-    study.main(__file__, __doc__, experiment, seeds=3)
+    study.main(__file__, __doc__, experiment, seeds=2)

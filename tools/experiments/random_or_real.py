@@ -1,6 +1,6 @@
 """Random against real data for finding the scales.
 
-    python tools/experiments/random_or_real.py [--seeds 5] [--quick] [--write]
+    python tools/experiments/random_or_real.py [--seeds 3] [--quick] [--write]
 
 From He weights that are off by random factors, and from PyTorch's default, `signal` finds scales on
 random inputs with random labels (its default), on real inputs with random labels, and on real

@@ -1,6 +1,6 @@
 """Skip connections × batch norm × tuned or not: all eight cells.
 
-    python tools/experiments/skips_and_norms.py [--seeds 5] [--quick] [--write]
+    python tools/experiments/skips_and_norms.py [--seeds 3] [--quick] [--write]
 
 A CNN of 20 convolutions with and without skips, with and without batch norm, from He weights whose
 scales are off by random factors, and from PyTorch's default. Needs the ``dev`` extra.

@@ -225,7 +225,7 @@ class Page:
 
 def main(
     module: str, document: str | None, experiment: Callable[[argparse.Namespace], Page],
-    *, seeds: int = 5, updates: int = 150, path: Path | None = None,
+    *, seeds: int = 3, updates: int = 120, path: Path | None = None,
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:  # fmt: skip
     """The command line of an experiment; ``module`` is its file, ``document`` its docstring."""

@@ -1,6 +1,6 @@
 """Do scales that were learnt once transfer to other data, and to wider networks?
 
-    python tools/experiments/transfer.py [--seeds 3] [--quick] [--write]
+    python tools/experiments/transfer.py [--seeds 2] [--quick] [--write]
 
 Data: from He weights that are off by random factors, `signal` finds scales on random batches and on
 each of three data sets of 8×8 (digits, MNIST-1D drawn out to 64 points, clusters); the networks are
@@ -106,4 +106,4 @@ def _over(found: Study, names: Sequence[str], start: str, state: str, base: str)
 
 
 if __name__ == "__main__":
-    study.main(__file__, __doc__, experiment, seeds=3)
+    study.main(__file__, __doc__, experiment, seeds=2)

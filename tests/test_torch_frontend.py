@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -21,6 +24,7 @@ import graph_init  # noqa: E402
 import graph_init_torch  # noqa: E402
 from graph_init import tuners  # noqa: E402
 from graph_init.errors import NumericalError, UnsupportedModelError, UsageError  # noqa: E402
+from graph_init.frontends.correspondence import bind  # noqa: E402
 from graph_init.tuning.loop import TuningResult  # noqa: E402
 from graph_init_torch import frontend  # noqa: E402
 from tests import torch_oracle  # noqa: E402
@@ -320,6 +324,18 @@ def test_parameters_in_the_same_memory_are_tied() -> None:
     assert torch.equal(module.head.weight, (before.double() * factor).float())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_on_a_gpu_stays_there(dtype: Any) -> None:
+    module, example = Tied().to("cuda", dtype), torch.randint(0, 20, (4, 7), device="cuda")
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
+    for n in ("embed.weight", "mix.weight"):
+        new = module.state_dict()[n]
+        assert new.device == before[n].device
+        assert torch.equal(new, (before[n].double() * result.scales[n]).to(dtype))
+
+
 def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graph_init.frontends.subject._MESSAGE_LIMIT", 0)
     module, example = PlainCNN(), torch.randn(4, 3, 10, 10)
@@ -462,3 +478,50 @@ def test_a_script_module_is_refused() -> None:
     module = torch.jit.trace(nn.Linear(4, 2), torch.randn(3, 4))
     with pytest.raises(UnsupportedModelError, match="ScriptModule"):
         graph_init_torch.measure(module, (torch.randn(3, 4),))
+
+
+# ---- exporters that rename, pack, transpose and merge
+
+
+def exported(module: nn.Module, args: Any, how: str) -> onnx.ModelProto:
+    if how == "optimised":
+        program = torch.onnx.export(module, args, dynamo=True, optimize=True, verbose=False)
+        assert program is not None
+        return program.model_proto
+    file = io.BytesIO()
+    torch.onnx.export(module, args, file, dynamo=False, do_constant_folding=True)
+    return onnx.load_from_string(file.getvalue())
+
+
+@pytest.mark.parametrize("how", ["optimised", "scripted"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU, both directions", "tied embedding"])
+def test_tensors_are_found_in_what_other_exports_make_of_them(name: str, how: str) -> None:
+    case = CASES[name]
+    module, args = case.build().eval(), case.args()
+    proto = exported(module, args, how)
+    tensors, _ = frontend._tensors(module)
+    kept = {i.name for i in proto.graph.initializer}
+    assert not {t.name for t in tensors} <= kept  # there is something to find
+    before = run_onnx(proto, args, {})
+    bound = bind(proto, tensors)
+    assert set(bound.owners) == {t.name for t in tensors}
+    after = run_onnx(onnx_ir.to_proto(bound.model), args, {})
+    for a, b in zip(after, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_equal_layers_merged_by_the_exporter_have_one_factor() -> None:
+    """TransformerEncoder copies its first layer, and the optimised export makes one of the two."""
+    module, args = CASES["TransformerEncoder"].build().eval(), CASES["TransformerEncoder"].args()
+    tensors, _ = frontend._tensors(module)
+    bound = bind(exported(module, args, "optimised"), tensors)
+    pairs = [{t.name for t in owners} for owners in bound.owners.values()]
+    for kind in ("linear1", "linear2", "self_attn.out_proj"):
+        assert {f"encoder.layers.{n}.{kind}.weight" for n in (0, 1)} in pairs
+
+
+def test_folded_weights_are_refused() -> None:
+    module, args = CASES["ResNet with batch norm"].build().eval(), (torch.randn(4, 3, 10, 10),)
+    tensors, _ = frontend._tensors(module)
+    with pytest.raises(UnsupportedModelError, match=r"changed the values of '0\.weight'"):
+        bind(exported(module, args, "optimised"), tensors)

@@ -15,6 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
+pytest.importorskip("sklearn")
 
 import onnxruntime  # noqa: E402
 from torch import nn  # noqa: E402
@@ -29,6 +30,7 @@ from graph_init.tuning.loop import TuningResult  # noqa: E402
 from graph_init_torch import frontend  # noqa: E402
 from tests import torch_oracle  # noqa: E402
 from tests.torch_models import CASES, PlainCNN, Recurrent, Tied  # noqa: E402
+from tools import rescue  # noqa: E402
 
 #: Exporting these takes longest, and the others have what they have.
 LONG = frozenset({"Mamba", "ViT"})
@@ -217,6 +219,21 @@ def test_the_tuners_are_those_of_the_core(optimizer: str) -> None:
     assert result.provenance["graph_init.loss"] == "cross-entropy"
     assert result.provenance["graph_init.optimizer"] == optimizer
     assert any(f > 1 for f in result.scales.values())
+
+
+def test_a_network_that_does_not_train_is_rescued() -> None:
+    """A plain network of 30 layers, from PyTorch's default."""
+    images, labels = rescue.digits()
+    module = rescue.plain(30)
+    default = copy.deepcopy(module)
+    graph_init_torch.initialize_(
+        module, (images[: rescue.BATCH],), loss="cross-entropy", optimizer="signal"
+    )
+    before, after = (
+        rescue.train(state, images, labels, rate=0.003, updates=150) for state in (default, module)
+    )
+    assert before.last > 2.25  # log(10) = 2.30 is guessing
+    assert after.last < 1.5
 
 
 def test_a_scheme_fills_the_module() -> None:

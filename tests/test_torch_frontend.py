@@ -379,6 +379,18 @@ def test_the_result_as_safetensors(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == [path.name]
 
 
+def test_tensors_that_are_parts_of_a_larger_one_are_written(tmp_path: Path) -> None:
+    """As the weights of recurrent layers are on a GPU."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    module, memory = nn.Linear(3, 2), torch.randn(8)
+    module.weight = nn.Parameter(memory[:6].view(2, 3))
+    module.bias = nn.Parameter(memory[6:])
+    graph_init_torch.save_safetensors(torch.compile(module), tmp_path / "x.safetensors")
+    found = safetensors.load_file(tmp_path / "x.safetensors")
+    assert found.keys() == {"weight", "bias"}
+    assert torch.equal(found["bias"], module.bias)
+
+
 def test_safetensors_to_nowhere(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         graph_init_torch.save_safetensors(nn.Linear(2, 2), tmp_path / "no" / "x.safetensors")

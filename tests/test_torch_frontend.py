@@ -353,11 +353,16 @@ def test_a_module_on_a_gpu_stays_there(dtype: Any) -> None:
         assert torch.equal(new, (before[n].double() * result.scales[n]).to(dtype))
 
 
-def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("graph_init.frontends.subject._MESSAGE_LIMIT", 0)
     module, example = PlainCNN(), torch.randn(4, 3, 10, 10)
     result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
-    mostly_equal(run_onnx(result.model, (example,), {}), evaluated(module, (example,), {}))
+    expected = evaluated(module, (example,), {})
+    mostly_equal(run_onnx(result.model, (example,), {}), expected)
+    result.save(tmp_path / "out.onnx")
+    saved = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    assert any(i.external_data for i in saved.graph.initializer)
+    mostly_equal(run_onnx(onnx.load(tmp_path / "out.onnx"), (example,), {}), expected)
 
 
 # ---- safetensors

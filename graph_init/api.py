@@ -20,6 +20,8 @@ from graph_init.data_files import Data
 from graph_init.engine import memory
 from graph_init.errors import NumericalError, UnsupportedModelError, UsageError
 from graph_init.evaluation import Measurement, prepare
+from graph_init.frontends import subject as frontends
+from graph_init.frontends.subject import Subject
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue, save, with_values
 from graph_init.parameters import Parameter, analyze
@@ -54,8 +56,15 @@ class Initialized:
     provenance: dict[str, str]
     interrupted: bool
     output: str | None = None
-    _loaded: LoadedModel = field(repr=False, kw_only=True)
+    #: The framework's model with the new values, if one was given, and these by their names there.
+    updated: Any = field(default=None, repr=False)
+    tensors: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    _subject: Subject = field(repr=False, kw_only=True)
     _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
+
+    @property
+    def _loaded(self) -> LoadedModel:
+        return self._subject.loaded
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -104,14 +113,31 @@ class Applied:
         return {"scales": self.scales}
 
 
-def inspect(model: Any, *, trainable: Sequence[str] = (), freeze: Sequence[str] = ()) -> Inspection:
-    """Every initializer of ``model`` (path, ModelProto or onnx_ir.Model): what it is, and why."""
-    return Inspection(analyze(load(model).ir, trainable, freeze))
+def inspect(
+    model: Any,
+    *,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    export: Mapping[str, Any] | None = None,
+    trainable: Sequence[str] = (),
+    freeze: Sequence[str] = (),
+) -> Inspection:
+    """Every initializer of ``model``: what it is, and why.
+
+    ``model``, here and in the other functions, is a path, a ModelProto, an onnx_ir.Model, or a
+    model of a framework that has a frontend. Of the latter ``args`` and ``kwargs`` are an example
+    of what it is called with, and ``export`` holds options of its frontend.
+    """
+    subject = frontends.take(model, args, kwargs, export)
+    return Inspection(_analyzed(subject, trainable, freeze))
 
 
 def measure(
     model: Any,
     *,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    export: Mapping[str, Any] | None = None,
     data: Data | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -137,11 +163,13 @@ def measure(
 
     Raises :class:`GraphInitError` subclasses for everything that a user can mend.
     """
-    loaded = load(model)
-    parameters = analyze(loaded.ir, trainable, freeze)
+    subject = frontends.take(model, args, kwargs, export)
+    loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     values = problems.initial_values(loaded)
     options = Options(
-        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, True,
+        subject.data(data), subject.batch_size(batch_size), seed,
+        subject.loss(loss, output_name),
+        subject.output_name(output_name), subject.dims(dims), batch_norm, method, True,
         scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     run = prepare(build(loaded, parameters, values, options), values)
@@ -151,6 +179,9 @@ def measure(
 def initialize(
     model: Any,
     *,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    export: Mapping[str, Any] | None = None,
     data: Data | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -181,16 +212,21 @@ def initialize(
     entry a state), or is the published one, which lowers gradient deviation (``sign``, 500
     ``steps``, an entry each). ``on_step`` receives each history entry. The result holds the best
     scales met, not the last.
+
+    A framework's model is changed in place, where the framework's models can be changed, and is the
+    result's ``updated``; a model file is not touched. Should anything fail, neither has changed.
     """
     start = time.perf_counter()
     kind = tuners.kind(optimizer)
     steps = kind.steps if steps is None else steps
     if steps < 0:
         raise UsageError(f"--steps must not be negative, not {steps}")
-    loaded = load(model)
-    parameters = analyze(loaded.ir, trainable, freeze)
+    subject = frontends.take(model, args, kwargs, export)
+    loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     options = Options(
-        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False,
+        subject.data(data), subject.batch_size(batch_size), seed,
+        subject.loss(loss, output_name),
+        subject.output_name(output_name), subject.dims(dims), batch_norm, method, False,
         kind.slopes, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
@@ -212,8 +248,6 @@ def initialize(
     for p in parameters:
         if p.tied_to in factors and p.trainable:
             factors[p.name] = factors[p.tied_to]
-    new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
-    new.update({n: _Scaled(loaded, n, factors[n], filled.get(n)) for n in factors})
     provenance = {
         "graph_init.version": __version__,
         "graph_init.scheme": scheme,
@@ -224,9 +258,18 @@ def initialize(
         "graph_init.loss": run.problem.objective.kind,
         "graph_init.source_sha256": loaded.digest(),
     }
+    new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
+    updated, tensors = None, {}
+    if subject.exported is None:
+        new.update({n: _Scaled(loaded, n, factors[n], filled.get(n)) for n in factors})
+    else:
+        tensors = subject.new_values(factors, filled)
+        new.update({n: tensors[n] for n in subject.owners if n in tensors})
+        updated = subject.write(tensors)
     return Initialized(
         before, after, len(result.history), time.perf_counter() - start, result.history, factors,
-        provenance, result.interrupted, _loaded=loaded, _values=new,
+        provenance, result.interrupted, updated=updated, tensors=tensors,
+        _subject=subject, _values=new,
     )  # fmt: skip
 
 
@@ -234,6 +277,9 @@ def compare(
     model: Any,
     data: Data,
     *,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    export: Mapping[str, Any] | None = None,
     test: Data | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -253,11 +299,14 @@ def compare(
     taken on ``test``, or on rows held out. ``on_progress`` receives what is being done, how much of
     it is done, and how much there is.
     """
-    loaded = load(model)
-    parameters = analyze(loaded.ir, trainable, freeze)
+    subject = frontends.take(model, args, kwargs, export)
+    loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     options = Options(
-        data, batch_size, seed, loss, output_name, dims or {}, batch_norm, method, False, True,
+        subject.data(data), subject.batch_size(batch_size), seed,
+        subject.loss(loss, output_name),
+        subject.output_name(output_name), subject.dims(dims), batch_norm, method, False, True,
     )  # fmt: skip
+    test = subject.data(test)
     return comparison.compare(loaded, parameters, options, plan or Plan(), test, on_progress)
 
 
@@ -290,6 +339,10 @@ def write_artifacts(
     workload = build(loaded, parameters, state.values, options)
     state.finish(workload)
     artifacts.write(workload.problem, state.values, optimizer, Path(folder))
+
+
+def _analyzed(subject: Subject, trainable: Sequence[str], freeze: Sequence[str]) -> list[Parameter]:
+    return analyze(subject.loaded.ir, trainable, freeze, subject.trained, subject.buffers)
 
 
 def _bytes(limit: str | None) -> int | None:

@@ -37,3 +37,9 @@ class EngineError(GraphInitError):
     """The installed onnxruntime is missing or is not a training build."""
 
     exit_status = 1
+
+
+class MissingExtraError(GraphInitError):
+    """What a frontend needs is not installed; the message names the extra."""
+
+    exit_status = 1

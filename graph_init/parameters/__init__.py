@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,16 +71,25 @@ class Parameter:
 
 
 def analyze(
-    model: ir.Model, trainable: Sequence[str] = (), freeze: Sequence[str] = ()
+    model: ir.Model,
+    trainable: Sequence[str] = (),
+    freeze: Sequence[str] = (),
+    trained: Mapping[str, bool] | None = None,
+    buffers: Set[str] = frozenset(),
 ) -> list[Parameter]:
     """What every initializer of the main graph is, in the order of the initializers.
 
     ``trainable`` and ``freeze`` are regular expressions searched for in the names; they overrule
-    the analysis, and ``freeze`` wins. Functions must be inlined and Constant weights turned into
-    initializers. Raises UsageError for a bad expression and for one that matches no initializer.
+    the analysis, and ``freeze`` wins. A framework's model knows its parameters: ``trained`` says
+    of each whether it is trained, other initializers are constants, and ``trainable`` makes none
+    of them, nor of its ``buffers``, a parameter. Functions must be inlined and Constant weights
+    turned into initializers. Raises UsageError for a bad expression and for one that matches no
+    initializer.
     """
     values = model.graph.initializers
     forced = chosen("--trainable", trainable, list(values))
+    if trained is not None:
+        forced = {n for n in forced if n in trained and n not in buffers}
     frozen = chosen("--freeze", freeze, list(values))
     finder = Uses(model)
     embeddings: dict[str, ir.TensorProtocol] = {}
@@ -90,9 +99,12 @@ def analyze(
         if "embedding" in of_kind and "quantized" not in of_kind and value.const_value is not None:
             embeddings[name] = value.const_value
     return [
-        describe(finder, name, value, uses[name], embeddings, name in forced, name in frozen)
+        describe(
+            finder, name, value, uses[name], embeddings, name in forced, name in frozen,
+            None if trained is None else trained.get(name, False),
+        )
         for name, value in values.items()
-    ]
+    ]  # fmt: skip
 
 
 def chosen(option: str, patterns: Sequence[str], names: list[str]) -> set[str]:
@@ -126,6 +138,7 @@ def describe(
     embeddings: dict[str, ir.TensorProtocol],
     forced: bool,
     frozen: bool,
+    trained: bool | None = None,
 ) -> Parameter:
     tensor = value.const_value
     shape = () if tensor is None else tensor_shape(tensor)
@@ -142,6 +155,13 @@ def describe(
         trains = trains and len(shape) >= 1 and tensor is not None and tensor.size > 1
     width = wide_axes(own_shape(kind, tensor, shape))
     scales = trains and (kind in kinds.WEIGHTS or (kind in kinds.TABLES and width > 1))
+    if trained is False and trains:
+        trains = scales = False
+        reason += "; not trained by the framework"
+    elif trained and not trains and is_float and kind not in ("quantized", "unused"):
+        # What looks like a table of constants, for instance, but is a parameter.
+        trains, scales = True, kind == "constant" and width > 1
+        reason += "; trained by the framework"
     if forced:
         if is_float and kind != "quantized":
             trains, scales = True, scales or width > 1
@@ -156,7 +176,8 @@ def describe(
         reason += "; frozen by --freeze"
 
     tied = None
-    if is_float and kind == "matrix" and tensor is not None:
+    # A framework's tied weights are one initializer; equal values alone tie nothing there.
+    if trained is None and is_float and kind == "matrix" and tensor is not None:
         tied = next((key for key, table in embeddings.items() if equal(tensor, table)), None)
         if tied is not None:
             reason += f"; same values as embedding '{tied}'"

@@ -22,9 +22,9 @@ from tools.experiments.networks import NETWORKS  # noqa: E402
 from tools.experiments.study import Case, Page, Study  # noqa: E402
 
 DEPTHS = {
-    "mlp-relu": (10, 20, 30, 50, 100),
-    "mlp-tanh": (10, 20, 30, 50, 100),
-    "plain-cnn": (10, 20, 30, 50),
+    "mlp-relu": (10, 30, 100),
+    "mlp-tanh": (10, 30, 100),
+    "plain-cnn": (10, 30, 50),
 }
 #: What is shown → start and treatment.
 STATES = {

@@ -2,7 +2,7 @@
 
     python tools/experiments/prediction.py [--seeds 2] [--quick] [--write]
 
-Five architectures; for each, states from five starts, from three schemes, and from what both tuners
+Four architectures; for each, states from five starts, from three schemes, and from what both tuners
 make of two starts, under every seed. Of each state: what can be measured before training (gradient
 deviation and what else is known of the first step, on random and on real batches; the loss at the
 end of the trials of the tuner `signal`), the training loss after the budget, and the largest
@@ -29,7 +29,7 @@ from tools.experiments import laboratory, study  # noqa: E402
 from tools.experiments.networks import NETWORKS  # noqa: E402
 from tools.experiments.study import Case, Page, Row  # noqa: E402
 
-ARCHITECTURES = ("plain-cnn", "residual-cnn", "mlp-relu", "mlp-tanh", "transformer-post")
+ARCHITECTURES = ("plain-cnn", "mlp-relu", "mlp-tanh", "transformer-post")
 STATES = (
     *((start, "start") for start in laboratory.STARTS),
     *(("default", scheme) for scheme in ("xavier", "orthogonal", "lsuv")),

@@ -25,7 +25,7 @@ from tools.experiments import laboratory, study  # noqa: E402
 from tools.experiments.networks import NETWORKS  # noqa: E402
 from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
 
-NAMES = ("plain-cnn", "residual-cnn", "mlp-tanh", "transformer-post", "lstm")
+NAMES = ("residual-cnn", "mlp-tanh", "transformer-post", "lstm")
 STARTS = ("default", "off")
 SOURCES = ("random inputs and labels", "real inputs, random labels", "real inputs and labels")
 

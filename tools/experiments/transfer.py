@@ -23,7 +23,7 @@ from tools.experiments import laboratory, study  # noqa: E402
 from tools.experiments.networks import NETWORKS, Network  # noqa: E402
 from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
 
-NAMES = ("plain-cnn", "residual-cnn", "mlp-relu", "mlp-tanh")
+NAMES = ("residual-cnn", "mlp-relu", "mlp-tanh")
 TASKS = ("digits", "waves", "clusters")
 SOURCES = ("random", *TASKS)
 START = "off"

@@ -167,7 +167,8 @@ def measure(
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     values = problems.initial_values(loaded)
     options = Options(
-        subject.data(data), subject.batch_size(batch_size), seed, loss,
+        subject.data(data), subject.batch_size(batch_size), seed,
+        subject.loss(loss, output_name),
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, True,
         scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
@@ -222,7 +223,8 @@ def initialize(
     subject = frontends.take(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     options = Options(
-        subject.data(data), subject.batch_size(batch_size), seed, loss,
+        subject.data(data), subject.batch_size(batch_size), seed,
+        subject.loss(loss, output_name),
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, False,
         kind.slopes, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
@@ -299,7 +301,8 @@ def compare(
     subject = frontends.take(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     options = Options(
-        subject.data(data), subject.batch_size(batch_size), seed, loss,
+        subject.data(data), subject.batch_size(batch_size), seed,
+        subject.loss(loss, output_name),
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, False, True,
     )  # fmt: skip
     test = subject.data(test)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir
@@ -13,9 +22,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graph_init.errors import UnsupportedModelError
-from graph_init.frontends import Tensor
+import graph_init
+from graph_init import frontends
+from graph_init.errors import MissingExtraError, NumericalError, UnsupportedModelError, UsageError
+from graph_init.frontends import Exported, Tensor
 from graph_init.frontends.correspondence import bind
+from graph_init.frontends.subject import Subject
 from tests import small_models
 
 
@@ -151,3 +163,176 @@ def test_values_changed_by_the_exporter_are_refused() -> None:
 def test_constants_are_no_parameters() -> None:
     bound = bind(product(random(7, 7), P), [Tensor("p", P, True)])
     assert set(bound.owners) == {"p"}
+
+
+# ---- the example of docs/writing-a-frontend.md
+
+PAGE = (Path(__file__).parent.parent / "docs" / "writing-a-frontend.md").read_text("utf-8")
+
+
+def code(name: str) -> str:
+    """The block of the page that starts with a comment of this name."""
+    (found,) = re.findall(rf"```python\n# {re.escape(name)}\n(.*?)```", PAGE, re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def tinynet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The page's framework and frontend, installed with the entry point that the page declares."""
+    for name in ("tinynet.py", "tinynet_frontend.py"):
+        (tmp_path / name).write_text(code(name), "utf-8")
+    (declared,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (group,) = re.findall(r'\[project\.entry-points\."(.*?)"\]', declared)
+    lines = re.findall(r'^(\w+) = "(.*)"$', declared, re.MULTILINE)
+    info = tmp_path / "tinynet_frontend-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tinynet_frontend\nVersion: 1.0\n")
+    points = "".join(f"{name} = {target}\n" for name, target in lines)
+    (info / "entry_points.txt").write_text(f"[{group}]\n{points}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield importlib.import_module("tinynet")
+    for name in ("tinynet", "tinynet_frontend"):
+        sys.modules.pop(name, None)
+
+
+def test_the_example_of_the_page(tinynet: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(code("use.py"), "use.py", "exec"), names)
+    result, network = names["result"], names["network"]
+    assert set(result.scales) == {"0.weight", "2.weight"}
+    assert result.updated is network
+    fresh = tinynet.Network(8, 32, 32, 4)
+    for k, (old, new) in enumerate(zip(fresh.layers, network.layers, strict=True)):
+        factor = result.scales.get(f"{k}.weight", 1.0)
+        exact = (old["weight"].astype(np.float64) * factor).astype(np.float32)
+        np.testing.assert_array_equal(new["weight"], exact)
+        np.testing.assert_array_equal(new["bias"], old["bias"])
+    assert any(abs(f - 1) > 0.1 for f in result.scales.values())
+    x = np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32)
+    (found,) = ReferenceEvaluator("network.onnx").run(None, {"x": x})
+    np.testing.assert_allclose(found, network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_all_public_functions_take_a_frameworks_model(tinynet: Any) -> None:
+    network, x = tinynet.Network(8, 16, 4), np.zeros((16, 8), np.float32)
+    found = graph_init.inspect(network, args=(x,))
+    assert {p.name for p in found.parameters if p.trainable} == {
+        "0.weight", "0.bias", "1.weight", "1.bias",
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((40, 8)), "target": rng.standard_normal((40, 4))}
+    assert graph_init.measure(network, args=(x,), data=data).elements == 8 * 16 + 16 + 16 * 4 + 4
+    plan = graph_init.Plan(
+        schemes=("keep",), seeds=1, updates=3, optimizers=("sgd",), tune=False,
+        learning_rates=(0.01,),
+    )  # fmt: skip
+    assert graph_init.compare(network, data, args=(x,), plan=plan).runs
+
+
+def test_trainable_and_freeze_go_by_the_frameworks_names(tinynet: Any) -> None:
+    network, args = tinynet.Network(8, 16, 4), (np.zeros((16, 8), np.float32),)
+    network.frozen.add("0.weight")
+
+    def scalable(**options: Any) -> set[str]:
+        found = graph_init.inspect(network, args=args, **options).parameters
+        return {p.name for p in found if p.scalable}
+
+    assert scalable() == {"1.weight"}
+    assert scalable(trainable=["0.weight"]) == {"0.weight", "1.weight"}
+    assert scalable(freeze=["1"]) == set()
+
+
+def test_a_write_that_fails_is_undone(tinynet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = tinynet.Network(8, 32, 4)
+    before = [layer["weight"].copy() for layer in network.layers]
+    made = importlib.import_module("tinynet_frontend").export
+    calls: list[list[str]] = []
+
+    def export(*given: Any) -> Exported:
+        exported = made(*given)
+
+        def write(values: Any) -> Any:
+            calls.append(list(values))
+            exported.write(values)
+            if len(calls) == 1:
+                raise OSError("the device has gone")
+
+        return dataclasses.replace(exported, write=write)
+
+    monkeypatch.setattr("tinynet_frontend.export", export)
+    with pytest.raises(OSError, match="the device has gone"):
+        graph_init.initialize(network, args=(np.zeros((16, 8), np.float32),), optimizer="signal")
+    assert calls == [["0.weight", "1.weight"]] * 2
+    for layer, old in zip(network.layers, before, strict=True):
+        np.testing.assert_array_equal(layer["weight"], old)
+
+
+# ---- discovery
+
+
+def of_framework(module: str, *bases: type) -> Any:
+    """An object whose class says that it comes from ``module``."""
+    return type("Model", bases or (object,), {"__module__": module})()
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **targets: str) -> None:
+    found = [EntryPoint(name, target, frontends.GROUP) for name, target in targets.items()]
+    monkeypatch.setattr(frontends, "entry_points", lambda group: found)
+
+
+@pytest.mark.parametrize("framework", sorted(frontends.EXTRAS))
+def test_a_missing_frontend_names_the_extra(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = rf"pip install 'graph-init\[{frontends.EXTRAS[framework]}\]'"
+    installed(monkeypatch)
+    with pytest.raises(MissingExtraError, match=rf"no frontend for {framework}.*{extra}"):
+        graph_init.measure(of_framework(f"{framework}.nn"), args=(1,))
+    installed(monkeypatch, **{framework: "no_such_module_of_ours"})
+    with pytest.raises(MissingExtraError, match=rf"no_such_module_of_ours.*{extra}"):
+        graph_init.measure(of_framework(f"{framework}.nn"), args=(1,))
+
+
+def test_the_class_nearest_to_the_object_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Keras layer on PyTorch inherits from PyTorch's module as well."""
+    installed(monkeypatch, torch="base64", keras="json")
+    base = type("Module", (), {"__module__": "torch.nn"})
+    layer = type("Layer", (base,), {"__module__": "keras.src.layers"})
+    assert frontends.find(of_framework("users.code", layer)) is importlib.import_module("json")
+    assert frontends.find(of_framework("users.code", base)) is importlib.import_module("base64")
+
+
+def test_what_belongs_to_no_framework_is_refused() -> None:
+    with pytest.raises(UsageError, match="a model cannot be dict"):
+        graph_init.measure({})
+
+
+def test_looking_for_a_frontend_imports_no_framework() -> None:
+    script = (
+        "import sys, graph_init.frontends as f; f.find(object()); import graph_init;"
+        "sys.exit(bool({'torch', 'keras', 'jax', 'tensorflow'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+# ---- new values
+
+
+def subject_of(tensor: Tensor) -> Subject:
+    exported = Exported(product(P), [tensor], lambda values: None)
+    return Subject(None, exported, {tensor.name: (tensor,)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_new_values_are_rounded_once_to_the_frameworks_type(dtype: Any) -> None:
+    value = random(50, 4, seed=5).astype(dtype)
+    new = subject_of(Tensor("w", value, True)).new_values({"w": 1 / 3}, {})
+    assert new["w"].dtype == dtype
+    np.testing.assert_array_equal(new["w"], (value.astype(np.float64) * (1 / 3)).astype(dtype))
+
+
+def test_new_values_that_do_not_fit_are_refused() -> None:
+    tensor = Tensor("w", np.full((2, 2), 6e4, np.float16), True)
+    with pytest.raises(NumericalError, match="'w' times 2 does not fit float16"):
+        subject_of(tensor).new_values({"w": 2.0}, {})

@@ -75,8 +75,9 @@ class Exported:
     them into the framework's model, and returns that (or a new one where models are immutable).
     ``array`` turns what a batch of data consists of into NumPy.
 
-    ``output_name`` is the output that the loss reads unless the user names one; ``dims`` and
-    ``batch_size`` are the sizes of symbolic dimensions in the example, in the same way.
+    ``output_name`` is the output that the loss reads unless the user names one, and ``loss`` what
+    ``auto`` means for it; ``dims`` and ``batch_size`` are the sizes of symbolic dimensions in the
+    example, in the same way.
     """
 
     model: onnx.ModelProto | onnx_ir.Model
@@ -84,6 +85,7 @@ class Exported:
     write: Callable[[Mapping[str, Array]], Any]
     array: Callable[[Any], Array] = _as_array
     output_name: str | None = None
+    loss: str = "auto"
     dims: Mapping[str, int] = field(default_factory=dict)
     batch_size: int | None = None
 

@@ -19,6 +19,7 @@ from graph_init.errors import NumericalError, UsageError
 from graph_init.frontends import Exported, Tensor, find, is_saved_model
 from graph_init.frontends.correspondence import bind
 from graph_init.model.load import LoadedModel, load
+from graph_init.model.save import save, with_values
 
 #: What needs no frontend.
 _ONNX = (str, os.PathLike, onnx.ModelProto, onnx_ir.Model, LoadedModel)
@@ -77,6 +78,17 @@ class Subject:
 
     def output_name(self, given: str | Sequence[str] | None) -> str | Sequence[str] | None:
         return given if given or self.exported is None else self.exported.output_name
+
+    def loss(self, given: str, output_name: str | Sequence[str] | None) -> str:
+        """The loss; for ``auto`` on the frontend's own choice of output, what it suggests."""
+        own = given == "auto" and not output_name and self.exported is not None
+        return self.exported.loss if own and self.exported is not None else given
+
+    def onnx(self, path: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
+        """The ONNX model as it is, its weights embedded; also written to ``path``."""
+        if path is not None:
+            save(self.loaded, {}, path)
+        return with_values(self.loaded, {})
 
     def new_values(
         self, factors: Mapping[str, float], filled: Mapping[str, Array]

@@ -141,6 +141,11 @@ class Uses:
                 convolution = use.kind == "convolution kernel"
                 if use.kind in LAYERS and flips[0 if convolution else 1]:
                     use = replace(use, transposed=not use.transposed)
+                if use.kind == "recurrent" and use.fan_in is None and len(shape) >= 2:
+                    # Cut into gates on the way, so that the node's shape is not known; the axes
+                    # are: each gate's rows, and what they read.
+                    rows, columns = shape[-2:] if not flips[1] else shape[:-3:-1]
+                    use = replace(use, fan_in=columns, fan_out=rows)
                 found.append(use)
         return found
 

@@ -1,0 +1,45 @@
+"""The initialised tensors as a ``safetensors`` file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from graph_init.api import Initialized
+from graph_init.errors import UsageError
+
+
+def save_safetensors(
+    module: nn.Module, path: str | os.PathLike[str], result: Initialized | None = None
+) -> None:
+    """Write the ``state_dict`` of ``module``; the file's metadata say how it came about.
+
+    Of tensors that share memory (tied weights) the first name is written; read the file with
+    ``module.load_state_dict(safetensors.torch.load_file(path), strict=False)`` or
+    ``safetensors.torch.load_model``. The writing is atomic.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, own in module.state_dict().items():
+        key = (own.data_ptr(), own.numel()) if own.numel() else (id(own),)
+        if key in first:
+            aliases[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = own.detach().contiguous()
+    provenance = dict(result.provenance) if result is not None else {}
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        # The aliases are written as safetensors' own save_model does.
+        save_file(tensors, temporary, metadata={"format": "pt", **provenance, **aliases})
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"'{target}' cannot be written: {error}") from error

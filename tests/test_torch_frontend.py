@@ -1,0 +1,464 @@
+"""graph_init_torch: modules initialised in place, against PyTorch itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+import onnxruntime  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils import _pytree as pytree  # noqa: E402
+
+import graph_init  # noqa: E402
+import graph_init_torch  # noqa: E402
+from graph_init import tuners  # noqa: E402
+from graph_init.errors import NumericalError, UnsupportedModelError, UsageError  # noqa: E402
+from graph_init.tuning.loop import TuningResult  # noqa: E402
+from graph_init_torch import frontend  # noqa: E402
+from tests import torch_oracle  # noqa: E402
+from tests.torch_models import CASES, PlainCNN, Recurrent, Tied  # noqa: E402
+
+#: Exporting these takes longest, and the others have what they have.
+LONG = frozenset({"Mamba", "ViT"})
+
+
+class Drawn:
+    """A tuner that gives every tensor a factor of its own, so that a mistaken one is seen."""
+
+    def __init__(self, run: Any, *_: Any) -> None:
+        self._count = len(run.scaled)
+
+    def __call__(self, *_: Any) -> TuningResult:
+        scales = np.random.default_rng(1).uniform(0.4, 2, self._count)
+        return TuningResult(scales, 0, [], False)
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    kinds = {**tuners.TUNERS, "drawn": tuners.Kind(Drawn, 1, False)}
+    monkeypatch.setattr(tuners, "TUNERS", kinds)
+    torch.manual_seed(0)
+    yield
+
+
+def parametrized(names: Any, long: frozenset[str] = frozenset()) -> list[Any]:
+    return [pytest.param(n, marks=pytest.mark.long if n in long else ()) for n in names]
+
+
+def tensors(value: Any) -> list[Any]:
+    """The tensors in what a module returns."""
+    return [t for _, t in frontend._outputs(value)]
+
+
+def evaluated(module: nn.Module, args: Any, kwargs: Any) -> list[np.ndarray]:
+    """The outputs in evaluation mode, half precision computed in float32."""
+    twin = copy.deepcopy(module) if not has_computed_weights(module) else module
+    mode = twin.training
+    args, kwargs = frontend.as_float32((args, kwargs))
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in twin.parameters()):
+        twin = twin.float()
+    with torch.no_grad():
+        found = [t.numpy().copy() for t in tensors(twin.eval()(*args, **kwargs))]
+    twin.train(mode)
+    return found
+
+
+def has_computed_weights(module: nn.Module) -> bool:
+    """Whether deepcopy refuses: torch.nn.utils.weight_norm leaves computed tensors behind."""
+    return any(
+        isinstance(v, torch.Tensor) and not v.is_leaf
+        for part in module.modules()
+        for v in vars(part).values()
+    )
+
+
+def run_onnx(model: Any, args: Any, kwargs: Any) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    feeds = {i.name: frontend.array(x) for i, x in zip(session.get_inputs(), leaves, strict=True)}
+    return session.run(None, feeds)
+
+
+def mostly_equal(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        scale = np.abs(b).max()
+        np.testing.assert_allclose(a / scale, b / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", parametrized(CASES, LONG))
+def test_the_module_and_the_onnx_model_after_initialisation(name: str) -> None:
+    case = CASES[name]
+    module = case.build().train()
+    args, kwargs = case.args(), case.kwargs()
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    objects = {n: id(p) for n, p in module.named_parameters(remove_duplicate=False)}
+    needs = {n: p.requires_grad for n, p in module.named_parameters(remove_duplicate=False)}
+    random = torch.random.get_rng_state()
+
+    result = graph_init_torch.initialize_(
+        module, args, kwargs, optimizer="drawn", **(case.options or {})
+    )
+
+    # What is not a weight is as it was.
+    assert result.updated is module
+    assert all(part.training for part in module.modules())
+    assert torch.equal(random, torch.random.get_rng_state())
+    after = module.state_dict()
+    assert list(after) == list(before)
+    assert {n: id(p) for n, p in module.named_parameters(remove_duplicate=False)} == objects
+    assert {n: p.requires_grad for n, p in module.named_parameters(remove_duplicate=False)} == needs
+
+    # Every tensor is its old value times one factor, which is 1 for what does not scale.
+    owner = {id(own): n for n, own in list(module.named_parameters())[::-1]}
+    canonical = {n: owner.get(id(p), n) for n, p in module.named_parameters(remove_duplicate=False)}
+    assert result.scales and set(result.scales) <= {n for n in needs if needs[n]}
+    for n, old in before.items():
+        assert after[n].dtype == old.dtype
+        factor = result.scales.get(canonical.get(n, n))
+        if factor is None:
+            assert torch.equal(after[n], old)
+        else:
+            assert abs(factor - 1) > 1e-3
+            assert torch.equal(after[n], (old.double() * factor).to(old.dtype))
+
+    # ONNX agrees with PyTorch.
+    mostly_equal(run_onnx(result.model, args, kwargs), evaluated(module, args, kwargs))
+
+    # Training goes on from there.
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = sum(t.float().square().mean() for t in tensors(module(*args, **kwargs)))
+        loss.backward()
+        optimizer.step()
+    assert torch.isfinite(loss)
+    moved = {n for n, v in module.state_dict().items() if not torch.equal(v, before[n])}
+    assert set(result.scales) <= moved
+    assert not moved & {n for n, needed in needs.items() if not needed}
+
+
+EXPECTED = {
+    "tied embedding": {"embed.weight", "mix.weight"},
+    "shared submodules": {"inward.weight", "step.weight", "outward.weight"},
+    "frozen": {"position", "head.weight"},
+    "LSTM": {"embed.weight", "head.weight"}
+    | {f"core.weight_{k}_l{n}" for k in ("ih", "hh") for n in (0, 1)},
+    "TransformerEncoder": {"head.weight"}
+    | {
+        f"encoder.layers.{n}.{k}.weight"
+        for n in (0, 1)
+        for k in ("self_attn.out_proj", "linear1", "linear2")
+    }
+    | {f"encoder.layers.{n}.self_attn.in_proj_weight" for n in (0, 1)},
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_which_tensors_scale(name: str) -> None:
+    case = CASES[name]
+    module = case.build()
+    found = graph_init.inspect(module, args=case.args(), kwargs=case.kwargs())
+    assert {p.name for p in found.parameters if p.scalable} == EXPECTED[name]
+    buffers = {n for n, _ in module.named_buffers()}
+    trained = {p.name for p in found.parameters if p.trainable}
+    assert not trained & buffers
+    wanted = {n for n, p in module.named_parameters() if p.requires_grad and "unused" not in n}
+    assert trained == wanted
+
+
+def test_gradient_deviation_is_that_of_the_modules_own_parameters() -> None:
+    """Against triple backprop, on a model with tied weights and a buffer like a weight."""
+    module, ids = Tied(), torch.randint(0, 20, (4, 7))
+    data = {"ids": ids, "target": torch.randn(4, 7, 20)}
+    found = graph_init_torch.measure(module, (ids,), data=data, scale_gradient=True)
+    double = copy.deepcopy(module).double()
+    oracle = torch_oracle.deviation(
+        lambda: nn.functional.mse_loss(double(ids), data["target"].double()),
+        dict(double.named_parameters()),
+    )
+    assert found.elements == sum(p.numel() for p in module.parameters())
+    assert found.gradient_deviation == pytest.approx(oracle.gradient_deviation, rel=1e-2)
+    slopes = {p["name"]: p.get("log_scale_gradient") for p in found.parameters}
+    for n in ("embed.weight", "mix.weight"):
+        assert slopes[n] == pytest.approx(oracle.log_scale_gradient[n], rel=1e-2)
+
+
+def test_the_recurrent_weights_know_their_fan_in() -> None:
+    """The exporter cuts them into gates, so that the node does not say."""
+    found = graph_init.inspect(Recurrent(nn.LSTM), args=CASES["LSTM"].args())
+    fans = {p.name: p.fan_in for p in found.parameters if p.kind == "recurrent"}
+    assert fans == {"core.weight_ih_l0": 6, "core.weight_hh_l0": 8}
+
+
+@pytest.mark.parametrize("optimizer", ["signal", "sign"])
+def test_the_tuners_are_those_of_the_core(optimizer: str) -> None:
+    module = PlainCNN()
+    with torch.no_grad():
+        for p in module.parameters():
+            p *= 0.05
+    result = graph_init_torch.initialize_(
+        module, (torch.randn(4, 3, 10, 10),), loss=nn.CrossEntropyLoss(), optimizer=optimizer,
+        steps=4,
+    )  # fmt: skip
+    assert result.provenance["graph_init.loss"] == "cross-entropy"
+    assert result.provenance["graph_init.optimizer"] == optimizer
+    assert any(f > 1 for f in result.scales.values())
+
+
+def test_a_scheme_fills_the_module() -> None:
+    module = PlainCNN()
+    result = graph_init_torch.initialize_(
+        module, (torch.randn(4, 3, 10, 10),), scheme="orthogonal", steps=0, optimizer="sign"
+    )
+    weight = module.head.weight.detach()
+    torch.testing.assert_close(weight @ weight.T, torch.eye(5), atol=1e-5, rtol=0)
+    mostly_equal(
+        run_onnx(result.model, (x := torch.randn(2, 3, 10, 10),), {}), evaluated(module, (x,), {})
+    )
+
+
+class Loader:
+    """Batches that can be read again, as a DataLoader gives them."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype = dtype
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for seed in range(6):
+            generator = torch.Generator().manual_seed(seed)
+            image = torch.randn(4, 3, 10, 10, generator=generator, requires_grad=True)
+            yield [image.to(self._dtype), torch.randint(0, 5, (4,), generator=generator)]
+
+
+def test_batches_of_tensors_are_read() -> None:
+    for data in (
+        Loader(torch.float32),
+        iter(Loader(torch.bfloat16)),
+        {"image": torch.randn(8, 3, 10, 10), "target": torch.randint(0, 5, (8,))},
+        torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(torch.randn(12, 3, 10, 10), torch.randint(0, 5, (12,))),
+            batch_size=4,
+        ),
+    ):
+        result = graph_init_torch.initialize_(
+            PlainCNN(), (torch.randn(4, 3, 10, 10),), data=data, loss="cross-entropy",
+            optimizer="drawn",
+        )  # fmt: skip
+        assert np.isfinite(result.after.loss)
+
+
+def test_compare_leaves_the_module_alone() -> None:
+    module = PlainCNN()
+    before = copy.deepcopy(module.state_dict())
+    data = {"image": torch.randn(24, 3, 10, 10), "target": torch.randint(0, 5, (24,))}
+    plan = graph_init.Plan(
+        schemes=("keep",), seeds=1, updates=3, steps=1, optimizers=("sgd",), tune=False,
+        learning_rates=(0.01,),
+    )  # fmt: skip
+    found = graph_init_torch.compare(
+        module, (data["image"][:4],), data=data, loss="cross-entropy", plan=plan, batch_size=4
+    )
+    assert found.runs
+    assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
+
+
+def test_the_sizes_of_the_example_are_kept() -> None:
+    """Rows are free, other sizes too where the user says so; the example's are then the default."""
+    dim = torch.export.Dim
+    ids = torch.randint(0, 20, (6, 9))
+    model = graph_init_torch.export(
+        Tied(), (ids,), dynamic_shapes=({0: dim("rows"), 1: dim("length")},)
+    )
+    (given,) = model.graph.input
+    assert [d.dim_param for d in given.type.tensor_type.shape.dim] == ["rows", "length"]
+    exported = frontend.export(
+        Tied(), (ids,), {}, dynamic_shapes=({0: dim("rows"), 1: dim("length")},)
+    )
+    assert (exported.batch_size, exported.dims) == (6, {"length": 9})
+
+
+def test_the_exported_file_has_the_modules_names(tmp_path: Path) -> None:
+    module, path = Recurrent(nn.LSTM), tmp_path / "model.onnx"
+    ids = torch.randint(0, 20, (3, 5))
+    model = graph_init_torch.export(module, (ids,), path=path)
+    assert path.read_bytes() == model.SerializeToString(deterministic=True)
+    names = {i.name for i in model.graph.initializer}
+    assert {n for n, _ in module.named_parameters()} <= names
+    mostly_equal(run_onnx(model, (ids,), {}), evaluated(module, (ids,), {}))
+
+
+def test_wrapped_and_compiled_modules_are_looked_into() -> None:
+    inner = PlainCNN()
+    before = inner.head.weight.detach().clone()
+    example = (torch.randn(4, 3, 10, 10),)
+    for module in (torch.compile(inner), nn.DataParallel(inner)):
+        result = graph_init_torch.initialize_(module, example, optimizer="drawn")
+        assert result.updated is module and "head.weight" in result.scales
+    assert not torch.equal(before, inner.head.weight)
+
+
+def test_parameters_in_the_same_memory_are_tied() -> None:
+    """Two objects, one memory: scaling each would scale it twice."""
+    module = Tied()
+    module.head.weight = nn.Parameter(module.embed.weight.data)
+    before = module.embed.weight.detach().clone()
+    result = graph_init_torch.initialize_(
+        module, (torch.randint(0, 20, (4, 7)),), optimizer="drawn"
+    )
+    factor = result.scales["embed.weight"]
+    assert "head.weight" not in result.scales
+    assert torch.equal(module.head.weight, (before.double() * factor).float())
+
+
+def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graph_init.frontends.subject._MESSAGE_LIMIT", 0)
+    module, example = PlainCNN(), torch.randn(4, 3, 10, 10)
+    result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
+    mostly_equal(run_onnx(result.model, (example,), {}), evaluated(module, (example,), {}))
+
+
+# ---- safetensors
+
+
+def test_the_result_as_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    module, path = Tied().bfloat16(), tmp_path / "init.safetensors"
+    result = graph_init_torch.initialize_(
+        module, (torch.randint(0, 20, (4, 7)),), optimizer="drawn"
+    )
+    graph_init_torch.save_safetensors(module, path, result)
+    fresh = Tied().bfloat16()
+    safetensors.load_model(fresh, path)
+    for n, value in module.state_dict().items():
+        assert torch.equal(fresh.state_dict()[n], value)
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata()["graph_init.optimizer"] == "drawn"
+    assert [f.name for f in tmp_path.iterdir()] == [path.name]
+
+
+def test_safetensors_to_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        graph_init_torch.save_safetensors(nn.Linear(2, 2), tmp_path / "no" / "x.safetensors")
+
+
+# ---- what cannot be done
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) if x.sum() > 0 else x
+
+
+class Bessel(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+class Broken(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x).view(3, 1000)
+
+
+FAILING: Mapping[str, tuple[nn.Module, str]] = {
+    "data decides": (Branch(), r"submodule '1\.1' \(Branch\).*if x\.sum\(\) > 0"),
+    "no such operator": (Bessel(), r"submodule '1\.1' \(Bessel\).*operator .*bessel_j0"),
+    "wrong code": (Broken(), r"submodule '1\.1' \(Broken\).*view\(3, 1000\).*invalid"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_failing_export_names_the_part_and_changes_nothing(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    part, message = FAILING[name]
+    module = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), part)).train()
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    capfd.readouterr()
+    with pytest.raises(UnsupportedModelError, match=message):
+        graph_init_torch.initialize_(module, (torch.randn(3, 4),), optimizer="drawn")
+    assert capfd.readouterr() == ("", "")
+    assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
+    assert module.training
+
+
+def test_values_that_do_not_fit_change_nothing() -> None:
+    module = PlainCNN().half()
+    with torch.no_grad():
+        module.body[3].weight.view(-1)[::2] = 6e4
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    with pytest.raises(NumericalError, match="'body.3.weight' times .* does not fit float16"):
+        graph_init_torch.initialize_(
+            module, (torch.randn(4, 3, 10, 10),), optimizer="drawn", seed=0
+        )
+    assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
+
+
+def test_a_write_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = PlainCNN()
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    write, calls = frontend._write, []
+
+    def failing(model: Any, originals: Any, values: Any) -> Any:
+        calls.append(len(values))
+        if len(calls) == 1:
+            write(model, originals, dict(list(values.items())[:2]))
+            raise MemoryError
+        return write(model, originals, values)
+
+    monkeypatch.setattr(frontend, "_write", failing)
+    with pytest.raises(MemoryError):
+        graph_init_torch.initialize_(module, (torch.randn(4, 3, 10, 10),), optimizer="drawn")
+    assert calls == [3, 3]
+    assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
+
+
+MISTAKES: Mapping[str, tuple[Any, str]] = {
+    "no example": (lambda: graph_init_torch.measure(nn.Linear(4, 2)), "needs an example"),
+    "no tuple": (
+        lambda: graph_init_torch.measure(nn.Linear(4, 2), torch.randn(3, 4)),
+        r"write \(x,\)",
+    ),
+    "too many": (
+        lambda: graph_init_torch.measure(nn.Linear(4, 2), (torch.randn(3, 4), 1)),
+        "cannot be called with the example",
+    ),
+    "lazy": (
+        lambda: graph_init_torch.measure(nn.LazyLinear(2), (torch.randn(3, 4),)),
+        "call the module once",
+    ),
+    "meta": (
+        lambda: graph_init_torch.measure(nn.Linear(4, 2, device="meta"), (torch.randn(3, 4),)),
+        "meta device",
+    ),
+    "example for a file": (
+        lambda: graph_init.measure("model.onnx", args=(1,)),
+        "belong to models of frameworks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(name: str) -> None:
+    call, message = MISTAKES[name]
+    with pytest.raises(UsageError, match=message):
+        call()
+
+
+def test_a_script_module_is_refused() -> None:
+    module = torch.jit.trace(nn.Linear(4, 2), torch.randn(3, 4))
+    with pytest.raises(UnsupportedModelError, match="ScriptModule"):
+        graph_init_torch.measure(module, (torch.randn(3, 4),))

@@ -161,7 +161,7 @@ class Convolutional(eqx.Module):
 
 
 def linen(module: nn.Module, *example: jax.Array) -> Built:
-    return module, module.init(jax.random.key(0), *example), example
+    return module, jax.jit(module.init)(jax.random.key(0), *example), example
 
 
 def half_precision() -> Built:

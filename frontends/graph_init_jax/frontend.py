@@ -12,7 +12,7 @@ import numpy as np
 from graph_init.errors import UsageError
 from graph_init.frontends import Exported, Tensor
 from graph_init.frontends.inputs import unique
-from graph_init_jax.export import is_weight, to_onnx
+from graph_init_jax.translate import is_weight, to_onnx
 from graph_init_jax.models import Functional, functional
 
 Array = np.ndarray

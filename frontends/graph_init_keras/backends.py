@@ -87,7 +87,7 @@ def with_jax(
     function: Function, variables: Mapping[str, Any], inputs: Mapping[str, Array], axes: Axes
 ) -> onnx.ModelProto:
     """By this project's own translation of JAX; axes after the first have the example's length."""
-    from graph_init_jax.export import to_onnx
+    from graph_init_jax.translate import to_onnx
 
     return to_onnx(function, {n: v.value for n, v in variables.items()}, inputs)
 

@@ -64,7 +64,10 @@ def _along(g: Graph, table: Value, index: Value, axis: int, out: Result) -> Valu
 
 
 def plain_index(g: Graph, index: Value, size: int) -> Value:
-    """``index`` without JAX's `where(i < 0, i + size, i)`: ONNX counts from the end too."""
+    """``index`` without JAX's `where(i < 0, i + size, i)`: ONNX counts from the end too.
+
+    The result may lack axes of length 1.
+    """
     if index.known:
         return index
     view, start = g.producer(index, "Reshape"), index
@@ -83,7 +86,7 @@ def plain_index(g: Graph, index: Value, size: int) -> Value:
         and g.constant(first.input[1]) == 0
         and g.constant(second.input[1]) == size
     ):
-        return g.reshape(g.values[plain], index.shape)
+        return g.values[plain]
     return index
 
 

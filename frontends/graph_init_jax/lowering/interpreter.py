@@ -15,7 +15,7 @@ from graph_init_jax.lowering.graph import Graph, Value, known, widened
 from graph_init_jax.lowering.registry import BROADCASTING, RULES, Result
 
 #: Nodes beyond which unrolled loops are refused.
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 
 #: Where a primitive that calls a function has its jaxpr.
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -32,7 +32,7 @@ class Interpreter:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._scopes: list[str] = []
+        self._scopes: list[tuple[str, str]] = []
         self._control = {"scan": self._scan, "while": self._while, "cond": self._cond}
 
     def run(self, closed: Any, arguments: Sequence[Value]) -> list[Value]:
@@ -43,7 +43,7 @@ class Interpreter:
         values.update(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom: Any) -> Value:
-            return known(_array(atom.val)) if hasattr(atom, "val") else values[atom]
+            return known(np.asarray(atom.val, atom.aval.dtype)) if hasattr(atom, "val") else values[atom]
 
         for equation in jaxpr.eqns:
             results = self._equation(equation, [read(atom) for atom in equation.invars])
@@ -59,7 +59,7 @@ class Interpreter:
         name = equation.primitive.name
         if name in _CALLS:
             body = next(equation.params[key] for key in _BODIES if key in equation.params)
-            self._scopes.append(str(equation.source_info.name_stack))
+            self._scopes.append(_place(equation))
             results = self.run(body, inputs)
             self._scopes.pop()
             return results
@@ -83,10 +83,12 @@ class Interpreter:
 
     def _where(self, equation: Any) -> str:
         """The place of an equation: the modules around it, and the line of the user's code."""
-        scopes = [*self._scopes, str(equation.source_info.name_stack)]
-        modules = "/".join(scope for scope in scopes if scope)
-        line = source_info_util.summarize(equation.source_info)
-        return f"'{modules}' ({line})" if modules else line
+        scopes = [*self._scopes, _place(equation)]
+        modules = "/".join(module for module, _ in scopes if module)
+        line = next((line for _, line in reversed(scopes) if line), "")
+        if not modules:
+            return line or "the model"
+        return f"'{modules}' ({line})" if line else f"'{modules}'"
 
     # ---- control flow
 
@@ -177,6 +179,12 @@ def _compute(equation: Any, inputs: list[Value]) -> list[Value]:
 def _kind(dtype: Any) -> Any:
     """The type in the graph; keys of random numbers, which never get there, keep theirs."""
     return dtype if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else widened(dtype)
+
+
+def _place(equation: Any) -> tuple[str, str]:
+    """The named scopes around an equation, and its line; inside calls either may be empty."""
+    source = equation.source_info
+    return str(source.name_stack), source_info_util.summarize(source)
 
 
 def _array(value: Any) -> Any:

@@ -69,8 +69,8 @@ def split(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) ->
 def pad(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -> Value:
     value, fill = inputs
     config = params["padding_config"]
-    if any(inner for _, _, inner in config):
-        raise out.refused("between elements")
+    for axis, (_, _, inner) in enumerate(config):
+        value = _apart(g, value, fill, axis, inner)
     cut = [max(0, -low) for low, _, _ in config], [max(0, -high) for _, high, _ in config]
     if any(cut[0]) or any(cut[1]):
         starts = np.array(cut[0], np.int64)
@@ -80,6 +80,22 @@ def pad(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -> V
     if not any(edges):
         return value
     return g.add("Pad", [value, np.array(edges, np.int64), fill], out.shape, out.dtype)
+
+
+def _apart(g: Graph, value: Value, fill: Value, axis: int, count: int) -> Value:
+    """``value`` with ``count`` times ``fill`` between its elements along ``axis``."""
+    shape = value.shape
+    if not count or shape[axis] < 2:
+        return value
+    before, after = shape[: axis + 1], shape[axis + 1 :]
+    edges = np.zeros(2 * (len(shape) + 1), np.int64)
+    edges[len(shape) + 1 + axis + 1] = count
+    wide = (*before, count + 1, *after)
+    padded = g.add("Pad", [g.reshape(value, (*before, 1, *after)), edges, fill], wide, value.dtype)
+    joined = g.reshape(padded, (*shape[:axis], shape[axis] * (count + 1), *after))
+    ends = np.array(joined.shape)
+    ends[axis] -= count
+    return crop(g, joined, np.zeros(len(ends)), ends)
 
 
 def crop(g: Graph, value: Value, starts: Any, ends: Any, steps: Any = None) -> Value:

@@ -172,7 +172,9 @@ def half_precision() -> Built:
 MODELS: dict[str, Callable[[], Built]] = {
     "function": lambda: (
         mlp,
-        draw({"layers": [{"w": (12, 32), "b": (32,)}, {"w": (32, 32), "b": (32,)}], "head": (32, 5)}),
+        draw(
+            {"layers": [{"w": (12, 32), "b": (32,)}, {"w": (32, 32), "b": (32,)}], "head": (32, 5)}
+        ),
         (floats(12),),
     ),
     "function, scanned layers": lambda: (

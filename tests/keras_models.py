@@ -64,7 +64,9 @@ def resnet() -> Built:
         y = layers.ReLU()(layers.BatchNormalization(name=f"norm_{block}a")(y))
         y = layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"conv_{block}b")(y)
         x = layers.ReLU()(layers.Add()([x, layers.BatchNormalization(name=f"norm_{block}b")(y)]))
-    return keras.Model(start, layers.Dense(4)(layers.GlobalAveragePooling2D()(x))), floats(12, 12, 3)
+    return keras.Model(start, layers.Dense(4)(layers.GlobalAveragePooling2D()(x))), floats(
+        12, 12, 3
+    )
 
 
 def lstm() -> Built:
@@ -84,7 +86,9 @@ def transformer() -> Built:
     x = layers.Embedding(30, 16)(start)
     for block in range(2):
         y = layers.LayerNormalization(name=f"norm_{block}a")(x)
-        x = x + layers.MultiHeadAttention(2, 8, name=f"attention_{block}")(y, y, use_causal_mask=True)
+        x = x + layers.MultiHeadAttention(2, 8, name=f"attention_{block}")(
+            y, y, use_causal_mask=True
+        )
         y = layers.LayerNormalization(name=f"norm_{block}b")(x)
         y = layers.Dense(32, activation="silu", name=f"up_{block}")(y)
         x = x + layers.Dense(16, name=f"down_{block}")(y)
@@ -94,7 +98,9 @@ def transformer() -> Built:
 def shared() -> Built:
     """Two inputs, in a mapping, through the same layers."""
     left, right = keras.Input((6,), name="left"), keras.Input((6,), name="right")
-    tower = keras.Sequential([keras.Input((6,)), layers.Dense(16, activation="tanh"), layers.Dense(8)])
+    tower = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(16, activation="tanh"), layers.Dense(8)]
+    )
     joined = layers.Concatenate()([tower(left), tower(right)])
     model = keras.Model({"left": left, "right": right}, layers.Dense(3)(joined))
     return model, {"left": floats(6), "right": -floats(6)}

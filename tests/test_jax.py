@@ -11,20 +11,19 @@ pytest.importorskip("jax", reason="JAX is not installed")
 pytest.importorskip("flax", reason="Flax is not installed")
 pytest.importorskip("equinox", reason="Equinox is not installed")
 
-import flax.linen as nn  # noqa: E402
-import graph_init_jax  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import onnx  # noqa: E402
-import onnxruntime as ort  # noqa: E402
-from flax import nnx  # noqa: E402
-from graph_init_jax.lowering import interpreter  # noqa: E402
-from graph_init_jax.translate import to_onnx  # noqa: E402
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import onnx
+import onnxruntime as ort
+from flax import nnx
 
-import graph_init  # noqa: E402
-from graph_init.errors import UnsupportedModelError, UsageError  # noqa: E402
-from tests import frontend_checks, jax_models  # noqa: E402
-from tests.frontend_checks import drawn  # noqa: E402, F401
+import graph_init
+import graph_init_jax
+from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init_jax.lowering import interpreter
+from graph_init_jax.translate import to_onnx
+from tests import frontend_checks, jax_models
 
 # Compiling takes most of the time of these tests.
 jax.config.update("jax_disable_most_optimizations", True)
@@ -41,7 +40,7 @@ def arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", jax_models.MODELS)
-def test_a_model_is_initialised(name: str, drawn: str) -> None:  # noqa: F811
+def test_a_model_is_initialised(name: str, drawn: str) -> None:
     model, params, example = jax_models.MODELS[name]()
     tree = jax_models.tree(model, params)
     before = arrays(tree)
@@ -69,7 +68,7 @@ def test_a_model_is_initialised(name: str, drawn: str) -> None:  # noqa: F811
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
 
 
-def test_nnx_modules_are_changed_in_place(drawn: str) -> None:  # noqa: F811
+def test_nnx_modules_are_changed_in_place(drawn: str) -> None:
     model, _, example = jax_models.MODELS["NNX, transformer"]()
     before, variable = arrays(nnx.state(model)), model.blocks[2].up.kernel
     result = graph_init_jax.initialize_(model, example, optimizer=drawn)
@@ -155,12 +154,21 @@ CASES: dict[str, tuple[Any, ...]] = {
     ),
     "resize": (lambda x: jax.image.resize(x, (len(x), 18, 18, 4), "nearest"), IMAGE),
     "loop": (lambda x: jax.lax.fori_loop(0, 3, lambda k, y: y * 0.5 + k, x), X),
-    "while": (lambda x: jax.lax.while_loop(lambda s: s[0] < 4, lambda s: (s[0] + 2, s[1] * s[0]), (1, x))[1], X),
+    "while": (
+        lambda x: jax.lax.while_loop(
+            lambda s: s[0] < 4, lambda s: (s[0] + 2, s[1] * s[0]), (1, x)
+        )[1],
+        X,
+    ),
     "branch": (lambda x: jax.lax.cond(jnp.arange(3)[1] > 0, jnp.sin, jnp.cos, x), X),
     "scan": (lambda x: jax.lax.scan(lambda c, r: (c + r, c * r), x[:, 0], x.swapaxes(0, 1))[1], X),
     "associative scan": (lambda x: jax.lax.associative_scan(jnp.add, x, axis=1), X),
     "checkpoint": (jax.checkpoint(lambda x: jnp.tanh(x) * x), X),
-    "attention": (lambda x, y: jax.nn.dot_product_attention(x, y, y[:, ::-1], is_causal=True), IMAGE, IMAGE * 2),
+    "attention": (
+        lambda x, y: jax.nn.dot_product_attention(x, y, y[:, ::-1], is_causal=True),
+        IMAGE,
+        IMAGE * 2,
+    ),
     "norm": (lambda x: jnp.linalg.norm(x, axis=-1), X),
     "several outputs": (lambda x: {"a": x.sum(2), "b": (x[:, 0], 2 * x)}, X),
     "a constant": (lambda x: (x + 1, jnp.ones(3)), X),
@@ -260,7 +268,7 @@ def test_wrong_use(call: Any, message: str) -> None:
         call()
 
 
-def test_core_finds_the_frontend(drawn: str) -> None:  # noqa: F811
+def test_core_finds_the_frontend(drawn: str) -> None:
     model, params, example = jax_models.MODELS["Linen, shared layer"]()
     by_option = graph_init.initialize(
         model, args=example, export={"params": params}, optimizer=drawn, batch_size=2

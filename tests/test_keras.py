@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,14 +20,20 @@ BACKEND = os.environ["KERAS_BACKEND"]
 pytest.importorskip(BACKEND, reason=f"{BACKEND}, the backend, is not installed")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import graph_init_keras  # noqa: E402
 import keras  # noqa: E402
+from keras import layers  # noqa: E402
 
+import graph_init_keras  # noqa: E402
 from tests import frontend_checks, keras_models  # noqa: E402
-from tests.frontend_checks import drawn  # noqa: E402, F401
+
+if BACKEND == "jax":
+    import jax
+
+    # Compiling takes most of the time of these tests.
+    jax.config.update("jax_disable_most_optimizations", True)
 
 #: Those of keras.applications that are quick enough on the backend for every run.
-QUICK = {"jax": ["MobileNet", "MobileNetV2", "ResNet50"], "torch": ["MobileNet"], "tensorflow": []}
+QUICK = {"jax": ["MobileNet", "ResNet50"], "torch": [], "tensorflow": ["MobileNetV2"]}
 MODELS = [
     *keras_models.SMALL,
     *(
@@ -70,3 +77,54 @@ def goes_on_training(model: Any, example: Any, shape: tuple[int, ...]) -> None:
     model.compile(optimizer=keras.optimizers.SGD(0.01), loss=loss)
     history = model.fit(example, target, epochs=3, batch_size=len(target), verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+class Branching(keras.layers.Layer):
+    """What no exporter can follow: a choice that depends on the data."""
+
+    def call(self, x: Any) -> Any:
+        if float(keras.ops.convert_to_numpy(keras.ops.max(x))) > 0:
+            return x
+        return -x
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return shape
+
+
+def test_a_layer_that_cannot_be_exported_is_named_and_nothing_changes() -> None:
+    start = keras.Input((6,))
+    x = layers.Dense(8)(start)
+    model = keras.Model(start, Branching(name="branching")(x), name="whole")
+    before = values(model)
+    with pytest.raises(UnsupportedModelError, match=r"branching' \(Branching\) of 'whole'"):
+        graph_init.initialize(model)
+    assert {n: v.tobytes() for n, v in values(model).items()} == {
+        n: v.tobytes() for n, v in before.items()
+    }
+
+
+def test_wrong_use() -> None:
+    with pytest.raises(UsageError, match="no weights yet"):
+        graph_init_keras.initialize_(keras.Sequential([layers.Dense(3)]))
+    model, _ = keras_models.tied()
+    with pytest.raises(UsageError, match="declares no inputs: give an example"):
+        graph_init_keras.initialize_(model)
+
+
+def test_what_is_not_trained_is_left_alone() -> None:
+    model, _ = keras_models.resnet()
+    found = {p.name: p for p in graph_init.inspect(model).parameters}
+    assert not found["stem/kernel"].trainable and found["conv_0a/kernel"].scalable
+    assert not found["norm_0a/moving_variance"].trainable and found["norm_0a/gamma"].trainable
+
+
+@pytest.mark.skipif("KERAS_BACKEND_TESTS" in os.environ, reason="runs the others already")
+@pytest.mark.parametrize("backend", [b for b in ("jax", "tensorflow", "torch") if b != BACKEND])
+def test_other_backends(backend: str) -> None:
+    """A process has one backend: the tests above in another."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": backend, "KERAS_BACKEND_TESTS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not long", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:]

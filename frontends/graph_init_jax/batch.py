@@ -47,17 +47,20 @@ def freed(
         return None
     tried = []
     for size in SIZES:
-        specs = {
-            name: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype)
-            if v.shape[:1] == (length,)
-            else v
-            for name, v in inputs.items()
-        }
+        specs = {n: _resized(v, length, size) for n, v in inputs.items()}
         try:
             tried.append(translate(specs))
         except UnsupportedModelError:
             return None  # the model needs the example's own size
     return _merged(tried)
+
+
+def _resized(value: Any, length: int, size: int) -> Any:
+    """What stands for ``value`` in a batch of another size."""
+    if value.shape[:1] != (length,):
+        return value
+    shape = (size, *value.shape[1:])
+    return jax.ShapeDtypeStruct(shape, value.dtype)  # type: ignore[no-untyped-call]
 
 
 def _merged(tried: Sequence[Translated]) -> Translated | None:
@@ -74,7 +77,7 @@ def _merged(tried: Sequence[Translated]) -> Translated | None:
                 if len(set(names)) > 1:
                     return None
                 continue
-            arrays = [numpy_helper.to_array(tensor) for tensor in held]
+            arrays = [numpy_helper.to_array(t) for t in held if t is not None]
             if all(_same(arrays[0], array) for array in arrays):
                 continue
             name = integers.name(arrays, node.op_type == "Reshape")
@@ -111,7 +114,7 @@ class _Integers:
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def name(self, arrays: Sequence[Array], is_reshape: bool) -> str | None:
-        """The tensor that is ``arrays[k]`` for a batch of ``SIZES[k]``, None if it is not linear."""
+        """The tensor that is ``arrays[k]`` for a batch of ``SIZES[k]``, None if not linear."""
         shapes = {(a.shape, a.dtype) for a in arrays}
         if shapes != {(arrays[0].shape, np.dtype(np.int64))} or arrays[0].ndim != 1:
             return None

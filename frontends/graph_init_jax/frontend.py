@@ -12,8 +12,8 @@ import numpy as np
 from graph_init.errors import UsageError
 from graph_init.frontends import Exported, Tensor
 from graph_init.frontends.inputs import unique
-from graph_init_jax.translate import is_weight, to_onnx
 from graph_init_jax.models import Functional, functional
+from graph_init_jax.translate import is_weight, to_onnx
 
 Array = np.ndarray
 
@@ -51,7 +51,7 @@ def export(
 
 
 def _like(leaf: Any, new: Array | None) -> Any:
-    """``new`` as ``leaf`` is: of its type, where it lies; the leaf itself if there is no new one."""
+    """``new`` as ``leaf`` is: of its type, where it lies; the leaf itself if it has none."""
     if new is None:
         return leaf
     if not isinstance(leaf, jax.Array):

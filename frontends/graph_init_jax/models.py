@@ -157,7 +157,9 @@ def _nnx(module: Any, params: Any, vmap: bool | None) -> Functional:
         return module
 
     leaves = {n: v.get_value() for n, (_, v) in zip(names, flat, strict=True)}
-    frozen = frozenset(n for n, (_, v) in zip(names, flat, strict=True) if not isinstance(v, nnx.Param))
+    frozen = frozenset(
+        n for n, (_, v) in zip(names, flat, strict=True) if not isinstance(v, nnx.Param)
+    )
     return Functional(call, leaves, rebuild, frozen, module.__call__)
 
 

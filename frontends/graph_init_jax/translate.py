@@ -14,7 +14,7 @@ from graph_init.errors import GraphInitError, UnsupportedModelError
 from graph_init_jax import batch
 from graph_init_jax.batch import Translated
 from graph_init_jax.lowering import Graph, Interpreter, Value, known, onnx_type
-from graph_init_jax.lowering.graph import is_float, widened
+from graph_init_jax.lowering.graph import is_float, is_key, widened
 
 #: Of the models that are written; ONNX Runtime 1.19 reads both.
 OPSET, IR_VERSION = 18, 8
@@ -101,13 +101,13 @@ def _translate(
 
 def is_weight(leaf: Any) -> bool:
     """Whether a leaf is a float, which may be trained."""
-    return not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended) and is_float(leaf.dtype)
+    return not is_key(leaf.dtype) and is_float(leaf.dtype)
 
 
 def _spec(value: Any) -> Any:
     """What the function is traced with: floats of 16 bits are computed in float32."""
     kind = widened(value.dtype) if is_weight(value) else value.dtype
-    return jax.ShapeDtypeStruct(value.shape, kind)
+    return jax.ShapeDtypeStruct(value.shape, kind)  # type: ignore[no-untyped-call]
 
 
 def _named(graph: Graph, name: str, value: Value) -> Value:

@@ -37,7 +37,9 @@ def with_torch(
             return tuple(function(arrays[:count], arrays[count:]))
 
     values = [v.value.detach() for v in variables.values()]
-    values += [torch.tensor(x, device=values[0].device if values else None) for x in inputs.values()]
+    values += [
+        torch.tensor(x, device=values[0].device if values else None) for x in inputs.values()
+    ]
     free = [
         {k: torch.export.Dim.DYNAMIC for k, size in enumerate(shape) if size is None}
         for shape in axes
@@ -58,6 +60,7 @@ def with_tensorflow(
     """By tf2onnx."""
     import tensorflow as tf
     import tf2onnx
+
     from graph_init_tensorflow.conversion import OPSET, finished
 
     count = len(variables)

@@ -42,13 +42,16 @@ def export(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Export
         given = keras.tree.pack_sequence_as(structure, list(arrays))
         split = list(values[: len(trained)]), list(values[len(trained) :])
         result, _ = model.stateless_call(*split, *given, **kwargs)
-        return keras.tree.flatten(result)
+        outputs: Sequence[Any] = keras.tree.flatten(result)
+        return outputs
 
     try:
         proto = EXPORTERS[backend](function, variables, inputs, axes)
-    except (GraphInitError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
+        if isinstance(error, GraphInitError) and error.__cause__ is None:
+            raise  # says itself where it is
         raise _failure(model, error) from error
     arrays = {n: keras.ops.convert_to_numpy(v.value) for n, v in variables.items()}
     tensors = [

@@ -1,4 +1,4 @@
-"""The frontend that ``graph_init.initialize`` finds for a SavedModel, and for what was loaded of it.
+"""The frontend that ``graph_init.initialize`` finds for a SavedModel, or what was loaded of it.
 
 The signature's variables are frozen into constants by TensorFlow, which keeps their places in the
 graph; these are made inputs again before tf2onnx sees them, so that it can neither fold nor
@@ -31,7 +31,7 @@ def export(
     *,
     signature: str = "serving_default",
 ) -> Exported:
-    """A signature of ``model`` as ONNX: a SavedModel's folder, or what ``tf.saved_model.load`` gave.
+    """A signature of ``model`` as ONNX: a SavedModel's folder, or what loading it gave.
 
     The inputs are the signature's own, so that there is no example. ``write`` assigns to the
     variables of the loaded model, which it returns; the folder stays as it is.

@@ -44,7 +44,7 @@ def to_initializers(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx
 
 
 def rename(model: onnx.ModelProto, names: Mapping[str, str], inside: bool = False) -> None:
-    """Call tensors otherwise, in loops too; ``inside``: the model's inputs and outputs keep theirs."""
+    """Call tensors otherwise, in loops too; ``inside``: not the model's inputs and outputs."""
     for node in _nodes(model.graph):
         node.input[:] = [names.get(n, n) for n in node.input]
         node.output[:] = [names.get(n, n) for n in node.output]

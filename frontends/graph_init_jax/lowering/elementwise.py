@@ -68,7 +68,9 @@ def _softmax(g: Graph, inputs: list[Value], out: Result) -> Value | None:
     power = g.producer(top, "Exp")
     if total is None or power is None or total.op_type != "ReduceSum" or top.shape != top.stored:
         return None
-    different = [k for k, (a, b) in enumerate(zip(top.stored, below.stored, strict=False)) if a != b]
+    different = [
+        k for k, (a, b) in enumerate(zip(top.stored, below.stored, strict=False)) if a != b
+    ]
     if total.input[0] != top.name or len(different) != 1 or len(top.shape) != len(below.stored):
         return None
     axis = different[0]
@@ -78,7 +80,11 @@ def _softmax(g: Graph, inputs: list[Value], out: Result) -> Value | None:
     shift = g.producers.get(power.input[0])
     if shift is not None and shift.op_type == "Sub" and shift.input[1] in g.values:
         level, whole = g.values[shift.input[1]], g.values.get(shift.input[0])
-        if whole is not None and whole.stored == top.shape and level.stored[axis : axis + 1] == (1,):
+        if (
+            whole is not None
+            and whole.stored == top.shape
+            and level.stored[axis : axis + 1] == (1,)
+        ):
             argument = whole
     return g.add("Softmax", [argument], out.shape, out.dtype, axis=axis)
 
@@ -109,7 +115,7 @@ def square(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -
 @rule("integer_pow")
 def integer_pow(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -> Value:
     if params["y"] == 2:
-        return square(g, inputs, params, out)
+        return g.elementwise("Mul", inputs * 2, out.shape, out.dtype)
     exponent = _scalar(params["y"], out)
     return g.elementwise("Pow", [*inputs, exponent], out.shape, out.dtype)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,12 @@ def onnx_type(dtype: Any) -> int:
 
 
 def is_float(dtype: Any) -> bool:
-    return np.dtype(dtype).kind == "f" or np.dtype(dtype) == ml_dtypes.bfloat16
+    return bool(np.dtype(dtype).kind == "f" or np.dtype(dtype) == ml_dtypes.bfloat16)
+
+
+def is_key(dtype: Any) -> bool:
+    """Whether values are keys of random numbers, which NumPy knows nothing of."""
+    return not isinstance(dtype, np.dtype)
 
 
 def widened(dtype: Any) -> Any:
@@ -139,7 +144,7 @@ class Graph:
             return value
         return self.add("Reshape", [value, np.array(shape, np.int64)], shape, value.dtype)
 
-    def transpose(self, value: Value, order: Sequence[int]) -> Value:
+    def transpose(self, value: Value, order: Iterable[Any]) -> Value:
         value = self.full(value)
         order = [int(axis) for axis in order]
         if order == sorted(order):

@@ -40,7 +40,9 @@ def gather(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -
         rows = g.add("Gather", [table, picked], shape, out.dtype, axis=axis)
         order = iter(axis + k for k in range(count))
         others = iter([*range(axis), *range(axis + count, len(shape))])
-        return g.transpose(rows, [next(others if k in offset else order) for k in range(len(shape))])
+        return g.transpose(
+            rows, [next(others if k in offset else order) for k in range(len(shape))]
+        )
     if axes == collapsed == tuple(range(len(axes))) and whole:
         if offset == tuple(range(count, count + len(offset))):
             index = g.cast(index, np.int64)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.extend import source_info_util
 
 from graph_init.errors import UnsupportedModelError
-
-from graph_init_jax.lowering.graph import Graph, Value, known, widened
+from graph_init_jax.lowering.graph import Graph, Value, is_key, known, widened
 from graph_init_jax.lowering.registry import BROADCASTING, RULES, Result
 
 #: Nodes beyond which unrolled loops are refused.
@@ -43,7 +41,11 @@ class Interpreter:
         values.update(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom: Any) -> Value:
-            return known(np.asarray(atom.val, atom.aval.dtype)) if hasattr(atom, "val") else values[atom]
+            return (
+                known(np.asarray(atom.val, atom.aval.dtype))
+                if hasattr(atom, "val")
+                else values[atom]
+            )
 
         for equation in jaxpr.eqns:
             results = self._equation(equation, [read(atom) for atom in equation.invars])
@@ -163,7 +165,7 @@ def _compute(equation: Any, inputs: list[Value]) -> list[Value]:
     """The results of an equation of known values, by JAX itself."""
     if equation.primitive.name == "broadcast_in_dim":
         value = inputs[0]
-        if not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+        if not is_key(value.dtype):
             # A view: a filled tensor of any size stays one number.
             shape = equation.params["shape"]
             axes = dict(enumerate(equation.params["broadcast_dimensions"]))
@@ -178,7 +180,7 @@ def _compute(equation: Any, inputs: list[Value]) -> list[Value]:
 
 def _kind(dtype: Any) -> Any:
     """The type in the graph; keys of random numbers, which never get there, keep theirs."""
-    return dtype if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else widened(dtype)
+    return dtype if is_key(dtype) else widened(dtype)
 
 
 def _place(equation: Any) -> tuple[str, str]:
@@ -189,4 +191,3 @@ def _place(equation: Any) -> tuple[str, str]:
 
 def _array(value: Any) -> Any:
     return value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asarray(value)
-

@@ -76,7 +76,9 @@ def _transposed(
 
     ConvTranspose pads by (kernel - 1) · dilation on its own; what JAX pads less, it crops.
     """
-    flipped = flip(g, g.transpose(kernel, [1, 0, *range(2, len(kernel.shape))]), range(2, len(shape)))
+    flipped = flip(
+        g, g.transpose(kernel, [1, 0, *range(2, len(kernel.shape))]), range(2, len(shape))
+    )
     spans = [(n - 1) * d for n, d in zip(kernel.shape[2:], dilations, strict=True)]
     crop = [span - low for span, (low, _) in zip(spans, edges, strict=True)]
     crop += [span - high for span, (_, high) in zip(spans, edges, strict=True)]

@@ -27,7 +27,7 @@ def reduce(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -
         return value
     if kind.kind == "b":
         value = g.cast(value, np.int32)
-    operands = [value, np.array(axes, np.int64)]
+    operands: list[Value | np.ndarray] = [value, np.array(axes, np.int64)]
     op = _REDUCTIONS[out.primitive]
     made = g.add(op, operands, out.shape, value.dtype, keepdims=0)
     g.axes[made.name] = axes

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph_init.errors import UnsupportedModelError
-
 from graph_init_jax.lowering.graph import Graph, Shape, Value
 
 Rule = Callable[..., Any]

@@ -15,10 +15,8 @@ import graph_init
 from graph_init.errors import UnsupportedModelError, UsageError
 
 pytest.importorskip("keras", reason="Keras is not installed")
-os.environ.setdefault("KERAS_BACKEND", "torch")
 BACKEND = os.environ["KERAS_BACKEND"]
 pytest.importorskip(BACKEND, reason=f"{BACKEND}, the backend, is not installed")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
 from keras import layers  # noqa: E402

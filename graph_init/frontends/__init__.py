@@ -112,8 +112,8 @@ class Frontend(Protocol):
 def find(model: Any) -> Frontend | None:
     """The frontend for ``model``: that of the first of its classes which belongs to a framework.
 
-    The folder of a SavedModel belongs to TensorFlow. None if no class does. Only a framework that is
-    there already (the model is one of its objects) is imported, and TensorFlow for its folders.
+    The folder of a SavedModel belongs to TensorFlow. None if no class does. Only a framework that
+    is there already (the model is one of its objects) is imported, and TensorFlow for its folders.
     Raises :class:`MissingExtraError` if its frontend cannot be.
     """
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}

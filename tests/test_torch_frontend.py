@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
+pytest.importorskip("sklearn")
 
 import onnxruntime  # noqa: E402
 from torch import nn  # noqa: E402
@@ -21,10 +25,12 @@ import graph_init  # noqa: E402
 import graph_init_torch  # noqa: E402
 from graph_init import tuners  # noqa: E402
 from graph_init.errors import NumericalError, UnsupportedModelError, UsageError  # noqa: E402
+from graph_init.frontends.correspondence import bind  # noqa: E402
 from graph_init.tuning.loop import TuningResult  # noqa: E402
 from graph_init_torch import frontend  # noqa: E402
 from tests import torch_oracle  # noqa: E402
 from tests.torch_models import CASES, PlainCNN, Recurrent, Tied  # noqa: E402
+from tools import rescue  # noqa: E402
 
 #: Exporting these takes longest, and the others have what they have.
 LONG = frozenset({"Mamba", "ViT"})
@@ -215,6 +221,21 @@ def test_the_tuners_are_those_of_the_core(optimizer: str) -> None:
     assert any(f > 1 for f in result.scales.values())
 
 
+def test_a_network_that_does_not_train_is_rescued() -> None:
+    """A plain network of 30 layers, from PyTorch's default."""
+    images, labels = rescue.digits()
+    module = rescue.plain(30)
+    default = copy.deepcopy(module)
+    graph_init_torch.initialize_(
+        module, (images[: rescue.BATCH],), loss="cross-entropy", optimizer="signal"
+    )
+    before, after = (
+        rescue.train(state, images, labels, rate=0.003, updates=150) for state in (default, module)
+    )
+    assert before.last > 2.25  # log(10) = 2.30 is guessing
+    assert after.last < 1.5
+
+
 def test_a_scheme_fills_the_module() -> None:
     module = PlainCNN()
     result = graph_init_torch.initialize_(
@@ -320,11 +341,28 @@ def test_parameters_in_the_same_memory_are_tied() -> None:
     assert torch.equal(module.head.weight, (before.double() * factor).float())
 
 
-def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_on_a_gpu_stays_there(dtype: Any) -> None:
+    module, example = Tied().to("cuda", dtype), torch.randint(0, 20, (4, 7), device="cuda")
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
+    for n in ("embed.weight", "mix.weight"):
+        new = module.state_dict()[n]
+        assert new.device == before[n].device
+        assert torch.equal(new, (before[n].double() * result.scales[n]).to(dtype))
+
+
+def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("graph_init.frontends.subject._MESSAGE_LIMIT", 0)
     module, example = PlainCNN(), torch.randn(4, 3, 10, 10)
     result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
-    mostly_equal(run_onnx(result.model, (example,), {}), evaluated(module, (example,), {}))
+    expected = evaluated(module, (example,), {})
+    mostly_equal(run_onnx(result.model, (example,), {}), expected)
+    result.save(tmp_path / "out.onnx")
+    saved = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    assert any(i.external_data for i in saved.graph.initializer)
+    mostly_equal(run_onnx(onnx.load(tmp_path / "out.onnx"), (example,), {}), expected)
 
 
 # ---- safetensors
@@ -344,6 +382,18 @@ def test_the_result_as_safetensors(tmp_path: Path) -> None:
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata()["graph_init.optimizer"] == "drawn"
     assert [f.name for f in tmp_path.iterdir()] == [path.name]
+
+
+def test_tensors_that_are_parts_of_a_larger_one_are_written(tmp_path: Path) -> None:
+    """As the weights of recurrent layers are on a GPU."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    module, memory = nn.Linear(3, 2), torch.randn(8)
+    module.weight = nn.Parameter(memory[:6].view(2, 3))
+    module.bias = nn.Parameter(memory[6:])
+    graph_init_torch.save_safetensors(torch.compile(module), tmp_path / "x.safetensors")
+    found = safetensors.load_file(tmp_path / "x.safetensors")
+    assert found.keys() == {"weight", "bias"}
+    assert torch.equal(found["bias"], module.bias)
 
 
 def test_safetensors_to_nowhere(tmp_path: Path) -> None:
@@ -462,3 +512,50 @@ def test_a_script_module_is_refused() -> None:
     module = torch.jit.trace(nn.Linear(4, 2), torch.randn(3, 4))
     with pytest.raises(UnsupportedModelError, match="ScriptModule"):
         graph_init_torch.measure(module, (torch.randn(3, 4),))
+
+
+# ---- exporters that rename, pack, transpose and merge
+
+
+def exported(module: nn.Module, args: Any, how: str) -> onnx.ModelProto:
+    if how == "optimised":
+        program = torch.onnx.export(module, args, dynamo=True, optimize=True, verbose=False)
+        assert program is not None
+        return program.model_proto
+    file = io.BytesIO()
+    torch.onnx.export(module, args, file, dynamo=False, do_constant_folding=True)
+    return onnx.load_from_string(file.getvalue())
+
+
+@pytest.mark.parametrize("how", ["optimised", "scripted"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU, both directions", "tied embedding"])
+def test_tensors_are_found_in_what_other_exports_make_of_them(name: str, how: str) -> None:
+    case = CASES[name]
+    module, args = case.build().eval(), case.args()
+    proto = exported(module, args, how)
+    tensors, _ = frontend._tensors(module)
+    kept = {i.name for i in proto.graph.initializer}
+    assert not {t.name for t in tensors} <= kept  # there is something to find
+    before = run_onnx(proto, args, {})
+    bound = bind(proto, tensors)
+    assert set(bound.owners) == {t.name for t in tensors}
+    after = run_onnx(onnx_ir.to_proto(bound.model), args, {})
+    for a, b in zip(after, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_equal_layers_merged_by_the_exporter_have_one_factor() -> None:
+    """TransformerEncoder copies its first layer, and the optimised export makes one of the two."""
+    module, args = CASES["TransformerEncoder"].build().eval(), CASES["TransformerEncoder"].args()
+    tensors, _ = frontend._tensors(module)
+    bound = bind(exported(module, args, "optimised"), tensors)
+    pairs = [{t.name for t in owners} for owners in bound.owners.values()]
+    for kind in ("linear1", "linear2", "self_attn.out_proj"):
+        assert {f"encoder.layers.{n}.{kind}.weight" for n in (0, 1)} in pairs
+
+
+def test_folded_weights_are_refused() -> None:
+    module, args = CASES["ResNet with batch norm"].build().eval(), (torch.randn(4, 3, 10, 10),)
+    tensors, _ = frontend._tensors(module)
+    with pytest.raises(UnsupportedModelError, match=r"changed the values of '0\.weight'"):
+        bind(exported(module, args, "optimised"), tensors)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from tests.architectures import DECODER, ENCODER, GROUPED, SEQ2SEQ, VISION, VOCABULARY, pair, pixels
+from tests.architectures import ENCODER, GROUPED, VISION, VOCABULARY, pair, pixels
 from tests.architectures import tokens as token_batch
 
 
@@ -174,22 +174,19 @@ class Upsampling(nn.Module):
         return self.up(torch.nn.functional.silu(self.norm(self.down(x))))
 
 
-def orthogonal_rnn() -> nn.Module:
-    return nn.Sequential(orthogonal(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, 3))
+def hooked() -> nn.Module:
+    """A hook that takes part in what is computed."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    net[0].register_forward_hook(lambda module, args, output: 3 * output)
+    return net
 
 
-def hugging_face(name: str, **options: Any) -> nn.Module:
+def hugging_face(family: str, head: str, **options: Any) -> nn.Module:
     """A model of ``transformers`` as it comes, from a small configuration."""
     import transformers
 
-    family = next(
-        n for n in sorted(vars_of(transformers), key=len, reverse=True) if name.startswith(n)
-    )
-    return getattr(transformers, name)(getattr(transformers, f"{family}Config")(**options))
-
-
-def vars_of(transformers: Any) -> list[str]:
-    return ["Bert", "GPT2", "Llama", "T5", "ViT", "DistilBert", "Mamba"]
+    config = getattr(transformers, f"{family}Config")(**options)
+    return getattr(transformers, f"{family}{head}")(config)
 
 
 @dataclass(frozen=True)
@@ -232,22 +229,22 @@ CASES: Mapping[str, Case] = {
     "RNN": Case(lambda: Recurrent(nn.RNN), _ids),
     "tied embedding": Case(Tied, _ids),
     "shared submodules": Case(Shared, lambda: (torch.randn(5, 6),)),
+    "forward hook": Case(hooked, lambda: (torch.randn(5, 6),)),
     "parametrised": Case(Parametrised, lambda: (torch.randn(5, 6),)),
     "nested": Case(Nested, lambda: ({"a": torch.randn(4, 4), "b": torch.randn(4, 5)}, 0.5),
                    options={"output_name": "answer.scores"}),
     "frozen": Case(Frozen, lambda: (torch.randn(4, 6, 8),)),
     "TransformerEncoder": Case(Attention, lambda: (torch.randn(4, 5, 8),)),
     "transposed convolution": Case(Upsampling, lambda: (torch.randn(4, 2, 8, 8),)),
-    "BERT": Case(lambda: hugging_face("BertForSequenceClassification", **ENCODER, num_labels=3),
+    "BERT": Case(lambda: hugging_face("Bert", "ForSequenceClassification", **ENCODER, num_labels=3),
                  kwargs=_masked),
-    "GPT-2, tied": Case(lambda: hugging_face("GPT2LMHeadModel", **GPT2),
+    "GPT-2, tied": Case(lambda: hugging_face("GPT2", "LMHeadModel", **GPT2),
                         kwargs=lambda: token_batch(3, 9)),
-    "Llama": Case(lambda: hugging_face("LlamaForCausalLM", **GROUPED), kwargs=_masked),
-    "T5": Case(lambda: hugging_face("T5ForConditionalGeneration", **T5), kwargs=lambda: pair(3)),
-    "ViT": Case(lambda: hugging_face("ViTForImageClassification", **VISION, num_labels=3),
+    "Llama": Case(lambda: hugging_face("Llama", "ForCausalLM", **GROUPED), kwargs=_masked),
+    "T5": Case(lambda: hugging_face("T5", "ForConditionalGeneration", **T5),
+               kwargs=lambda: pair(3)),
+    "ViT": Case(lambda: hugging_face("ViT", "ForImageClassification", **VISION, num_labels=3),
                 kwargs=lambda: pixels(32, 3)),
-    "Mamba": Case(lambda: hugging_face("MambaForCausalLM", **MAMBA),
+    "Mamba": Case(lambda: hugging_face("Mamba", "ForCausalLM", **MAMBA),
                   kwargs=lambda: token_batch(2, 6)),
 }  # fmt: skip
-
-__all__ = ["CASES", "DECODER", "SEQ2SEQ", "Case"]

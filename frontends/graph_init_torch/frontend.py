@@ -55,7 +55,7 @@ def export(
     tensor is free where the model lets it be, and the others are as in the example; an example of
     one row is repeated, since PyTorch takes a size of one for a constant.
     """
-    module = _unwrapped(model)
+    module = unwrapped(model)
     if not args and not kwargs:
         raise UsageError(
             "a PyTorch module needs an example of what it is called with: args=(x,), or kwargs"
@@ -87,17 +87,18 @@ def array(leaf: Any) -> Array:
     return np.asarray(leaf)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module behind ``torch.compile`` and the wrappers that distribute it."""
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(
             "a ScriptModule cannot be exported: give the module that it was made from"
         )
     compiled = getattr(model, "_orig_mod", None)  # what torch.compile returns
     if isinstance(compiled, nn.Module):
-        return _unwrapped(compiled)
+        return unwrapped(compiled)
     for attribute, kind in _WRAPPERS:
         if isinstance(model, kind):
-            return _unwrapped(getattr(model, attribute))
+            return unwrapped(getattr(model, attribute))
     return model
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from graph_init.api import Initialized
 from graph_init.errors import UsageError
+from graph_init_torch.frontend import unwrapped
 
 
 def save_safetensors(
@@ -26,13 +27,13 @@ def save_safetensors(
     first: dict[tuple[int, ...], str] = {}
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
-    for name, own in module.state_dict().items():
+    for name, own in unwrapped(module).state_dict().items():
         key = (own.data_ptr(), own.numel()) if own.numel() else (id(own),)
         if key in first:
             aliases[name] = first[key]
         else:
             first[key] = name
-            tensors[name] = own.detach().contiguous()
+            tensors[name] = _alone(own)
     provenance = dict(result.provenance) if result is not None else {}
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -43,3 +44,10 @@ def save_safetensors(
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise UsageError(f"'{target}' cannot be written: {error}") from error
+
+
+def _alone(own: torch.Tensor) -> torch.Tensor:
+    """The values in memory that nothing else is in: safetensors refuses parts of a larger one."""
+    found = own.detach().contiguous()
+    whole = found.untyped_storage().nbytes() == found.numel() * found.element_size()
+    return found if whole else found.clone()

@@ -80,8 +80,14 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
             unknown.append(value)
         else:
             made.append((value, found))
-    read = set(same) | {id(t) for others in twins.values() for t in others}
-    read |= {id(t) for _, expression in made for t in expression.tensors()}
+    read = set(same) | {id(t) for _, expression in made for t in expression.tensors()}
+    already = {id(t) for others in twins.values() for t in others}
+    for tensor in tensors:
+        if id(tensor) not in read | already:
+            twin = next((t for t in tensors if id(t) in read and _mergeable(t, tensor)), None)
+            if twin is not None:
+                twins.setdefault(id(twin), []).append(tensor)
+    read |= {id(t) for others in twins.values() for t in others}
     _require_known([t for t in tensors if id(t) not in read], unknown)
 
     owners: dict[str, tuple[Tensor, ...]] = {}
@@ -96,7 +102,7 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
             if id(tensor) not in holders:
                 dtype = _dtype(value)
                 holders[id(tensor)] = graph.add(tensor.name, tensor.value.astype(dtype))
-                owners[tensor.name] = (tensor,)
+                owners[tensor.name] = (tensor, *twins.get(id(tensor), ()))
         graph.replace(value, expression.emit(graph, holders))
     return Bound(model, owners)
 
@@ -109,8 +115,9 @@ def _by_whole_content(
 ) -> list[ir.Value]:
     """Give ``values`` to ``tensors`` of the same shape and numbers; return those left over.
 
-    Several values of the same random numbers are copies of one tensor. Those that are filled with
-    one number (fresh biases) are given out in turn. Tensors left over become twins of the last.
+    Values of the same numbers are taken for copies of one tensor: which of several equal tensors
+    is which cannot be told. Only vectors filled with one number (fresh biases, which never scale)
+    are given out in turn. Tensors left over become twins of the last.
     """
     rest = []
     groups: list[tuple[list[ir.Value], list[Tensor]]] = []
@@ -123,16 +130,27 @@ def _by_whole_content(
         else:
             rest.append(value)
     for members, equals in groups:
-        pairs = min(len(members), len(equals)) if _filled(_array(members[0])) else 1
+        in_turn = len(_array(members[0]).shape) < 2 and _filled(_array(members[0]))
+        pairs = min(len(members), len(equals)) if in_turn else 1
         for k in range(pairs):
             same[id(equals[k])] = [members[k]]
         if pairs < len(equals):
             twins[id(equals[pairs - 1])] = equals[pairs:]
-        if _filled(_array(members[0])):
+        if in_turn:
             rest += members[pairs:]
         else:
             same[id(equals[0])] = members
     return rest
+
+
+def _mergeable(kept: Tensor, lost: Tensor) -> bool:
+    """Whether an exporter may have left out ``lost``, its numbers being those of ``kept``.
+
+    Of numbers that are all alike only tensors that are trained alike: the lost one may as well be
+    unused, and nothing of ``kept`` should depend on it then.
+    """
+    alike = kept.trainable == lost.trainable or not _filled(lost.value)
+    return alike and kept.value.dtype == lost.value.dtype and _same(kept.value, lost.value)
 
 
 def _equal_values(a: ir.Value, b: ir.Value) -> bool:
@@ -384,13 +402,17 @@ class _Finder:
             runs = self._runs(squeezed, axis)
             if runs is not None:
                 return _Rows(runs, shape, axis, array.shape)
-        row = squeezed[None]
+        row = squeezed[None]  # all of it may be one row of a tensor
         if (runs := self._runs(row, 0)) is not None:
             return _Rows(runs, row.shape, 0, array.shape)
-        if array.ndim >= 3 and 1 < array.shape[0] <= _MAX_PIECES:
-            parts = [self.find(part) for part in array]
-            if all(part is not None for part in parts):
-                return _Stack(tuple(p for p in parts if p is not None), array.shape)
+        if array.ndim >= 2 and 1 < array.shape[0] <= _MAX_PIECES:
+            parts: list[_Expression] = []
+            for part in array:
+                found = self.find(part)
+                if found is None:
+                    return None
+                parts.append(found)
+            return _Stack(tuple(parts), array.shape)
         return None
 
     def _whole(self, array: Array) -> _Whole | None:

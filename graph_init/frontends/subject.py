@@ -23,8 +23,9 @@ from graph_init.model.save import save, with_values
 
 #: What needs no frontend.
 _ONNX = (str, os.PathLike, onnx.ModelProto, onnx_ir.Model, LoadedModel)
-#: Models of more bytes go through a file: a protobuf message holds less than 2 GiB.
-_MESSAGE_LIMIT = 1 << 30
+#: Models of more bytes go through a file, from which weights are mapped into memory: as messages
+#: they would be there several times over, and none holds 2 GiB.
+_MESSAGE_LIMIT = 1 << 28
 
 
 @dataclass(frozen=True)

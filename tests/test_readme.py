@@ -67,8 +67,9 @@ def tensorflow_names() -> Names:
 
     def weights(names: dict[str, Any]) -> Any:
         folder = "initialised" if Path("initialised").exists() else "saved_model"
-        function = tf.saved_model.load(folder).signatures["serving_default"]
-        return next(v.numpy() for v in function.variables if v.name == "w0:0")
+        loaded = tf.saved_model.load(folder)  # it keeps the variables alive
+        variables = loaded.signatures["serving_default"].variables
+        return next(v.numpy() for v in variables if v.name == "w0:0")
 
     return {}, weights
 

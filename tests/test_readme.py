@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+#: What a block of the README finds defined, and what tells whether that has changed.
+Names = tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -17,7 +21,7 @@ def blocks(word: str) -> list[str]:
     return [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if word in b]
 
 
-def torch_names() -> tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]:
+def torch_names() -> Names:
     """What the README calls ``module`` and ``example``, and what tells whether it has changed."""
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -32,12 +36,90 @@ def torch_names() -> tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]:
     return names, lambda names: names["module"][0].weight.detach().clone().numpy()
 
 
-FRAMEWORKS = {"graph_init_torch": torch_names}
+def keras_names() -> Names:
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    dense = [keras.layers.Dense(8, "relu") for _ in range(4)]
+    model = keras.Sequential([keras.Input((6,)), *dense, keras.layers.Dense(3)])
+    dense[0].kernel.assign(0.1 * dense[0].kernel)
+    return {"model": model}, lambda names: keras.ops.convert_to_numpy(dense[0].kernel.value).copy()
+
+
+def tensorflow_names() -> Names:
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tf2onnx")
+
+    class Network(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            draw = tf.random.stateless_normal
+            self.layers = [tf.Variable(draw((6, 6), (0, k)) / 3, name=f"w{k}") for k in range(4)]
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 6), tf.float32)])
+        def __call__(self, x: Any) -> Any:
+            for layer in self.layers:
+                x = tf.nn.relu(x) @ layer
+            return x
+
+    model = Network()
+    signature = model.__call__.get_concrete_function()
+    tf.saved_model.save(model, "saved_model", signatures=signature)
+
+    def weights(names: dict[str, Any]) -> Any:
+        folder = "initialised" if Path("initialised").exists() else "saved_model"
+        loaded = tf.saved_model.load(folder)  # it keeps the variables alive
+        variables = loaded.signatures["serving_default"].variables
+        return next(v.numpy() for v in variables if v.name == "w0:0")
+
+    return {}, weights
+
+
+def jax_names() -> Names:
+    jax = pytest.importorskip("jax")
+    equinox, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
+    jnp = jax.numpy
+    draws = [jax.random.normal(key, (6, 6)) for key in jax.random.split(jax.random.key(0), 4)]
+
+    def function(params: Any, x: Any) -> Any:
+        for weight in params:
+            x = jax.nn.relu(x) @ weight
+        return x
+
+    mlp = equinox.nn.MLP(6, 3, 8, 4, key=jax.random.key(1))
+    mlp = equinox.tree_at(lambda m: m.layers[0].weight, mlp, replace_fn=lambda w: 0.1 * w)
+    rngs = nnx.Rngs(0)
+    module = nnx.Sequential(*(f for _ in range(4) for f in (nnx.Linear(6, 6, rngs=rngs), nnx.relu)))
+    names = {
+        "function": function,
+        "params": [0.1 * draws[0], *draws[1:]],
+        "equinox_module": mlp,
+        "nnx_module": module,
+        "example": jnp.ones((5, 6)),
+    }
+
+    def weights(names: dict[str, Any]) -> Any:
+        kernels = [w.get_value() for _, w in nnx.to_flat_state(nnx.state(names["nnx_module"]))]
+        kernel = next(k for k in kernels if k.ndim == 2)
+        first = [names["params"][0], names["equinox_module"].layers[0].weight, kernel]
+        return np.concatenate([np.array(w).ravel() for w in first])
+
+    return names, weights
+
+
+FRAMEWORKS: dict[str, Callable[[], Names]] = {
+    "graph_init_torch": torch_names,
+    "graph_init_keras": keras_names,
+    "graph_init_tensorflow": tensorflow_names,
+    "graph_init_jax": jax_names,
+}
 
 
 @pytest.mark.parametrize("package", FRAMEWORKS)
-def test_the_one_line_in_each_framework(package: str) -> None:
+def test_the_one_line_in_each_framework(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
     (block,) = blocks(package)
     names, weights = FRAMEWORKS[package]()
     before = weights(names)

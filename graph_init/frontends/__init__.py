@@ -9,9 +9,11 @@ batches, and writing back (``subject.py``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +36,8 @@ EXTRAS: Mapping[str, str] = {
     "flax": "jax",
     "equinox": "jax",
     "haiku": "jax",
+    "graph_init_jax": "jax",
+    "tensorflow": "tensorflow",
 }
 
 
@@ -108,12 +112,14 @@ class Frontend(Protocol):
 def find(model: Any) -> Frontend | None:
     """The frontend for ``model``: that of the first of its classes which belongs to a framework.
 
-    None if no class does. Only a framework that is there already (the model is one of its objects)
-    is imported. Raises :class:`MissingExtraError` if its frontend cannot be.
+    The folder of a SavedModel belongs to TensorFlow. None if no class does. Only a framework that
+    is there already (the model is one of its objects) is imported, and TensorFlow for its folders.
+    Raises :class:`MissingExtraError` if its frontend cannot be.
     """
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
-    for kind in type(model).__mro__:
-        framework = kind.__module__.partition(".")[0]
+    modules = [kind.__module__ for kind in type(model).__mro__]
+    for module in ["tensorflow"] if is_saved_model(model) else modules:
+        framework = module.partition(".")[0]
         entry = installed.get(framework)
         if entry is None and framework not in EXTRAS:
             continue
@@ -129,3 +135,10 @@ def find(model: Any) -> Frontend | None:
             ) from error
         return found
     return None
+
+
+def is_saved_model(model: Any) -> bool:
+    """Whether ``model`` is the path of a folder that TensorFlow has saved a model in."""
+    if not isinstance(model, str | os.PathLike):
+        return False
+    return any((Path(model) / f"saved_model.{kind}").is_file() for kind in ("pb", "pbtxt"))

@@ -16,7 +16,7 @@ import onnx_ir
 from graph_init.builder import Array
 from graph_init.data_files import Data
 from graph_init.errors import NumericalError, UsageError
-from graph_init.frontends import Exported, Tensor, find
+from graph_init.frontends import Exported, Tensor, find, is_saved_model
 from graph_init.frontends.correspondence import bind
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import save, with_values
@@ -156,7 +156,8 @@ def take(
     ``args`` and ``kwargs`` are an example of what a framework's model is called with; ``export``
     are options of its frontend.
     """
-    frontend = None if isinstance(model, _ONNX) else find(model)
+    is_file = isinstance(model, _ONNX) and not is_saved_model(model)
+    frontend = None if is_file else find(model)
     if frontend is None:
         if not isinstance(model, _ONNX):
             raise UsageError(

@@ -1,0 +1,63 @@
+"""Initialise models of Keras 3 in place, on the backends PyTorch, JAX and TensorFlow.
+
+import graph_init_keras
+graph_init_keras.initialize_(model)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+
+import graph_init
+from graph_init.data_files import Data
+from graph_init.frontends.subject import take
+
+__all__ = ["compare", "export", "initialize_", "measure"]
+
+
+def initialize_(
+    model: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> graph_init.Initialized:
+    """Scale the weights of ``model`` in place, so that it trains well.
+
+    The inputs are the model's own; one that declares none (a subclass of ``keras.Model``) needs
+    ``args``, an example of what it is called with. ``options`` are those of
+    :func:`graph_init.initialize`. Variables that are not trainable are left as they are.
+
+    If anything fails, nothing of the model has changed.
+    """
+    return graph_init.initialize(model, args=args, kwargs=kwargs, **options)
+
+
+def measure(
+    model: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> graph_init.Measurement:
+    """Gradient deviation of ``model`` as it is; see :func:`graph_init.measure`."""
+    return graph_init.measure(model, args=args, kwargs=kwargs, **options)
+
+
+def compare(
+    model: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    data: Data,
+    **options: Any,
+) -> graph_init.Comparison:
+    """Short training runs from several initial states; ``model`` is left as it is."""
+    return graph_init.compare(model, data, args=args, kwargs=kwargs, **options)
+
+
+def export(
+    model: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+) -> onnx.ModelProto:
+    """``model`` as ONNX, evaluated, with every variable under its own path; also to ``path``."""
+    return take(model, args, kwargs).onnx(path)

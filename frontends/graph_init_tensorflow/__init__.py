@@ -1,0 +1,45 @@
+"""Initialise TensorFlow's SavedModels.
+
+import graph_init_tensorflow
+graph_init_tensorflow.initialize("saved_model", output="initialised")
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+import graph_init
+from graph_init.errors import UsageError
+
+__all__ = ["initialize", "measure"]
+
+
+def initialize(
+    model: Any,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    signature: str = "serving_default",
+    **options: Any,
+) -> graph_init.Initialized:
+    """Scale the weights of a SavedModel (a folder, or what ``tf.saved_model.load`` gave).
+
+    The result's ``updated`` is the loaded model with the new values; with ``output`` it is saved
+    there, a new folder. ``options`` are those of :func:`graph_init.initialize`.
+    """
+    if output is not None and os.path.lexists(output):
+        raise UsageError(f"output {os.fspath(output)} exists; name a new folder")
+    own = {"signature": signature}
+    result = graph_init.initialize(model, export=own, **options)
+    if output is not None:
+        tf.saved_model.save(result.updated, os.fspath(output), result.updated.signatures)
+    return result
+
+
+def measure(
+    model: Any, *, signature: str = "serving_default", **options: Any
+) -> graph_init.Measurement:
+    """Gradient deviation of a SavedModel as it is; see :func:`graph_init.measure`."""
+    return graph_init.measure(model, export={"signature": signature}, **options)

@@ -38,7 +38,7 @@ from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
 NAMES = ("plain-cnn", "residual-cnn-bn", "mlp-tanh")
 STARTS = ("default", "off")
 OPTIMIZER = "sgd"
-_STEPS = 60
+_STEPS = 40
 
 Scales = dict[str, float]
 Candidate = Callable[[Subject, Values, int], Scales]

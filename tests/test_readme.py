@@ -13,6 +13,9 @@ import pytest
 #: What a block of the README finds defined, and what tells whether that has changed.
 Names = tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]
 
+#: A factor on weights that makes a network one that the tuner will not leave alone.
+DEAD = 0.1
+
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
@@ -27,21 +30,22 @@ def torch_names() -> Names:
     torch.manual_seed(0)
     layers: list[Any] = []
     for _ in range(4):
-        layers += [torch.nn.Linear(6, 6), torch.nn.ReLU()]
-    module = torch.nn.Sequential(*layers, torch.nn.Linear(6, 3))
+        layers += [torch.nn.Linear(16, 16, bias=False), torch.nn.ReLU()]
+    module = torch.nn.Sequential(*layers, torch.nn.Linear(16, 3))
     with torch.no_grad():
         for layer in layers[::2]:
-            layer.weight *= 0.1
-    names = {"module": module, "example": torch.randn(5, 6)}
+            layer.weight *= DEAD
+    names = {"module": module, "example": torch.randn(8, 16)}
     return names, lambda names: names["module"][0].weight.detach().clone().numpy()
 
 
 def keras_names() -> Names:
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(0)
-    dense = [keras.layers.Dense(8, "relu") for _ in range(4)]
-    model = keras.Sequential([keras.Input((6,)), *dense, keras.layers.Dense(3)])
-    dense[0].kernel.assign(0.1 * dense[0].kernel)
+    dense = [keras.layers.Dense(16, "relu") for _ in range(4)]
+    model = keras.Sequential([keras.Input((16,)), *dense, keras.layers.Dense(3)])
+    for layer in dense:
+        layer.kernel.assign(DEAD * layer.kernel)
     return {"model": model}, lambda names: keras.ops.convert_to_numpy(dense[0].kernel.value).copy()
 
 
@@ -78,23 +82,30 @@ def jax_names() -> Names:
     jax = pytest.importorskip("jax")
     equinox, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
     jnp = jax.numpy
-    draws = [jax.random.normal(key, (6, 6)) for key in jax.random.split(jax.random.key(0), 4)]
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = [DEAD * jax.random.normal(key, (16, 16)) / 4 for key in keys]
 
     def function(params: Any, x: Any) -> Any:
         for weight in params:
             x = jax.nn.relu(x) @ weight
         return x
 
-    mlp = equinox.nn.MLP(6, 3, 8, 4, key=jax.random.key(1))
-    mlp = equinox.tree_at(lambda m: m.layers[0].weight, mlp, replace_fn=lambda w: 0.1 * w)
+    mlp = equinox.nn.MLP(16, 3, 16, 4, key=jax.random.key(1))
+    mlp = equinox.tree_at(
+        lambda m: [layer.weight for layer in m.layers], mlp, replace_fn=lambda w: DEAD * w
+    )
     rngs = nnx.Rngs(0)
-    module = nnx.Sequential(*(f for _ in range(4) for f in (nnx.Linear(6, 6, rngs=rngs), nnx.relu)))
+    module = nnx.Sequential(
+        *(f for _ in range(4) for f in (nnx.Linear(16, 16, rngs=rngs), nnx.relu))
+    )
+    for layer in module.layers[::2]:
+        layer.kernel.set_value(DEAD * layer.kernel.get_value())
     names = {
         "function": function,
-        "params": [0.1 * draws[0], *draws[1:]],
+        "params": params,
         "equinox_module": mlp,
         "nnx_module": module,
-        "example": jnp.ones((5, 6)),
+        "example": jnp.ones((8, 16)),
     }
 
     def weights(names: dict[str, Any]) -> Any:

@@ -84,7 +84,9 @@ def _numbers(found: Any, sizes: Any) -> Numbers:
         "loss": found.loss,
         "gradient norm": found.gradient_norm,
         "vanished fraction": found.vanished_fraction,
-        "|log of the output's deviation|": abs(np.log(max(found.extras[0], 1e-12))),
+        "distance of the output's deviation from 1, in logarithms": abs(
+            np.log(max(found.extras[0], 1e-12))
+        ),
     }
     return {n: float(v) if np.isfinite(v) else float("inf") for n, v in values.items()}
 

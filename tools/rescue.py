@@ -111,9 +111,7 @@ def main() -> None:
     module = plain(given.layers)
     default = copy.deepcopy(module)
     start = time.perf_counter()
-    graph_init_torch.initialize_(
-        module, (images[:BATCH],), loss="cross-entropy", optimizer="signal"
-    )  # the one call
+    graph_init_torch.initialize_(module, (images[:BATCH],), loss="cross-entropy")  # the one call
     seconds = time.perf_counter() - start
     states = {"PyTorch's default": default, "after initialize_": module}
     best: dict[str, Trained] = {}

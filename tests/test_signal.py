@@ -90,6 +90,14 @@ def test_rates_fall_until_one_is_stable() -> None:
     assert min(e["trial_loss"] for e in result.history) < 0.5
 
 
+@pytest.mark.parametrize(("factor", "changed"), [(0.3, True), (1.0, False)])
+def test_where_the_trials_cannot_tell_an_unsound_start_goes(factor: float, changed: bool) -> None:
+    """Every state can learn a single row."""
+    model = scaled(deep_mlp(), factor)
+    found = graph_init.initialize(model, optimizer="signal", batch_size=1, loss="cross-entropy")
+    assert (set(found.scales.values()) != {1.0}) == changed
+
+
 def test_no_steps_leave_the_model() -> None:
     result = graph_init.initialize(small_models.plain_cnn(), optimizer="signal", steps=0)
     assert result.history == []

@@ -37,7 +37,9 @@ def main() -> None:
     console = Console()
     console.print(f"initialising {arguments.model} …")
     result = graph_init.initialize(
-        LIGHT / arguments.model, scheme="he", on_step=lambda e: console.print(tried(e))
+        LIGHT / arguments.model,
+        scheme="truncated-normal",
+        on_step=lambda e: console.print(tried(e)),
     )
     result.save(target)
     table = Table("", "before", "after")

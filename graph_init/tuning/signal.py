@@ -4,14 +4,15 @@ Two states are compared with the start: every layer's output has unit deviation 
 (:data:`SATURATING` before an activation that saturates), as LSUV has it but with the directions of
 the weights as they are, and the last layer's one of :data:`HEADS`. Each is trained for a few
 updates of SGD with momentum on one batch, at several learning rates; the one that learns that batch
-best is taken, the start unless another is clearly better. What this rests on is in docs/tuning.md.
+best is taken. Where the trials cannot tell, the start is kept if its output has a sound deviation.
+What this rests on is in docs/tuning.md.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from graph_init.builder import Array
 from graph_init.data import Source
+from graph_init.deviation.result import Evaluation
 from graph_init.engine import memory
 from graph_init.engine.session import Session
 from graph_init.errors import NumericalError
@@ -48,6 +50,11 @@ _STABLE = 2.0
 _LEARNT = 0.005
 #: Another state than the start must end at this share of its loss.
 _CLEARLY = 0.98
+#: Trials cannot tell states apart whose losses differ by less: on a batch of a single row, which
+#: every network can learn, or on random images, all alike once they have been averaged.
+_ALIKE = 1.1
+#: An output is sound between this deviation and its reciprocal.
+_SOUND = 0.1
 #: Biases are not scaled, so that a second pass is needed where there are any; a third adds nothing.
 _PASSES = 2
 #: Kinds whose deviation no forward pass sets, and what theirs becomes: 1/√fan-in.
@@ -95,9 +102,9 @@ class Signal:
         try:
             for number, (name, scales) in enumerate(self.candidates(values, source)):
                 tried = self.trial(values, scales, source, steps)
-                entry = self._entry(scales, source) | {"trial_loss": _finite(tried.last)}
-                history.append({"step": number, "state": name, **entry})
-                found.append(tried)
+                measured = self._run.step(source.batch(-1), scales)
+                history.append({"step": number, "state": name, **_entry(measured, tried)})
+                found.append(replace(tried, output=measured.extras[0]))
                 if on_step is not None:
                     on_step(history[-1])
         except KeyboardInterrupt:
@@ -167,11 +174,6 @@ class Signal:
         )
         return runner.Trainer(problem, OPTIMIZER, threads=None)
 
-    def _entry(self, scales: Array, source: Source) -> dict[str, Any]:
-        found = self._run.step(source.batch(-1), scales)
-        names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
-        return {n: _finite(getattr(found, n)) for n in names}
-
     def trial(
         self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
     ) -> Tried:
@@ -206,15 +208,25 @@ class Tried:
     scales: Array
     first: float
     last: float
+    output: float = 1.0  # its deviation
 
 
 def _choose(tried: Sequence[Tried]) -> Tried | None:
-    """The state that learns best: the first of them, the start, unless another clearly does."""
+    """The state that learns best; the first of them, the start, unless another clearly does."""
     if not tried:
         return None
     learnt = _LEARNT * min(t.first for t in tried)
-    best = min(tried, key=lambda t: max(t.last, learnt))
-    return best if max(best.last, learnt) < _CLEARLY * max(tried[0].last, learnt) else tried[0]
+    start, *others = tried
+    bar = max(start.last, learnt)
+    best = min(others, key=lambda t: max(t.last, learnt), default=start)
+    sound = _SOUND <= start.output <= 1 / _SOUND
+    return best if max(best.last, learnt) < (_CLEARLY if sound else _ALIKE) * bar else start
+
+
+def _entry(measured: Evaluation, tried: Tried) -> dict[str, Any]:
+    names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
+    numbers = {n: float(getattr(measured, n)) for n in names} | {"trial_loss": tried.last}
+    return {n: _finite(x) for n, x in numbers.items()}
 
 
 def _finite(number: float) -> float | None:

@@ -157,7 +157,7 @@ CANDIDATES: dict[str, Candidate] = {
     "trials of 10 updates": trials(10),
     "trials of 100 updates": trials(100),
     **{f"restored, output at {h:g}, no trial": restored(h) for h in (0.1, 0.3, 1.0, 2.0)},
-    **{f"the same at 1, and {d:g} before tanh": restored(1.0, d) for d in (0.25, 1.0)},
+    **{f"restored, output at 1, {d:g} before tanh": restored(1.0, d) for d in (0.25, 1.0)},
     "lowest deviation of the three, no trial": selected,
     "restored, then deviation lowered, product fixed": lowered(first=True, relative=True),
     "restored, then deviation lowered": lowered(first=True, relative=False),

@@ -1,6 +1,7 @@
 """The demonstration of the README: initialise SqueezeNet at its own size and run what was written.
 
-The file comes with the ``onnx`` package. Its weights are constants, so a scheme fills them first.
+The file comes with the ``onnx`` package. Its weights are constants, so a scheme fills them first:
+``truncated-normal`` with a deviation of 0.02, from which the signal dies on its way.
 """
 
 from __future__ import annotations

@@ -44,10 +44,7 @@ def experiment(given: argparse.Namespace) -> Page:
         for n, ds in depths.items() for d in ds for state in STATES.values()
         for seed in range(given.seeds)
     )  # fmt: skip
-    lines = [
-        "Median training loss, SGD / Adam, and the share of seeds that train if not all do:",
-        "",
-    ]
+    lines = list(study.CAPTION)
     lines += study.table(
         ["network", "layers", *STATES],
         (

@@ -71,10 +71,7 @@ def report(found: Study, names: list[str]) -> list[str]:
     cases = [(n, s) for n in names for s in STARTS]
     signal = {c: found.differences((*c, "signal"), (*c, "start")) for c in cases}
     verdicts = {c: study.verdict(d) for c, d in signal.items()}
-    lines = [
-        "Median training loss, SGD / Adam, and the share of seeds that train if not all do:",
-        "",
-    ]
+    lines = list(study.CAPTION)
     lines += study.table(
         ["network", "start", "from the start", "`signal`", "`sign`", "`signal` over the start", ""],
         (

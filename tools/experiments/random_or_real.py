@@ -66,10 +66,7 @@ def experiment(given: argparse.Namespace) -> Page:
         for n in names for seed in range(given.seeds) for start in STARTS
     ]  # fmt: skip
     found = Study([r for rows in study.parallel(job, jobs) for r in rows])
-    lines = [
-        "Median training loss, SGD / Adam, and the share of seeds that train if not all do:",
-        "",
-    ]
+    lines = list(study.CAPTION)
     lines += study.table(
         ["network", "start", "from the start", *SOURCES, "all real over all random", ""],
         (

@@ -49,10 +49,7 @@ def experiment(given: argparse.Namespace) -> Page:
                         cases.append(Case(name, plain, start, treatment, *end))
             cases += [Case(name, plain, "default", scheme, *end) for scheme in SCHEMES]
     found = study.train(cases)
-    lines = [
-        "Median training loss, SGD / Adam, and the share of seeds that train if not all do:",
-        "",
-    ]
+    lines = list(study.CAPTION)
     lines += study.table(
         ["network", "start", "from the start", *(f"`{t}`" for t in TUNERS), "batch norm"],
         (

@@ -36,10 +36,7 @@ def experiment(given: argparse.Namespace) -> Page:
         for n in CELLS.values() for start in STARTS for treatment in TREATMENTS
         for seed in range(given.seeds)
     )  # fmt: skip
-    lines = [
-        "Median training loss, SGD / Adam, and the share of seeds that train if not all do:",
-        "",
-    ]
+    lines = list(study.CAPTION)
     lines += study.table(
         ["start", "skips", "batch norm", "not tuned", "tuned", "tuned over not tuned", ""],
         (

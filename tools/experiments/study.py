@@ -32,6 +32,11 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 FOLDER = ROOT / "docs" / "evidence"
+#: Above a table of what :meth:`Study.shown` shows.
+CAPTION = (
+    "Median training loss, SGD / Adam, and the share of seeds that train if not all do:",
+    "",
+)
 #: What ``--quick`` sets.
 QUICK = {"seeds": 2, "updates": 30}
 #: Lower losses count as this one: all of them have learnt the data.

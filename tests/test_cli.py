@@ -132,6 +132,7 @@ def test_data_is_checked(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_default_tuner_is_that_of_the_library() -> None:
-    from graph_init import cli, tuners
+    from graph_init import tuners
+    from graph_init.cli import options
 
-    assert cli.DEFAULT_TUNER == tuners.DEFAULT
+    assert options.DEFAULT_TUNER == tuners.DEFAULT

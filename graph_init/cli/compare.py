@@ -1,0 +1,107 @@
+"""``graph-init compare``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.progress import TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from graph_init.cli.options import (
+    DEFAULT_TUNER,
+    batch_norm_option,
+    json_option,
+    method_option,
+    posing,
+)
+from graph_init.cli.terminal import guarded, out, print_json, progress, require_folder, warn
+
+if TYPE_CHECKING:
+    from graph_init import Comparison
+
+
+def _comparison_table(found: Comparison, optimizer: str) -> Table:
+    table = Table(
+        "state", "GD", "vanished", "rate", "loss", "held out", "accuracy", "trained",
+        title=f"after {found.settings['updates']} updates with {optimizer}",
+    )  # fmt: skip
+    for row in found.summary:
+        if row.optimizer == optimizer:
+            cells = (row.gradient_deviation, row.vanished_fraction, row.learning_rate)
+            table.add_row(
+                row.state, *("–" if c is None else f"{c:.3g}" for c in cells),
+                f"{row.final_loss:.3g}", f"{row.held_out_loss:.3g}",
+                "–" if row.accuracy is None else f"{row.accuracy:.1%}", f"{row.trained:.0%}",
+            )  # fmt: skip
+    return table
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--data",
+    required=True,
+    metavar="TRAIN.npz",
+    help="Rows to train on: arrays by input name, and 'target'; or a folder of .npy files.",
+)
+@click.option("--test", metavar="TEST.npz", help="Rows to score on [a share of the training data].")
+@click.option("-o", "--output", metavar="DIR", help="Write comparison.json and pictures there.")
+@posing
+@batch_norm_option("train")
+@method_option
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    help="Initial states [keep, he, xavier, orthogonal, lsuv].",
+)
+@click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
+@click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
+@click.option("--steps", type=int, help="Steps of tuning [signal: 30, sign: 100].")
+@click.option(
+    "--optimizer", "tuner", default=DEFAULT_TUNER, show_default=True, help="That of tuning."
+)
+@click.option("--seeds", type=int, default=3, show_default=True)
+@click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")
+@click.option(
+    "--learning-rate",
+    "learning_rates",
+    type=float,
+    multiple=True,
+    help="The grid [sgd: 0.003, 0.01, 0.03, 0.1, 0.3; adam: a tenth].",
+)
+@click.option("--updates", type=int, default=300, show_default=True, help="Updates of a run.")
+@click.option("--held-out", type=float, default=0.2, show_default=True, help="Share to score on.")
+@click.option("--workers", type=int, help="Runs at a time [as many as cores].")
+@json_option
+@guarded
+def compare(model: str, data: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Train MODEL for a short while from several initial states, and compare."""
+    import graph_init
+
+    require_folder(output)
+    planned = {f.name: options.pop(f.name) for f in fields(graph_init.Plan) if f.name in options}
+    planned = {k: v for k, v in planned.items() if v != ()}
+    with progress(TextColumn("{task.description}")) as bar:
+        task = bar.add_task("comparing", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        plan = graph_init.Plan(**planned)
+        found = graph_init.compare(model, data, plan=plan, on_progress=show, **options)
+    if output:
+        found.save(output)
+    warn(found.warnings)
+    if as_json:
+        return print_json(found.to_json())
+    for optimizer in found.settings["optimizers"]:
+        out.print(_comparison_table(found, optimizer))
+    for state in found.states:
+        if state.problem:
+            out.print(Text(f"{state.name}, seed {state.seed}: {state.problem}"))
+    if output:
+        out.print(Text(f"{len(found.runs)} runs → {output}"))

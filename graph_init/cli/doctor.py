@@ -1,0 +1,32 @@
+"""``graph-init doctor``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from graph_init.cli.options import json_option
+from graph_init.cli.terminal import guarded, out, print_json
+
+
+@click.command()
+@json_option
+@guarded
+def doctor(as_json: bool) -> None:
+    """Say whether this installation can work, and what to run if not."""
+    from graph_init.doctor import check
+
+    findings = check()
+    healthy = all(f.ok for f in findings)
+    if as_json:
+        print_json({"ok": healthy, "findings": [f.to_json() for f in findings]})
+    else:
+        table = Table("", "", "found", "run this")
+        for f in findings:
+            table.add_row("ok" if f.ok else "bad", f.name, Text(f.detail), Text(f.remedy))
+        out.print(table)
+    if not healthy:
+        sys.exit(1)

@@ -1,0 +1,69 @@
+"""``graph-init initialize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from graph_init.cli.options import measuring, starting
+from graph_init.cli.terminal import FIGURES, err, guarded, out, print_json, progress, shown, warn
+from graph_init.errors import UsageError
+
+
+@click.command()
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="OUT", help="The file to write.")
+@measuring
+@starting
+@click.option("--save-scales", metavar="FILE.json", help="Also write the factors.")
+@guarded
+def initialize(
+    model: str, output: str, as_json: bool, save_scales: str | None, **options: Any
+) -> None:
+    """Tune the scales of MODEL and write OUT."""
+    import graph_init
+    from graph_init import tuners
+
+    for path in filter(None, (output, save_scales)):
+        if not Path(path).absolute().parent.is_dir():
+            raise UsageError(f"the folder of '{path}' does not exist")
+    with progress(
+        TextColumn("tuning"),
+        TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
+    ) as bar:
+        steps, kind = options["steps"], tuners.kind(options["optimizer"])
+        total = None if kind.tries else kind.steps if steps is None else steps
+        task = bar.add_task("tuning", total=total, gd="…", vanished="…")
+
+        def show(entry: dict[str, Any]) -> None:
+            bar.update(
+                task,
+                advance=1,
+                gd=shown(entry["gradient_deviation"], ".4g"),
+                vanished=shown(entry["vanished_fraction"], ".0%"),
+            )
+
+        result = graph_init.initialize(model, on_step=show, **options)
+    result.save(output)
+    if save_scales:
+        result.save_scales(save_scales)
+    if result.interrupted:
+        err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
+    warn(f"after tuning, {sentence}" for sentence in result.after.warnings)
+    if as_json:
+        return print_json(result.to_json())
+    table = Table("", "before", "after")
+    for title, key in FIGURES:
+        values = (getattr(m, key) for m in (result.before, result.after))
+        table.add_row(title, *(f"{v:.6g}" for v in values))
+    out.print(table)
+    out.print(
+        Text(
+            f"{result.steps} steps, {len(result.scales)} scales, {result.seconds:.1f} s → {output}"
+        )
+    )

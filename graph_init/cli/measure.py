@@ -1,0 +1,43 @@
+"""``graph-init measure``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from graph_init.cli.options import measuring
+from graph_init.cli.terminal import FIGURES, guarded, out, print_json, warn
+
+
+@click.command()
+@click.argument("model")
+@measuring
+@click.option("--scale-gradient", is_flag=True, help="Add the derivative in every log-scale.")
+@guarded
+def measure(model: str, as_json: bool, **options: Any) -> None:
+    """Gradient deviation of MODEL as it is."""
+    import graph_init
+
+    found = graph_init.measure(model, **options)
+    warn(found.warnings)
+    if as_json:
+        return print_json(found.to_json())
+    table = Table("", "value")
+    for title, key in FIGURES:
+        table.add_row(title, f"{getattr(found, key):.6g}")
+    table.add_row("elements", f"{found.elements:,}")
+    table.add_row("loss function", found.loss_kind)
+    out.print(table)
+    slopes = options["scale_gradient"]
+    rows = Table("parameter", "kind", "norm", "deviation", *(["d GD / d log s"] if slopes else []))
+    for row in found.parameters:
+        cells = [Text(row["name"]), row["kind"], f"{row['norm']:.4g}"]
+        cells.append(f"{row['gradient_deviation']:.4g}")
+        if slopes:
+            slope = row.get("log_scale_gradient")
+            cells.append("" if slope is None else f"{slope:+.4g}")
+        rows.add_row(*cells)
+    out.print(rows)

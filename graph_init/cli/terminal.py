@@ -1,0 +1,94 @@
+"""What people and programs see: tables, JSON, progress, and errors as one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from graph_init.errors import GraphInitError, UsageError
+
+out = Console()
+err = Console(stderr=True)
+
+#: Title → attribute of a measurement, in the order in which they are shown.
+FIGURES = (
+    ("gradient deviation", "gradient_deviation"),
+    ("loss", "loss"),
+    ("gradient norm", "gradient_norm"),
+    ("vanished fraction", "vanished_fraction"),
+    ("output's standard deviation", "output_std"),
+)
+
+
+def progress(*columns: ProgressColumn) -> Progress:
+    """A bar with a count and the time that remains; nothing where there is no terminal."""
+    return Progress(
+        *columns[:1], BarColumn(), MofNCompleteColumn(), *columns[1:], TimeRemainingColumn(),
+        console=err, disable=not err.is_terminal, transient=True,
+    )  # fmt: skip
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one line and the exit status of its class."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except KeyboardInterrupt:
+            err.print("interrupted")
+            sys.exit(1)
+        except Exception as error:
+            if os.environ.get("GRAPH_INIT_DEBUG"):
+                traceback.print_exc()
+            known = isinstance(error, GraphInitError)
+            words = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+            err.print(Text(f"error: {words}"), soft_wrap=True)
+            sys.exit(error.exit_status if isinstance(error, GraphInitError) else 1)
+
+    return run
+
+
+def print_json(content: dict[str, Any]) -> None:
+    click.echo(json.dumps(content, indent=2))
+
+
+def warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        err.print(Text(f"warning: {sentence}"), soft_wrap=True)
+
+
+def shown(number: float | None, form: str) -> str:
+    return "–" if number is None else format(number, form)
+
+
+def require_folder(path: str | None) -> None:
+    """UsageError unless ``path`` is a folder, or can become one."""
+    if path is None:
+        return
+    if not Path(path).absolute().parent.is_dir():
+        raise UsageError(f"the folder of '{path}' does not exist")
+    if Path(path).exists() and not Path(path).is_dir():
+        raise UsageError(f"'{path}' is a file; -o names a folder here")

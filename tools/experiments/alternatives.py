@@ -192,7 +192,7 @@ def experiment(given: argparse.Namespace) -> Page:
     starts = ("off",) if given.quick else STARTS
     jobs = [
         [Case(n, NETWORKS[n], start, t, seed, given.updates) for t in ("start", *CANDIDATES)]
-        for n in names for start in starts for seed in range(given.seeds)
+        for n in names for start in starts for seed in given.seeds
     ]  # fmt: skip
     tried = [t for ts in study.parallel(job, jobs) for t in ts]
     found = Study([t.row for t in tried])
@@ -218,6 +218,6 @@ def experiment(given: argparse.Namespace) -> Page:
 
 if __name__ == "__main__":
     study.main(
-        __file__, __doc__, experiment, seeds=2, updates=120,
+        __file__, __doc__, experiment, seeds=2, updates=120, first_seed=0,
         path=ROOT / "docs" / "research" / "alternatives.md",
     )  # fmt: skip

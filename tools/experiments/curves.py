@@ -1,6 +1,6 @@
 """Training error against the number of updates.
 
-    python tools/experiments/curves.py [--seeds 2] [--updates 250] [--quick] [--write]
+    python tools/experiments/curves.py [--seeds 2] [--first-seed 100] [--quick] [--write]
 
 Four networks, from He weights that are off by random factors: from there, after each tuner, and
 from the schemes he and lsuv; SGD with momentum at the learning rate whose loss ends lowest. Needs
@@ -52,7 +52,7 @@ def experiment(given: argparse.Namespace) -> Page:
     updates = given.updates // _WINDOW * _WINDOW
     jobs = [
         [Case(n, NETWORKS[n], START, t, seed, updates) for t in treatments]
-        for n in names for seed in range(given.seeds)
+        for n in names for seed in given.seeds
     ]  # fmt: skip
     curves: dict[tuple[str, str], list[Any]] = {}
     for results in study.parallel(job, jobs):

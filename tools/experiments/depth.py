@@ -1,6 +1,6 @@
 """How deep a plain network still trains, tuned and not.
 
-    python tools/experiments/depth.py [--seeds 2] [--quick] [--write]
+    python tools/experiments/depth.py [--seeds 2] [--first-seed 100] [--quick] [--write]
 
 ReLU and tanh MLPs and a CNN without skips and norms, from PyTorch's default weights and from He's,
 both as they are and after `signal`, and from orthogonal and LSUV. Needs the ``dev`` extra.
@@ -42,7 +42,7 @@ def experiment(given: argparse.Namespace) -> Page:
     found = study.train(
         Case(_label(n, d), NETWORKS[n].but(depth=d), *state, seed, given.updates)
         for n, ds in depths.items() for d in ds for state in STATES.values()
-        for seed in range(given.seeds)
+        for seed in given.seeds
     )  # fmt: skip
     lines = list(study.CAPTION)
     lines += study.table(

@@ -48,8 +48,8 @@ def experiment(given: argparse.Namespace) -> Page:
     names = ["mlp-relu", "mlp-tanh"] if given.quick else given.networks
     cases = []
     for name in names:
-        for seed in range(given.seeds):
-            published = seed < PUBLISHED_SEEDS and not given.quick
+        for seed in given.seeds:
+            published = seed in given.seeds[:PUBLISHED_SEEDS] and not given.quick
             runs = [(s, t) for s in STARTS for t in ("start", "signal")]
             runs += [state for state in SCHEMES.values() if state not in runs]
             runs += [(s, "sign") for s in PUBLISHED_STARTS if published]

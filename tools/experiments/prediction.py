@@ -1,6 +1,6 @@
 """Does gradient deviation predict how a network trains?
 
-    python tools/experiments/prediction.py [--seeds 2] [--quick] [--write]
+    python tools/experiments/prediction.py [--seeds 2] [--first-seed 100] [--quick] [--write]
 
 Four architectures; for each, states from five starts, from three schemes, and from what both tuners
 make of two starts, under every seed. Of each state: what can be measured before training (gradient
@@ -103,7 +103,7 @@ def experiment(given: argparse.Namespace) -> Page:
             Case(n, NETWORKS[n], start, treatment, seed, given.updates)
             for start, treatment in states
         ]
-        for n in names for seed in range(given.seeds)
+        for n in names for seed in given.seeds
     ]  # fmt: skip
     found = [m for ms in study.parallel(job, jobs) for m in ms]
     return Page(report(found, names), {"prediction.png": picture(found, names)})

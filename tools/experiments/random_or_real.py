@@ -1,6 +1,6 @@
 """Random against real data for finding the scales.
 
-    python tools/experiments/random_or_real.py [--seeds 3] [--quick] [--write]
+    python tools/experiments/random_or_real.py [--seeds 3] [--first-seed 100] [--quick] [--write]
 
 From He weights that are off by random factors, and from PyTorch's default, `signal` finds scales on
 random inputs with random labels (its default), on real inputs with random labels, and on real
@@ -63,7 +63,7 @@ def experiment(given: argparse.Namespace) -> Page:
     names = ["mlp-tanh"] if given.quick else list(NAMES)
     jobs = [
         [Case(n, NETWORKS[n], start, t, seed, given.updates) for t in ("start", *SOURCES)]
-        for n in names for seed in range(given.seeds) for start in STARTS
+        for n in names for seed in given.seeds for start in STARTS
     ]  # fmt: skip
     found = Study([r for rows in study.parallel(job, jobs) for r in rows])
     lines = list(study.CAPTION)

@@ -1,6 +1,6 @@
 """Recovery of plain deep networks from bad initialisation.
 
-    python tools/experiments/recovery.py [--seeds 3] [--quick] [--write]
+    python tools/experiments/recovery.py [--seeds 3] [--first-seed 100] [--quick] [--write]
 
 Plain networks of 20 and 30 layers from PyTorch's default and from starts that are off, too small
 and too large: trained from there, after the tuners, after each scheme (which forgets the start),
@@ -40,12 +40,14 @@ def experiment(given: argparse.Namespace) -> Page:
     cases = []
     for name in names:
         plain, normed = PLAIN[name], PLAIN[name].but(norm=True)
-        for seed in range(given.seeds):
+        for seed in given.seeds:
             end = (seed, given.updates)
             for start in STARTS:
                 cases.append(Case(name + _NORM, normed, start, "start", *end))
                 for treatment in ("start", *TUNERS):
-                    if treatment != "sign" or (seed < _PUBLISHED_SEEDS and not given.quick):
+                    if treatment != "sign" or (
+                        seed in given.seeds[:_PUBLISHED_SEEDS] and not given.quick
+                    ):
                         cases.append(Case(name, plain, start, treatment, *end))
             cases += [Case(name, plain, "default", scheme, *end) for scheme in SCHEMES]
     found = study.train(cases)

@@ -1,6 +1,6 @@
 """Skip connections × batch norm × tuned or not: all eight cells.
 
-    python tools/experiments/skips_and_norms.py [--seeds 3] [--quick] [--write]
+    python tools/experiments/skips_and_norms.py [--seeds 3] [--first-seed 100] [--quick] [--write]
 
 A CNN of 20 convolutions with and without skips, with and without batch norm, from He weights whose
 scales are off by random factors, and from PyTorch's default. Needs the ``dev`` extra.
@@ -34,7 +34,7 @@ def experiment(given: argparse.Namespace) -> Page:
     found = study.train(
         Case(n, NETWORKS[n].but(**depth), start, treatment, seed, given.updates)
         for n in CELLS.values() for start in STARTS for treatment in TREATMENTS
-        for seed in range(given.seeds)
+        for seed in given.seeds
     )  # fmt: skip
     lines = list(study.CAPTION)
     lines += study.table(

@@ -1,6 +1,6 @@
 """Do scales that were learnt once transfer to other data, and to wider networks?
 
-    python tools/experiments/transfer.py [--seeds 2] [--quick] [--write]
+    python tools/experiments/transfer.py [--seeds 2] [--first-seed 100] [--quick] [--write]
 
 Data: from He weights that are off by random factors, `signal` finds scales on random batches and on
 each of three data sets of 8×8 (digits, MNIST-1D drawn out to 64 points, clusters); the networks are
@@ -74,7 +74,7 @@ def experiment(given: argparse.Namespace) -> Page:
     depth = {"depth": 8} if given.quick else {}
     jobs = [
         (n, NETWORKS[n].but(**depth), seed, given.updates)
-        for n in names for seed in range(given.seeds)
+        for n in names for seed in given.seeds
     ]  # fmt: skip
     data = Study([r for rows in study.parallel(across_data, jobs) for r in rows])
     widths = Study([r for rows in study.parallel(across_widths, jobs) for r in rows])

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from graph_init.engine.runtime import bindings, onnxruntime
+from graph_init.errors import EngineError
+
 #: Distributions that install the module ``onnxruntime``; the last one installed wins.
 _ENGINES = (
     "onnxruntime-training-cpu",
@@ -40,21 +43,20 @@ def _version(distribution: str) -> str | None:
 
 def _engine_module() -> Finding:
     try:
-        import onnxruntime
-        from onnxruntime.capi import _pybind_state
-    except Exception as error:  # a broken binary fails in many ways; all of them are findings
-        return Finding(
-            "onnxruntime", False, f"cannot be imported: {error}", "pip install 'graph-init[cpu]'"
-        )
-    if not hasattr(_pybind_state, "GradientGraphBuilder"):
+        version = onnxruntime().__version__
+    except EngineError as error:
+        return Finding("onnxruntime", False, str(error.__cause__), "pip install 'graph-init[cpu]'")
+    try:
+        bindings()
+    except EngineError:
         return Finding(
             "onnxruntime",
             False,
-            f"{onnxruntime.__version__} is not a training build",
+            f"{version} is not a training build",
             "pip uninstall -y onnxruntime onnxruntime-gpu && "
             "pip install --force-reinstall --no-deps onnxruntime-training-cpu==1.19.2",
         )
-    return Finding("onnxruntime", True, f"{onnxruntime.__version__}, a training build")
+    return Finding("onnxruntime", True, f"{version}, a training build")
 
 
 def _distributions() -> Finding:

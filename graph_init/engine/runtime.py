@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from graph_init.errors import EngineError
+
+_TRAINING = "onnxruntime.training"
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Keep a training build from importing its interface to PyTorch, and with it all of PyTorch.
+
+    That takes several times as long as the engine itself. None in ``sys.modules`` makes an import
+    fail as if there were no such module, which the engine expects; afterwards it can be imported.
+    """
+    hidden = _TRAINING not in sys.modules
+    if hidden:
+        sys.modules[_TRAINING] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[_TRAINING]
 
 
 def onnxruntime() -> Any:
@@ -14,7 +36,8 @@ def onnxruntime() -> Any:
 
     def load() -> None:
         try:
-            import onnxruntime as module
+            with _without_torch():
+                import onnxruntime as module
         except Exception as error:  # a broken installation can raise anything
             found["error"] = error
         else:

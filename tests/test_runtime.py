@@ -1,0 +1,25 @@
+"""The engine's import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("statement", ["import onnxruntime.training", "pass"])
+def test_the_engine_comes_without_torch_and_leaves_its_training_package_importable(
+    statement: str,
+) -> None:
+    code = (
+        "import sys\n"
+        "from graph_init.engine.runtime import bindings\n"
+        "bindings()\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'onnxruntime.training' not in sys.modules\n"
+        f"{statement}\n"
+        "bindings()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -129,10 +129,3 @@ def test_data_is_checked(model: Path, tmp_path: Path) -> None:
         np.savez(file, **arrays)
         found = run("measure", model, "--data", file)
         assert found.exit_code == 2 and word in found.stderr, found.output
-
-
-def test_the_default_tuner_is_that_of_the_library() -> None:
-    from graph_init import tuners
-    from graph_init.cli import options
-
-    assert options.DEFAULT_TUNER == tuners.DEFAULT

@@ -11,6 +11,7 @@ import click
 from graph_init.cli.apply import apply
 from graph_init.cli.artifacts import artifacts
 from graph_init.cli.compare import compare
+from graph_init.cli.completion import completion
 from graph_init.cli.doctor import doctor
 from graph_init.cli.initialize import initialize
 from graph_init.cli.inspect import inspect
@@ -18,7 +19,7 @@ from graph_init.cli.measure import measure
 from graph_init.version import __version__
 
 #: In the order in which ``--help`` lists them.
-_COMMANDS = (inspect, measure, initialize, compare, artifacts, apply, doctor)
+_COMMANDS = (inspect, measure, initialize, compare, artifacts, apply, doctor, completion)
 
 
 class _InOrder(click.Group):

@@ -5,14 +5,19 @@ from __future__ import annotations
 import click
 from rich.text import Text
 
-from graph_init.cli.options import json_option
-from graph_init.cli.terminal import guarded, out, print_json
+from graph_init.cli.options import FILE, json_option
+from graph_init.cli.terminal import examples, guarded, out, print_json
 
 
-@click.command()
-@click.argument("scales")
-@click.argument("model")
-@click.option("-o", "--output", required=True, metavar="OUT", help="The file to write.")
+@click.command(
+    short_help="Multiply the tensors of MODEL by saved SCALES.",
+    epilog=examples(
+        "graph-init apply scales.json model.onnx -o init.onnx",
+    ),
+)
+@click.argument("scales", type=FILE)
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="The file to write.")
 @json_option
 @guarded
 def apply(scales: str, model: str, output: str, as_json: bool) -> None:

@@ -7,19 +7,36 @@ from typing import Any
 import click
 from rich.text import Text
 
-from graph_init.cli.options import batch_norm_option, posing
-from graph_init.cli.terminal import guarded, out, require_folder
+from graph_init.cli.options import FILE, SCHEMES, batch_norm_option, completing, posing
+from graph_init.cli.terminal import examples, guarded, out, require_folder
 
 
-@click.command()
-@click.argument("model")
-@click.option("-o", "--output", required=True, metavar="DIR", help="The folder to write.")
+@click.command(
+    short_help="Write what ONNX Runtime needs to train MODEL.",
+    epilog=examples(
+        "graph-init artifacts model.onnx -o training",
+    ),
+)
+@click.argument("model", type=FILE)
+@click.option(
+    "-o", "--output", type=FILE, required=True, metavar="DIR", help="The folder to write."
+)
 @posing
 @batch_norm_option("eval")
 @click.option(
-    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True
+    "--optimizer",
+    type=click.Choice(["adamw", "sgd"]),
+    default="adamw",
+    show_default=True,
+    help="Of training.",
 )
-@click.option("--scheme", default="keep", show_default=True, help="Weights to start with.")
+@click.option(
+    "--scheme",
+    default="keep",
+    show_default=True,
+    shell_complete=completing(SCHEMES),
+    help="Weights to start with.",
+)
 @guarded
 def artifacts(model: str, output: str, **options: Any) -> None:
     """Write the files with which ONNX Runtime trains MODEL."""

@@ -12,12 +12,24 @@ from rich.text import Text
 
 from graph_init.cli.options import (
     DEFAULT_TUNER,
+    FILE,
+    SCHEMES,
+    TUNERS,
     batch_norm_option,
+    completing,
     json_option,
     method_option,
     posing,
 )
-from graph_init.cli.terminal import guarded, out, print_json, progress, require_folder, warn
+from graph_init.cli.terminal import (
+    examples,
+    guarded,
+    out,
+    print_json,
+    progress,
+    require_folder,
+    warn,
+)
 
 if TYPE_CHECKING:
     from graph_init import Comparison
@@ -39,16 +51,27 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
     return table
 
 
-@click.command()
-@click.argument("model")
+@click.command(
+    short_help="Train MODEL from several starts, and compare.",
+    epilog=examples(
+        "graph-init compare model.onnx --data train.npz",
+        "graph-init compare model.onnx --data train.npz --scheme keep --scheme lsuv -o found",
+    ),
+)
+@click.argument("model", type=FILE)
 @click.option(
     "--data",
+    type=FILE,
     required=True,
     metavar="TRAIN.npz",
     help="Rows to train on: arrays by input name, and 'target'; or a folder of .npy files.",
 )
-@click.option("--test", metavar="TEST.npz", help="Rows to score on [a share of the training data].")
-@click.option("-o", "--output", metavar="DIR", help="Write comparison.json and pictures there.")
+@click.option(
+    "--test", type=FILE, metavar="TEST.npz", help="Rows to score on [a share of the training data]."
+)
+@click.option(
+    "-o", "--output", type=FILE, metavar="DIR", help="Write comparison.json and pictures there."
+)
 @posing
 @batch_norm_option("train")
 @method_option
@@ -56,15 +79,21 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
     "--scheme",
     "schemes",
     multiple=True,
+    shell_complete=completing(SCHEMES),
     help="Initial states [keep, he, xavier, orthogonal, lsuv].",
 )
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
 @click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
 @click.option("--steps", type=int, help="Steps of tuning [signal: 30, sign: 100].")
 @click.option(
-    "--optimizer", "tuner", default=DEFAULT_TUNER, show_default=True, help="That of tuning."
+    "--optimizer",
+    "tuner",
+    default=DEFAULT_TUNER,
+    show_default=True,
+    shell_complete=completing(TUNERS),
+    help="That of tuning.",
 )
-@click.option("--seeds", type=int, default=3, show_default=True)
+@click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each kind.")
 @click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")
 @click.option(
     "--learning-rate",

@@ -9,10 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from graph_init.cli.options import json_option
-from graph_init.cli.terminal import guarded, out, print_json
+from graph_init.cli.terminal import examples, guarded, out, print_json
 
 
-@click.command()
+@click.command(
+    short_help="Say whether this installation can work.",
+    epilog=examples(
+        "graph-init doctor",
+    ),
+)
 @json_option
 @guarded
 def doctor(as_json: bool) -> None:

@@ -10,17 +10,35 @@ from rich.progress import TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import measuring, starting
-from graph_init.cli.terminal import FIGURES, err, guarded, out, print_json, progress, shown, warn
+from graph_init.cli.options import FILE, measuring, starting
+from graph_init.cli.terminal import (
+    FIGURES,
+    err,
+    examples,
+    guarded,
+    out,
+    print_json,
+    progress,
+    shown,
+    warn,
+)
 from graph_init.errors import UsageError
 
 
-@click.command()
-@click.argument("model")
-@click.option("-o", "--output", required=True, metavar="OUT", help="The file to write.")
+@click.command(
+    short_help="Find the scales of MODEL, and write OUT.",
+    epilog=examples(
+        "graph-init initialize model.onnx -o init.onnx",
+        "graph-init initialize model.onnx -o init.onnx --scheme he",
+        "graph-init initialize model.onnx -o init.onnx --save-scales scales.json",
+        "graph-init initialize model.onnx -o lsuv.onnx --scheme lsuv --steps 0",
+    ),
+)
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="The file to write.")
 @measuring
 @starting
-@click.option("--save-scales", metavar="FILE.json", help="Also write the factors.")
+@click.option("--save-scales", type=FILE, metavar="FILE.json", help="Also write the factors.")
 @guarded
 def initialize(
     model: str, output: str, as_json: bool, save_scales: str | None, **options: Any

@@ -6,12 +6,18 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import choose_parameters, json_option
-from graph_init.cli.terminal import guarded, out, print_json
+from graph_init.cli.options import FILE, choose_parameters, json_option
+from graph_init.cli.terminal import examples, guarded, out, print_json
 
 
-@click.command()
-@click.argument("model")
+@click.command(
+    short_help="List the tensors of MODEL, and which of them scale.",
+    epilog=examples(
+        "graph-init inspect model.onnx",
+        'graph-init inspect model.onnx --freeze "embed.*" --json',
+    ),
+)
+@click.argument("model", type=FILE)
 @choose_parameters
 @json_option
 @guarded

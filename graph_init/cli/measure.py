@@ -8,12 +8,19 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import measuring
-from graph_init.cli.terminal import FIGURES, guarded, out, print_json, warn
+from graph_init.cli.options import FILE, measuring
+from graph_init.cli.terminal import FIGURES, examples, guarded, out, print_json, warn
 
 
-@click.command()
-@click.argument("model")
+@click.command(
+    short_help="Measure the gradient deviation of MODEL.",
+    epilog=examples(
+        "graph-init measure model.onnx",
+        "graph-init measure model.onnx --data batch.npz --scale-gradient",
+        "graph-init measure model.onnx --dim sequence=64 --micro-batch 4",
+    ),
+)
+@click.argument("model", type=FILE)
 @measuring
 @click.option("--scale-gradient", is_flag=True, help="Add the derivative in every log-scale.")
 @guarded

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 #: That of ``graph_init.tuners``, which is not imported before a command runs.
 DEFAULT_TUNER = "signal"
+TUNERS = ("signal", "sign")
+#: Those of ``graph_init.schemes``.
+SCHEMES = (
+    "keep", "he", "he-uniform", "xavier", "xavier-uniform", "lecun", "lecun-uniform", "orthogonal",
+    "delta-orthogonal", "lsuv", "truncated-normal",
+)  # fmt: skip
+#: A file or folder: the shell completes it, and the library says what is wrong with it.
+FILE = click.Path()
+
+
+def completing(names: Iterable[str]) -> Callable[..., list[str]]:
+    """For ``shell_complete`` of an option whose values the library checks."""
+
+    def matching(context: click.Context, option: click.Parameter, begun: str) -> list[str]:
+        return [n for n in names if n.startswith(begun)]
+
+    return matching
 
 
 def _dims(
@@ -52,6 +69,7 @@ choose_parameters = _stack(
 )
 data_option = click.option(
     "--data",
+    type=FILE,
     metavar="FILE.npz",
     help=(
         "Real data: arrays by input name, and 'target' ('target:OUTPUT' for one of several); or a "
@@ -60,12 +78,15 @@ data_option = click.option(
 )
 posing = _stack(
     click.option("--batch-size", type=int, metavar="N", help="Rows of a batch [16]."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Of everything that is drawn."
+    ),
     click.option(
         "--loss",
         default="auto",
         show_default=True,
         type=click.Choice(["auto", "cross-entropy", "binary-cross-entropy", "mse"]),
+        help="What is minimised; auto: chosen by what the output is.",
     ),
     click.option(
         "--output-name",
@@ -119,7 +140,13 @@ measuring = _stack(
         metavar="N",
         help="Rows computed at a time: less memory, more time, the same result.",
     ),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+    click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda"]),
+        default="cpu",
+        show_default=True,
+        help="Where it is computed; cuda needs the [cuda] extra.",
+    ),
     click.option(
         "--memory-limit",
         metavar="SIZE",
@@ -132,10 +159,8 @@ starting = _stack(
         "--scheme",
         default="keep",
         show_default=True,
-        help=(
-            "Weights before tuning: keep, he, he-uniform, xavier, xavier-uniform, lecun, "
-            "lecun-uniform, orthogonal, delta-orthogonal, lsuv, truncated-normal."
-        ),
+        shell_complete=completing(SCHEMES),
+        help=f"Weights before tuning: {', '.join(SCHEMES)}.",
     ),
     click.option(
         "--gain",
@@ -150,6 +175,7 @@ starting = _stack(
     click.option(
         "--optimizer",
         default=DEFAULT_TUNER,
+        shell_complete=completing(TUNERS),
         show_default=True,
         help="signal: restore the signal, and try what trains best; sign: the published one.",
     ),

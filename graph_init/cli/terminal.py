@@ -37,6 +37,11 @@ FIGURES = (
 )
 
 
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {c}" for c in commands)
+
+
 def progress(*columns: ProgressColumn) -> Progress:
     """A bar with a count and the time that remains; nothing where there is no terminal."""
     return Progress(

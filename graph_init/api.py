@@ -71,9 +71,17 @@ class Initialized:
         """The initialised model, its weights embedded."""
         return with_values(self._loaded, self._values, self.provenance)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model; atomic, with the input's own external-data layout."""
-        save(self._loaded, self._values, path, self.provenance)
+    def save(
+        self, path: str | os.PathLike[str], *, scales: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Write the model; whole or not at all, with the input's own external-data layout.
+
+        With ``scales`` also the scales file of that name: both, or neither.
+        """
+        beside = (
+            {} if scales is None else {scales: scales_file.content(self.scales, self.provenance)}
+        )
+        save(self._loaded, self._values, path, self.provenance, beside)
         self.output = str(path)
 
     def save_scales(self, path: str | os.PathLike[str]) -> None:

@@ -7,7 +7,7 @@ are lowered first, models can be trained whose gradients ``generate_artifacts`` 
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from graph_init.autodiff import primal
 from graph_init.builder import IR_VERSION, MICROSOFT, OPSET, Array, Value
 from graph_init.engine.runtime import bindings
-from graph_init.errors import UsageError
+from graph_init.errors import OutputError, UsageError
+from graph_init.output import folders
 from graph_init.problem import Problem
 
 TRAINING, EVALUATION = "training_model.onnx", "eval_model.onnx"
@@ -44,28 +45,30 @@ def write(problem: Problem, values: Mapping[str, Array], optimizer: str, folder:
     trainable = [numpy_helper.from_array(values[n], n) for n in moved]
     still = [p.name for p in problem.parameters if p.name not in moved]
     frozen = {n: values[n] for n in still} | dict(problem.fed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        at = Path(temporary)
+    with folders.replaced(folder) as at:
         onnx.save(training, at / TRAINING)
         onnx.save(_evaluation(problem), at / EVALUATION)
         onnx.save(_optimizer(optimizer), at / OPTIMIZER)
         fixed = [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in frozen.items()]
         _save_checkpoint(trainable, fixed, at / CHECKPOINT)
-        folder.mkdir(exist_ok=True)
-        for name in FILES:
-            os.replace(at / name, folder / name)
 
 
 def _save_checkpoint(
     trainable: Sequence[TensorProto], frozen: Sequence[TensorProto], path: Path
 ) -> None:
-    bindings().save_checkpoint(
-        [t.SerializeToString() for t in trainable],
-        [t.SerializeToString() for t in frozen],
-        str(path),
-        False,
-    )
+    given = [[t.SerializeToString() for t in tensors] for tensors in (trainable, frozen)]
+    try:
+        bindings().save_checkpoint(*given, str(path), False)
+    except UnicodeEncodeError:  # the engine takes names that are text
+        with tempfile.TemporaryDirectory(prefix="graph-init-") as folder:
+            _save_checkpoint(trainable, frozen, Path(folder) / path.name)
+            shutil.copyfile(Path(folder) / path.name, path)
+    except RuntimeError as error:  # of the engine, which does not tell what the system said
+        size = sum(len(t) for tensors in given for t in tensors)
+        raise OutputError(
+            f"the engine cannot write '{path.name}' into {path.parent.parent}; it takes "
+            f"{size / 1e6:.1f} MB, and {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free"
+        ) from error
 
 
 def _training(problem: Problem) -> tuple[onnx.ModelProto, list[str]]:

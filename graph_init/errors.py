@@ -33,6 +33,12 @@ class NumericalError(GraphInitError):
     exit_status = 5
 
 
+class OutputError(GraphInitError):
+    """An output cannot be written: the disk is full, the folder is read-only, and the like."""
+
+    exit_status = 1
+
+
 class EngineError(GraphInitError):
     """The installed onnxruntime is missing or is not a training build."""
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graph_init.errors import ModelFileError, UsageError
+from graph_init.errors import ModelFileError, OutputError
+from graph_init.output import targets, transaction
 
 FORMAT = "graph-init/scales"
 VERSION = 1
@@ -16,39 +17,41 @@ VERSION = 1
 
 def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, float]:
     """Factor by name, of a file or of its content. Raises ModelFileError if it is anything else."""
-    content = dict(source) if isinstance(source, Mapping) else _read_json(Path(source))
-    if content.get("format") != FORMAT or not isinstance(content.get("scales"), Mapping):
+    found = dict(source) if isinstance(source, Mapping) else _read_json(Path(source))
+    if found.get("format") != FORMAT or not isinstance(found.get("scales"), Mapping):
         raise ModelFileError(
             f'this is not a scales file: it lacks "format": "{FORMAT}" or "scales"'
         )
-    if content.get("version") != VERSION:
+    if found.get("version") != VERSION:
         raise ModelFileError(
-            f"the scales file has version {content.get('version')}; this program reads {VERSION}"
+            f"the scales file has version {found.get('version')}; this program reads {VERSION}"
         )
-    for name, factor in content["scales"].items():
+    for name, factor in found["scales"].items():
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
             raise ModelFileError(f"the scale of '{name}' is {factor!r}, not a positive number")
-    return {name: float(factor) for name, factor in content["scales"].items()}
+    return {name: float(factor) for name, factor in found["scales"].items()}
 
 
-def write(
-    path: str | os.PathLike[str], scales: Mapping[str, float], provenance: Mapping[str, str]
-) -> None:
-    """Atomic: a temporary file beside the target, then a rename."""
-    content = {
+def content(scales: Mapping[str, float], provenance: Mapping[str, str]) -> bytes:
+    """What is in the file."""
+    whole = {
         "format": FORMAT,
         "version": VERSION,
         "scales": dict(scales),
         "provenance": dict(provenance),
     }
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    return (json.dumps(whole, indent=2) + "\n").encode()
+
+
+def write(
+    path: str | os.PathLike[str], scales: Mapping[str, float], provenance: Mapping[str, str]
+) -> None:
+    """Write the file, whole or not at all; OutputError if that cannot be done."""
+    target = targets.file(path)
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        os.replace(temporary, target)
+        transaction.write(target, content(scales, provenance))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"'{target}' cannot be written: {error.strerror}") from error
+        raise OutputError(f"cannot write file {path}: {error.strerror or error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

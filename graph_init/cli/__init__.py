@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from graph_init.cli import process
 from graph_init.cli.apply import apply
 from graph_init.cli.artifacts import artifacts
 from graph_init.cli.compare import compare
@@ -39,4 +40,8 @@ for _command in _COMMANDS:
 
 def main() -> None:
     """Entry point of ``graph-init``."""
-    cli(prog_name="graph-init")
+    process.prepare()
+    try:
+        cli(prog_name="graph-init")
+    finally:
+        process.finish()

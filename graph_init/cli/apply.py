@@ -7,6 +7,8 @@ from rich.text import Text
 
 from graph_init.cli.options import FILE, json_option
 from graph_init.cli.terminal import examples, guarded, out, print_json
+from graph_init.errors import UsageError
+from graph_init.output import targets
 
 
 @click.command(
@@ -24,6 +26,9 @@ def apply(scales: str, model: str, output: str, as_json: bool) -> None:
     """Apply the saved SCALES file to MODEL."""
     import graph_init
 
+    targets.file(output)
+    if targets.same(output, scales):
+        raise UsageError(f"-o {output} is the scales file; give another name")
     result = graph_init.apply(scales, model)
     result.save(output)
     if as_json:

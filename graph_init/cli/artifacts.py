@@ -8,7 +8,8 @@ import click
 from rich.text import Text
 
 from graph_init.cli.options import FILE, SCHEMES, batch_norm_option, completing, posing
-from graph_init.cli.terminal import examples, guarded, out, require_folder
+from graph_init.cli.terminal import examples, guarded, out
+from graph_init.output import targets
 
 
 @click.command(
@@ -42,6 +43,6 @@ def artifacts(model: str, output: str, **options: Any) -> None:
     """Write the files with which ONNX Runtime trains MODEL."""
     import graph_init
 
-    require_folder(output)
+    targets.folder(output)  # refused now, not after the work
     graph_init.write_artifacts(model, output, **options)
     out.print(Text(f"training artifacts → {output}"))

@@ -27,9 +27,9 @@ from graph_init.cli.terminal import (
     out,
     print_json,
     progress,
-    require_folder,
     warn,
 )
+from graph_init.output import targets
 
 if TYPE_CHECKING:
     from graph_init import Comparison
@@ -111,7 +111,8 @@ def compare(model: str, data: str, output: str | None, as_json: bool, **options:
     """Train MODEL for a short while from several initial states, and compare."""
     import graph_init
 
-    require_folder(output)
+    if output:
+        targets.folder(output)  # refused now, not after the work
     planned = {f.name: options.pop(f.name) for f in fields(graph_init.Plan) if f.name in options}
     planned = {k: v for k, v in planned.items() if v != ()}
     with progress(TextColumn("{task.description}")) as bar:

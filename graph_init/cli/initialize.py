@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,7 +21,7 @@ from graph_init.cli.terminal import (
     shown,
     warn,
 )
-from graph_init.errors import UsageError
+from graph_init.output import targets
 
 
 @click.command(
@@ -48,8 +47,7 @@ def initialize(
     from graph_init import tuners
 
     for path in filter(None, (output, save_scales)):
-        if not Path(path).absolute().parent.is_dir():
-            raise UsageError(f"the folder of '{path}' does not exist")
+        targets.file(path)  # refused now, not after the work
     with progress(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
@@ -67,9 +65,7 @@ def initialize(
             )
 
         result = graph_init.initialize(model, on_step=show, **options)
-    result.save(output)
-    if save_scales:
-        result.save_scales(save_scales)
+    result.save(output, scales=save_scales)
     if result.interrupted:
         err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
     warn(f"after tuning, {sentence}" for sentence in result.after.warnings)

@@ -7,8 +7,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -22,9 +22,29 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from graph_init.errors import GraphInitError, UsageError
+from graph_init.cli import process
+from graph_init.errors import GraphInitError, OutputError
+from graph_init.output.signals import Terminated
 
-out = Console()
+
+@contextmanager
+def _to_standard_output() -> Iterator[None]:
+    """What fails there (a full disk behind a redirection) is said; a closed pipe is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+class _StandardOutput(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        with _to_standard_output():
+            super().print(*objects, **options)
+
+
+out = _StandardOutput()
 err = Console(stderr=True)
 
 #: Title → attribute of a measurement, in the order in which they are shown.
@@ -56,12 +76,16 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
+            process.require_working_folder()
             function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit):
             raise
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            process.silence()
             sys.exit(1)
+        except Terminated as signal:
+            err.print(f"ended by {signal}")
+            sys.exit(signal.exit_status)
         except KeyboardInterrupt:
             err.print("interrupted")
             sys.exit(1)
@@ -77,7 +101,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content, indent=2))
+    with _to_standard_output():
+        click.echo(json.dumps(content, indent=2))
 
 
 def warn(sentences: Iterable[str]) -> None:
@@ -87,13 +112,3 @@ def warn(sentences: Iterable[str]) -> None:
 
 def shown(number: float | None, form: str) -> str:
     return "–" if number is None else format(number, form)
-
-
-def require_folder(path: str | None) -> None:
-    """UsageError unless ``path`` is a folder, or can become one."""
-    if path is None:
-        return
-    if not Path(path).absolute().parent.is_dir():
-        raise UsageError(f"the folder of '{path}' does not exist")
-    if Path(path).exists() and not Path(path).is_dir():
-        raise UsageError(f"'{path}' is a file; -o names a folder here")

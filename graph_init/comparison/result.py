@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graph_init.evaluation import Measurement
+from graph_init.output import folders
 
 #: A run has trained if its loss fell below this share of where it began.
 _TRAINED = 0.9
@@ -135,13 +134,10 @@ class Comparison:
         """Write ``comparison.json``, ``curves.png`` and ``learning-rates.png`` into ``folder``."""
         from graph_init.comparison import pictures
 
-        at = Path(folder)
-        at.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=at, prefix=".writing.") as temporary:
-            content = Path(temporary) / "comparison.json"
-            content.write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
-            for path in (content, *pictures.draw(self, Path(temporary))):
-                os.replace(path, at / path.name)
+        with folders.replaced(folder) as at:
+            content = json.dumps(self.to_json(), indent=1)
+            (at / "comparison.json").write_text(content, encoding="utf-8")
+            pictures.draw(self, at)
 
     def _row(self, name: str, optimizer: str) -> Row | None:
         by_rate = self.of(name, optimizer)

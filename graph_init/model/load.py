@@ -8,9 +8,9 @@ import ntpath
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -37,6 +37,26 @@ class LoadedModel:
     path: Path | None
     ir: onnx_ir.Model
     base_dir: Path | None = None
+    #: Data files that are still needed when their names have gone: an open file by location.
+    _kept: dict[str, IO[bytes]] = field(default_factory=dict, repr=False, compare=False)
+
+    def data_path(self, location: str) -> Path:
+        """Where the external data at ``location`` lies."""
+        assert self.base_dir is not None  # load refuses external data without a folder
+        return self.base_dir / location
+
+    def open_data(self, location: str) -> IO[bytes]:
+        """The external data at ``location``, from its start."""
+        if location not in self._kept:
+            return self.data_path(location).open("rb")
+        stream = os.fdopen(os.dup(self._kept[location].fileno()), "rb")
+        stream.seek(0)
+        return stream
+
+    def keep(self, location: str) -> None:
+        """What is at ``location`` now can be read even after it has been removed or replaced."""
+        if location not in self._kept:
+            self._kept[location] = self.data_path(location).open("rb")
 
     def digest(self) -> str:
         """Hexadecimal SHA-256 of the serialized ``proto`` (external data files not included)."""

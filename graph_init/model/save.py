@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +16,7 @@ import onnx.helper
 import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
-from graph_init.errors import GraphInitError, NumericalError, UsageError
+from graph_init.errors import GraphInitError, NumericalError, OutputError, UsageError
 from graph_init.model.load import (
     LoadedModel,
     densify,
@@ -27,6 +25,8 @@ from graph_init.model.load import (
     is_external,
     tensors,
 )
+from graph_init.output import targets
+from graph_init.output.transaction import Staged, Transaction
 
 NewValue = np.ndarray | Callable[[], np.ndarray]
 
@@ -42,31 +42,56 @@ def save(
     new_values: Mapping[str, NewValue],
     out: str | os.PathLike[str],
     metadata: Mapping[str, str] = {},
+    beside: Mapping[str | os.PathLike[str], bytes] = {},
 ) -> None:
     """Write the model of ``loaded`` to ``out`` with the tensors of ``new_values`` replaced.
 
+    ``beside`` are more files, by path, that take effect together with the model, just before it.
+
     Keys are names of values in ``loaded.ir``; arrays have the tensor's shape and are cast to its
     dtype; a callable is called when its tensor is written. ``metadata`` is merged into the
-    model's metadata. External data is streamed to files beside ``out``; no existing file is
-    changed unless all of the writing has succeeded.
+    model's metadata. External data is streamed to files beside ``out`` that have new names, so that
+    one rename makes the new model of the old one; then the old model's own data files go.
 
     Raises `UsageError` (no such folder, unknown name, wrong shape), `NumericalError` (a value
-    does not fit in the dtype) or `GraphInitError` (not writable, over 2 GiB in one file).
+    does not fit in the dtype), `OutputError` (not writable) or `GraphInitError` (over 2 GiB in one
+    file).
     """
-    target = Path(out)
-    if target.is_dir():
-        raise UsageError(f"output {target} is a folder; give a file name")
-    if not target.parent.is_dir():
-        raise UsageError(f"output folder {target.parent} does not exist; create it first")
+    target = _checked_target(loaded, out)
+    others = {targets.file(path): content for path, content in beside.items()}
+    for path in others:
+        if path == target or (loaded.path is not None and targets.same(path, loaded.path)):
+            raise UsageError(f"{path} cannot be written: it is the model itself")
     proto, pending = _edited(loaded, new_values, metadata)
+    if any(map(is_external, tensors(proto))) and targets.moves(out):
+        raise UsageError(
+            f"output {out} is a link to {target}, and the model's external data would be looked "
+            f"for beside the link; give {target} instead"
+        )
+    at = target
     try:
-        with _Transaction() as transaction:
-            _write_external(loaded, proto, pending, target, transaction)
+        with Transaction(_data_files) as transaction:
+            staged = _stage_external(loaded, proto, pending, target, transaction)
+            for at, content in others.items():
+                with transaction.file(at) as stream:
+                    stream.write(content)
+            at = target
+            if staged:
+                transaction.lock(target.parent)
+                _place_external(loaded, proto, pending, target, transaction, staged)
             with transaction.file(target) as stream:
                 stream.write(_serialized(proto, target))
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise GraphInitError(f"cannot write model {target}: {reason}") from error
+        what = "model" if at == target else "file"
+        raise OutputError(f"cannot write {what} {at}: {error.strerror or error}") from error
+
+
+def _checked_target(loaded: LoadedModel, out: str | os.PathLike[str]) -> Path:
+    target = targets.file(out)
+    for tensor in filter(is_external, tensors(loaded.proto)):
+        if targets.same(target, loaded.data_path(external_entry(tensor, "location") or "")):
+            raise UsageError(f"output {out} holds the input's external data; give another name")
+    return target
 
 
 def with_values(
@@ -275,37 +300,32 @@ def _serialized(proto: onnx.ModelProto, target: Path) -> bytes:
 
 
 def _read_external(loaded: LoadedModel, tensor: onnx.TensorProto) -> bytes:
-    with _source(loaded, external_entry(tensor, "location") or "").open("rb") as stream:
+    with loaded.open_data(external_entry(tensor, "location") or "") as stream:
         stream.seek(int(external_entry(tensor, "offset") or 0))
         return stream.read(external_size(tensor))
 
 
-def _source(loaded: LoadedModel, location: str) -> Path:
-    assert loaded.base_dir is not None  # load refuses external data without a folder
-    return loaded.base_dir / location
+def _by_location(proto: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
+    groups: dict[str, list[onnx.TensorProto]] = {}
+    for tensor in filter(is_external, tensors(proto)):
+        groups.setdefault(external_entry(tensor, "location") or "", []).append(tensor)
+    return groups
 
 
-def _write_external(
+def _stage_external(
     loaded: LoadedModel,
     proto: onnx.ModelProto,
     pending: _Pending,
     target: Path,
-    transaction: _Transaction,
-) -> None:
-    """Copy each data file to ``target``'s folder with the pending changes made."""
-    groups: dict[str, list[onnx.TensorProto]] = {}
-    for tensor in filter(is_external, tensors(proto)):
-        groups.setdefault(external_entry(tensor, "location") or "", []).append(tensor)
-    sources = {_source(loaded, location).resolve() for location in groups}
-    replaceable = _locations_of(target)
-    taken: set[str] = set()
-    for location, members in groups.items():
-        chosen = _choose_location(location, target, sources, replaceable, taken)
-        taken.add(chosen)
-        destination = target.parent / chosen
-        transaction.make_folder(destination.parent)
-        with transaction.file(destination) as stream:
-            with _source(loaded, location).open("rb") as original:
+    transaction: Transaction,
+) -> dict[str, Staged]:
+    """Copy each data file to its folder beside ``target`` with the pending changes made."""
+    result = {}
+    for location, members in _by_location(proto).items():
+        folder = (target.parent / location).parent
+        transaction.make_folder(folder)
+        with transaction.stage(folder) as (stream, staged):
+            with loaded.open_data(location) as original:
                 shutil.copyfileobj(original, stream, 1 << 22)
             aliased = _overlapping(members)
             for tensor in members:
@@ -320,12 +340,36 @@ def _write_external(
                         _set_entry(tensor, "offset", str(offset))
                     stream.seek(offset)
                     stream.write(raw)
+        result[location] = staged
+    return result
+
+
+def _place_external(
+    loaded: LoadedModel,
+    proto: onnx.ModelProto,
+    pending: _Pending,
+    target: Path,
+    transaction: Transaction,
+    staged: Mapping[str, Staged],
+) -> None:
+    """Give the data files names that nobody has, and let the tensors refer to these."""
+    taken: set[str] = set()
+    for location, members in _by_location(proto).items():
+        chosen = _choose_location(location, target, taken)
+        taken.add(chosen)
+        transaction.name(staged[location], target.parent / chosen)
         changed = any(_key(tensor) in pending for tensor in members)
         for tensor in members:
             if chosen != location:
                 _set_entry(tensor, "location", chosen)
             if changed:
                 _drop_entry(tensor, "checksum")
+    obsolete = [path for path in _data_files(target) if _is_own(path, target)]
+    in_use = {loaded.data_path(location).resolve(): location for location in staged}
+    for path in obsolete:
+        if path.resolve() in in_use:
+            loaded.keep(in_use[path.resolve()])
+    transaction.supersede(target, obsolete)
 
 
 def _overlapping(members: list[onnx.TensorProto]) -> set[int]:
@@ -358,28 +402,41 @@ def _drop_entry(tensor: onnx.TensorProto, key: str) -> None:
         tensor.external_data.remove(entry)
 
 
-def _locations_of(target: Path) -> set[str]:
-    """Data files that the model now at ``target`` refers to (none if it is not a model)."""
+def _data_files(model: Path) -> list[Path]:
+    """The files inside its folder that a model refers to (none if it is not a model)."""
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(target.read_bytes())
+        proto.ParseFromString(model.read_bytes())
     except (OSError, DecodeError, ValueError):
-        return set()
-    return {external_entry(t, "location") or "" for t in tensors(proto) if is_external(t)}
+        return []
+    folder = model.parent.resolve()
+    found = {
+        folder / (external_entry(t, "location") or "") for t in tensors(proto) if is_external(t)
+    }
+    return [p for p in sorted(found) if p.is_file() and p.resolve().is_relative_to(folder)]
 
 
-def _choose_location(
-    location: str, target: Path, sources: set[Path], replaceable: set[str], taken: set[str]
-) -> str:
-    """A location whose file in ``target``'s folder is new, or belongs to the old ``target``.
+def _stem(target: Path) -> str:
+    """What its data files are called after: a location is text, which a file's name need not be."""
+    return re.sub("[\ud800-\udfff]", "_", target.stem)
 
-    A file without the target's stem in its name may belong to another model too, and the data
-    files of the input are needed again: neither is ever replaced.
-    """
+
+def _own_name(name: str, target: Path) -> re.Match[str] | None:
+    """``stem.name`` and ``stem.name.2`` are of ``stem.onnx``."""
+    return re.match(rf"{re.escape(_stem(target))}\.(?P<name>.+?)(\.\d+)?$", name, re.DOTALL)
+
+
+def _is_own(path: Path, target: Path) -> bool:
+    """Whether a data file that the model ``target`` refers to belongs to it alone, by its name."""
+    return path != target and _own_name(path.name, target) is not None
+
+
+def _choose_location(location: str, target: Path, taken: set[str]) -> str:
+    """A location in ``target``'s folder that no file has: what is there is never replaced."""
     original = PurePosixPath(location)
-    stem = target.stem
+    stem = _stem(target)
     # Saving in place again and again must not make the name longer each time.
-    own = re.match(rf"{re.escape(stem)}\.(?P<name>.+?)(\.\d+)?$", original.name)
+    own = _own_name(original.name, target)
     base = own["name"] if own else original.name
     prefixed = str(original.with_name(f"{stem}.{base}"))
     if not own and location not in taken and not os.path.lexists(target.parent / location):
@@ -387,85 +444,6 @@ def _choose_location(
     suffix = 0
     while True:
         candidate = prefixed if not suffix else f"{prefixed}.{suffix}"
-        path = target.parent / candidate
-        free = not os.path.lexists(path)
-        own_file = candidate in replaceable and path.resolve() not in sources
-        if candidate not in taken and path != target and (free or own_file):
+        if candidate not in taken and not os.path.lexists(target.parent / candidate):
             return candidate
         suffix += 1
-
-
-class _Transaction:
-    """Files that are written under temporary names and take effect together at the end."""
-
-    def __init__(self) -> None:
-        self._staged: list[tuple[Path, Path]] = []  # (temporary, final)
-        self._backups: list[tuple[Path, Path]] = []  # (backup, final)
-        self._created: list[Path] = []  # final files that were not there before
-        self._folders: list[Path] = []
-
-    def __enter__(self) -> _Transaction:
-        return self
-
-    def make_folder(self, folder: Path) -> None:
-        """Create ``folder`` with its parents; removed again on failure."""
-        missing = [path for path in [folder, *folder.parents] if not path.exists()]
-        for path in reversed(missing):
-            path.mkdir()
-            self._folders.append(path)
-
-    @contextmanager
-    def file(self, final: Path) -> Iterator[Any]:
-        """A binary stream for what will become ``final``."""
-        temporary = _hidden(final)
-        self._staged.append((temporary, final))
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        except BaseException:
-            self._roll_back()
-            raise
-        if kind is not None:
-            self._roll_back()
-        for backup, _final in self._backups:
-            backup.unlink(missing_ok=True)
-
-    def _commit(self) -> None:
-        for temporary, final in self._staged[:-1]:
-            if final.exists():
-                backup = _hidden(final)
-                self._backups.append((backup, final))
-                try:
-                    os.link(final, backup)
-                except OSError:  # a file system without hard links
-                    os.rename(final, backup)
-            else:
-                self._created.append(final)
-            os.replace(temporary, final)
-        # The model comes last: nothing can fail after it, so that it needs no backup.
-        for temporary, final in self._staged[-1:]:
-            os.replace(temporary, final)
-
-    def _roll_back(self) -> None:
-        for temporary, _final in self._staged:
-            temporary.unlink(missing_ok=True)
-        for final in self._created:
-            final.unlink(missing_ok=True)
-        for backup, final in self._backups:
-            if backup.exists() and final.exists() and backup.samefile(final):
-                backup.unlink()  # the final file was not replaced yet
-            elif backup.exists():
-                os.replace(backup, final)
-        for folder in reversed(self._folders):
-            if not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _hidden(final: Path) -> Path:
-    return final.with_name(f".{final.name}.{secrets.token_hex(6)}.tmp")

@@ -1,0 +1,170 @@
+"""Temporary files and folders: named alike, locked while they are in use, swept when they are not.
+
+A lock (flock) is the system's, which drops it when the process ends in whatever way. So a temporary
+file that nobody has locked is of a run that was killed. No clock and no process number is asked.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and nothing swept
+    fcntl = None
+
+#: Whether there are locks; without them, nothing need be kept open.
+LOCKS = fcntl is not None
+_NAME = re.compile(r"\.graph-init\.[0-9a-f]{16}\.(tmp|journal)")
+#: So long a folder may be locked by others, who hold it for a few renames.
+_PATIENCE = 30.0  # seconds
+
+
+def new(folder: Path, *, is_folder: bool = False, kind: str = "tmp") -> tuple[Path, int]:
+    """An empty temporary file, or folder, and what keeps it from being swept: close it at last."""
+    while True:
+        path = folder / f".graph-init.{secrets.token_hex(8)}.{kind}"
+        if is_folder:
+            path.mkdir()
+            if fcntl is None:
+                return path, os.open(os.devnull, os.O_RDONLY)
+            try:
+                lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                remove(path)
+                raise
+        else:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+            lock = os.open(path, flags, 0o666)
+        if _take(lock) is not False and _is(lock, path):
+            return path, lock
+        os.close(lock)  # somebody has swept it between the two calls
+
+
+def _take(lock: int) -> bool | None:
+    """Whether the lock was free; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is(opened: int, path: Path) -> bool:
+    try:
+        return fcntl is None or os.path.samestat(os.fstat(opened), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """Remove a temporary file or folder, as far as that can be done."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, finish: Callable[[Path], None] | None = None) -> None:
+    """Remove what killed runs have left in ``folder``.
+
+    ``finish`` is called with each journal before that goes; without it, journals stay.
+    """
+    if fcntl is None:
+        return
+    try:
+        found = [folder / n for n in sorted(os.listdir(folder)) if _NAME.fullmatch(n)]
+    except OSError:
+        return
+    for path in found:
+        with suppress(OSError):
+            is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+            # Over a network, only what is open for writing can be locked.
+            flags = os.O_RDONLY if is_folder else os.O_RDWR
+            lock = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if _take(lock) and _is(lock, path):
+                    if path.suffix == ".journal":
+                        if finish is None:
+                            continue
+                        finish(path)
+                    remove(path)
+            finally:
+                os.close(lock)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Other runs keep their hands off names in ``folder``, where the file system knows locks.
+
+    Raises OSError if others do not let go of it.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # a folder may be writable and not readable
+        yield
+        return
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while _take(lock) is False:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, "another program has locked the folder")
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(lock)
+
+
+def write_journal(folder: Path, model: str, files: Sequence[tuple[Path, Path]]) -> tuple[Path, int]:
+    """Note which files the model called ``model`` in ``folder`` refers to, before or after.
+
+    Of each its name and the file that has it, or will. If the run is killed, a later one removes
+    those of them to which the model then does not refer.
+    """
+    path, lock = new(folder, kind="journal")
+    try:
+        noted = {os.path.relpath(name, folder): os.stat(f).st_ino for name, f in files}
+        os.write(lock, json.dumps({"model": model, "files": noted}).encode())
+        os.fsync(lock)
+    except BaseException:
+        remove(path)
+        os.close(lock)
+        raise
+    return path, lock
+
+
+def read_journal(path: Path) -> tuple[Path, list[Path]]:
+    """The model, and those of the noted files that are still the same ones."""
+    try:
+        content = json.loads(path.read_bytes())
+        model, files = path.parent / Path(content["model"]).name, content["files"].items()
+        noted = [(path.parent / name, int(number)) for name, number in files]
+    except (ValueError, LookupError, TypeError, AttributeError):  # killed while it was written
+        return path, []
+    inside = path.parent.resolve()
+    return model, [
+        f
+        for f, number in noted
+        if f.is_file() and f.stat().st_ino == number and f.resolve().is_relative_to(inside)
+    ]

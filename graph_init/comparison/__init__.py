@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -214,7 +215,7 @@ def _train(
     ]
 
     def train(state: State, vector: Array, optimizer: str, rate: float) -> Run:
-        order = runner.epochs(rows, problem.batch_size, state.seed)
+        order = _until(stopped, runner.epochs(rows, problem.batch_size, state.seed))
         curve = trainers[optimizer](vector, order, plan.updates, rate)
         losses = [float(x) for x in curve.losses]
         score = held_out.worst if curve.diverged else held_out(curve.parameters)
@@ -225,6 +226,7 @@ def _train(
             curve.diverged,
         )  # fmt: skip
 
+    stopped = threading.Event()
     runs: dict[int, Run] = {}
     pool = ThreadPoolExecutor(plan.workers or os.cpu_count() or 1)
     try:
@@ -233,5 +235,15 @@ def _train(
             subject.report("training", done, len(tasks))
             runs[futures[future]] = future.result()
     finally:
+        stopped.set()  # an interrupt does not wait for the runs that are under way
         pool.shutdown(wait=True, cancel_futures=True)
     return [runs[k] for k in range(len(tasks))]
+
+
+def _until(
+    stopped: threading.Event, order: Iterable[dict[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    for batch in order:
+        if stopped.is_set():
+            raise CancelledError
+        yield batch

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from graph_init.engine.runtime import bindings, onnxruntime
 from graph_init.errors import EngineError
 
@@ -18,7 +20,6 @@ _ENGINES = (
     "onnxruntime-gpu",
 )
 _TRAINING = frozenset(_ENGINES[:2])
-_LIBRARIES = ("numpy", "onnx", "onnx-ir", "networkx")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ def _engine_module() -> Finding:
     try:
         version = onnxruntime().__version__
     except EngineError as error:
-        return Finding("onnxruntime", False, str(error.__cause__), "pip install 'graph-init[cpu]'")
+        return Finding(
+            "onnxruntime",
+            False,
+            f"cannot be imported: {error.__cause__}",
+            "pip install 'graph-init[cpu]'",
+        )
     try:
         bindings()
     except EngineError:
@@ -79,17 +85,34 @@ def _distributions() -> Finding:
     return Finding("engine package", True, detail)
 
 
-def check() -> list[Finding]:
-    """All findings; the installation can work if every one is ok."""
+def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    findings = [
-        Finding("python", supported, version, "" if supported else "use Python 3.10, 3.11 or 3.12"),
-        _engine_module(),
-        _distributions(),
-    ]
-    for library in _LIBRARIES:
-        found = _version(library)
-        remedy = "" if found else f"pip install {library}"
-        findings.append(Finding(library, found is not None, found or "not installed", remedy))
-    return findings
+    remedy = "use Python 3.10, 3.11 or 3.12: the engine has wheels for these"
+    return Finding("python", supported, version, "" if supported else remedy)
+
+
+def _libraries() -> list[Finding]:
+    """Each library that the distribution requires, with the version that it has to have."""
+    try:
+        wanted = [Requirement(r) for r in metadata.requires("graph-init") or []]
+    except metadata.PackageNotFoundError:
+        return [Finding("graph-init", False, "not installed", "pip install 'graph-init[cpu]'")]
+    found = []
+    for r in wanted:
+        if r.marker is not None and not r.marker.evaluate({"extra": ""}):
+            continue
+        version = _version(r.name)
+        ok = version is not None and r.specifier.contains(version, prereleases=True)
+        detail = "not installed" if version is None else version
+        if version is not None and not ok:
+            detail = f"{version}, but {r.specifier} is needed"
+        found.append(
+            Finding(r.name, ok, detail, "" if ok else f"pip install '{r.name}{r.specifier}'")
+        )
+    return found
+
+
+def check() -> list[Finding]:
+    """All findings; the installation can work if every one is ok."""
+    return [_python(), _engine_module(), _distributions(), *_libraries()]

@@ -1,0 +1,167 @@
+"""Which versions of Python and of the libraries graph-init works with.
+
+    python tools/compatibility.py [--rows 3.10-oldest 3.12-newest …] [--write]
+
+For each row a new virtual environment outside the repository, with the versions that the row says:
+the oldest ones that pyproject.toml allows, the newest that the registry has, or those of
+constraints.txt. There `graph-init doctor`, and all tests that need no framework. `--write` puts the
+table into docs/compatibility.md. Needs the package registry, and the Pythons as ``python3.10`` and
+so on, or under pyenv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "compatibility.md"
+MARK = "<!-- tools/compatibility.py --write -->"
+#: Not installed here: tests that import them, themselves or through others, are left out.
+FRAMEWORKS = frozenset(
+    "torch jax flax equinox keras tensorflow transformers sklearn mnist1d lsuv safetensors".split()
+)
+SHOWN = ("numpy", "onnx", "onnx-ir", "networkx", "click", "rich")
+_TESTING = ("pytest", "hypothesis")
+
+
+@dataclass(frozen=True)
+class Row:
+    python: str
+    versions: str  # oldest, newest or pinned
+
+    @property
+    def name(self) -> str:
+        return f"{self.python}-{self.versions}"
+
+
+ROWS = [
+    Row("3.10", "oldest"), Row("3.10", "newest"), Row("3.11", "pinned"), Row("3.12", "oldest"),
+    Row("3.12", "newest"), Row("3.13", "newest"),
+]  # fmt: skip
+
+
+def interpreter(version: str) -> str:
+    found = shutil.which(f"python{version}")
+    under = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    if under:
+        return str(under[-1])
+    if found is None:
+        raise SystemExit(f"there is no python{version}; install it, or leave its rows out")
+    return found
+
+
+def oldest() -> list[str]:
+    """The lowest version of each requirement, of the library and of the extra ``zoo``."""
+    wanted = [Requirement(r) for r in metadata.requires("graph-init") or []]
+    return [
+        f"{r.name}=={s.version}.*"
+        for r in wanted
+        if r.marker is None or r.marker.evaluate({"extra": "zoo"})
+        for s in r.specifier
+        if s.operator == ">="
+    ]
+
+
+def without_frameworks() -> list[str]:
+    """Test modules that import none of :data:`FRAMEWORKS`, found by reading them."""
+
+    def imports(path: Path) -> set[str]:
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {a.name for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+        return names
+
+    def needs(path: Path, seen: set[Path]) -> bool:
+        seen.add(path)
+        text = path.read_text(encoding="utf-8")
+        if any(re.search(rf"importorskip\(.{f}", text) for f in FRAMEWORKS):
+            return True
+        for name in imports(path):
+            if name.split(".")[0] in FRAMEWORKS | {"graph_init_torch", "graph_init_keras"}:
+                return True
+            other = ROOT / (name.replace(".", "/") + ".py")
+            if other.exists() and other not in seen and needs(other, seen):
+                return True
+        return False
+
+    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    return [str(t.relative_to(ROOT)) for t in tests if not needs(t, set())]
+
+
+def attempt(row: Row) -> str:
+    """One line of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([interpreter(row.python), "-m", "venv", folder], check=True)
+        python = str(Path(folder) / "bin" / "python")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "frontends")}
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [python, *arguments], capture_output=True, text=True, check=False, cwd=ROOT,
+                env=environment,
+            )  # fmt: skip
+
+        versions = {
+            "oldest": [*oldest()],
+            "newest": [],
+            "pinned": ["--constraint", str(ROOT / "constraints.txt")],
+        }[row.versions]
+        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        done = run(*pip, *versions, *_TESTING, f"{ROOT}[cpu,zoo]")
+        if done.returncode:
+            why = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip failed"
+            return f"| {row.python} | {row.versions} |{' |' * len(SHOWN)} not installable: {why} |"
+        shown = [
+            run("-c", f"from importlib.metadata import version; print(version('{p}'))")
+            for p in SHOWN
+        ]
+        healthy = run("-m", "graph_init", "doctor").returncode == 0
+        tested = run(
+            "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not long", *without_frameworks()
+        )
+        if tested.returncode:
+            print(tested.stdout[-6000:], file=sys.stderr)
+        last = re.sub(r" in .*| warnings?,?", "", tested.stdout.strip().splitlines()[-1])
+        cells = " | ".join(s.stdout.strip() for s in shown)
+        verdict = "" if healthy else "doctor: bad; "
+        return f"| {row.python} | {row.versions} | {cells} | {verdict}{last.strip('= ')} |"
+
+
+def main() -> None:
+    names = [r.name for r in ROWS]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", nargs="*", default=names, choices=names)
+    parser.add_argument("--write", action="store_true", help="into docs/compatibility.md")
+    given = parser.parse_args()
+    lines = [
+        f"| Python | libraries | {' | '.join(SHOWN)} | tests |",
+        f"|---|---|{'---|' * len(SHOWN)}---|",
+    ]
+    print("\n".join(lines), flush=True)
+    for row in ROWS:
+        if row.name in given.rows:
+            lines.append(attempt(row))
+            print(lines[-1], flush=True)
+    if given.write:
+        head, found, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
+        assert found, f"{PAGE} has no line {MARK}"
+        PAGE.write_text(f"{head}{MARK}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

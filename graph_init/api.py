@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graph_init import artifacts, comparison, initial_state, scales_file, tuners
+from graph_init import artifacts, comparison, initial_state, report, scales_file, tuners
 from graph_init import problem as problems
 from graph_init.builder import Array
 from graph_init.comparison import Comparison, Plan, Progress
@@ -55,12 +55,16 @@ class Initialized:
     scales: dict[str, float]
     provenance: dict[str, str]
     interrupted: bool
+    #: The options as they took effect, and the number of the history's entry that was taken.
+    settings: dict[str, Any]
+    best_step: int
     output: str | None = None
     #: The framework's model with the new values, if one was given, and these by their names there.
     updated: Any = field(default=None, repr=False)
     tensors: Mapping[str, Array] = field(default_factory=dict, repr=False)
     _subject: Subject = field(repr=False, kw_only=True)
     _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
+    _parameters: Sequence[Parameter] = field(repr=False, kw_only=True)
 
     @property
     def _loaded(self) -> LoadedModel:
@@ -88,6 +92,14 @@ class Initialized:
         """Write the scales file that :func:`apply` reads."""
         scales_file.write(path, self.scales, self.provenance)
 
+    def save_report(self, path: str | os.PathLike[str]) -> None:
+        """Write a page (HTML, one file) that shows what was found."""
+        report.write(self.report_content(), path)
+
+    def report_content(self) -> dict[str, Any]:
+        """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
+        return report.initialized(self.to_json(), self.provenance, self._loaded, self._parameters)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "output": self.output,
@@ -98,6 +110,8 @@ class Initialized:
             "history": self.history,
             "scales": self.scales,
             "interrupted": self.interrupted,
+            "settings": self.settings,
+            "best_step": self.best_step,
         }
 
 
@@ -266,6 +280,14 @@ def initialize(
         "graph_init.loss": run.problem.objective.kind,
         "graph_init.source_sha256": loaded.digest(),
     }
+    settings = {
+        "scheme": scheme, "gain": gain, "std": std, "optimizer": optimizer, "steps": steps,
+        "method": method, "seed": seed, "loss": run.problem.objective.kind,
+        "batch_size": run.problem.batch_size, "batch_norm": batch_norm,
+        "data": "random" if options.data is None else "given", "dims": dict(options.dims),
+        "trainable": list(trainable), "freeze": list(freeze), "micro_batch": micro_batch,
+        "device": device,
+    }  # fmt: skip
     new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
     updated, tensors = None, {}
     if subject.exported is None:
@@ -276,8 +298,8 @@ def initialize(
         updated = subject.write(tensors)
     return Initialized(
         before, after, len(result.history), time.perf_counter() - start, result.history, factors,
-        provenance, result.interrupted, updated=updated, tensors=tensors,
-        _subject=subject, _values=new,
+        provenance, result.interrupted, settings, result.best_step,
+        updated=updated, tensors=tensors, _subject=subject, _values=new, _parameters=parameters,
     )  # fmt: skip
 
 

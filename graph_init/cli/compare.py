@@ -20,6 +20,7 @@ from graph_init.cli.options import (
     json_option,
     method_option,
     posing,
+    report_option,
 )
 from graph_init.cli.terminal import (
     examples,
@@ -56,6 +57,7 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
     epilog=examples(
         "graph-init compare model.onnx --data train.npz",
         "graph-init compare model.onnx --data train.npz --scheme keep --scheme lsuv -o found",
+        "graph-init compare model.onnx --data train.npz --report comparison.html",
     ),
 )
 @click.argument("model", type=FILE)
@@ -105,14 +107,25 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
 @click.option("--updates", type=int, default=300, show_default=True, help="Updates of a run.")
 @click.option("--held-out", type=float, default=0.2, show_default=True, help="Share to score on.")
 @click.option("--workers", type=int, help="Runs at a time [as many as cores].")
+@report_option
 @json_option
 @guarded
-def compare(model: str, data: str, output: str | None, as_json: bool, **options: Any) -> None:
+def compare(
+    model: str,
+    data: str,
+    output: str | None,
+    report_file: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train MODEL for a short while from several initial states, and compare."""
     import graph_init
+    from graph_init import report
 
     if output:
         targets.folder(output)  # refused now, not after the work
+    if report_file:
+        report.require(report_file)
     planned = {f.name: options.pop(f.name) for f in fields(graph_init.Plan) if f.name in options}
     planned = {k: v for k, v in planned.items() if v != ()}
     with progress(TextColumn("{task.description}")) as bar:
@@ -125,6 +138,8 @@ def compare(model: str, data: str, output: str | None, as_json: bool, **options:
         found = graph_init.compare(model, data, plan=plan, on_progress=show, **options)
     if output:
         found.save(output)
+    if report_file:
+        found.save_report(report_file)
     warn(found.warnings)
     if as_json:
         return print_json(found.to_json())

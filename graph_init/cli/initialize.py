@@ -9,7 +9,7 @@ from rich.progress import TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import FILE, measuring, starting
+from graph_init.cli.options import FILE, measuring, report_option, starting
 from graph_init.cli.terminal import (
     FIGURES,
     err,
@@ -30,6 +30,7 @@ from graph_init.output import targets
         "graph-init initialize model.onnx -o init.onnx",
         "graph-init initialize model.onnx -o init.onnx --scheme he",
         "graph-init initialize model.onnx -o init.onnx --save-scales scales.json",
+        "graph-init initialize model.onnx -o init.onnx --report report.html",
         "graph-init initialize model.onnx -o lsuv.onnx --scheme lsuv --steps 0",
     ),
 )
@@ -38,16 +39,24 @@ from graph_init.output import targets
 @measuring
 @starting
 @click.option("--save-scales", type=FILE, metavar="FILE.json", help="Also write the factors.")
+@report_option
 @guarded
 def initialize(
-    model: str, output: str, as_json: bool, save_scales: str | None, **options: Any
+    model: str,
+    output: str,
+    as_json: bool,
+    save_scales: str | None,
+    report_file: str | None,
+    **options: Any,
 ) -> None:
     """Tune the scales of MODEL and write OUT."""
     import graph_init
-    from graph_init import tuners
+    from graph_init import report, tuners
 
     for path in filter(None, (output, save_scales)):
         targets.file(path)  # refused now, not after the work
+    if report_file:
+        report.require(report_file)
     with progress(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
@@ -66,6 +75,8 @@ def initialize(
 
         result = graph_init.initialize(model, on_step=show, **options)
     result.save(output, scales=save_scales)
+    if report_file:
+        result.save_report(report_file)
     if result.interrupted:
         err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
     warn(f"after tuning, {sentence}" for sentence in result.after.warnings)

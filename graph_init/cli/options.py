@@ -59,6 +59,13 @@ def _stack(*decorators: Callable[..., Any]) -> Callable[..., Any]:
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
 )
+report_option = click.option(
+    "--report",
+    "report_file",
+    type=FILE,
+    metavar="FILE.html",
+    help="Also write a page that shows the result (needs the extra 'report').",
+)
 choose_parameters = _stack(
     click.option(
         "--trainable", multiple=True, metavar="REGEX", help="Take these tensors for parameters."

@@ -22,6 +22,7 @@ from graph_init.parameters import Parameter
 from graph_init.problem import initial_values
 from graph_init.schemes import Settings
 from graph_init.training import runner
+from graph_init.version import __version__
 
 __all__ = ["DEFAULT_SCHEMES", "Comparison", "Plan", "Row", "Run", "State", "compare"]
 
@@ -85,7 +86,16 @@ def compare(
             "loss": load.problem.objective.kind,
             "tuner": plan.tuner,
             "steps": plan.tuning_steps,
+            "seed": options.seed,
+            "method": options.method,
         },
+        {
+            "graph_init.version": __version__,
+            "graph_init.seed": str(options.seed),
+            "graph_init.source_sha256": loaded.digest(),
+        },
+        loaded,
+        parameters,
     )
 
 

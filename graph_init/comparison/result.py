@@ -6,13 +6,16 @@ import itertools
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from graph_init import report
 from graph_init.evaluation import Measurement
+from graph_init.model.load import LoadedModel
 from graph_init.output import folders
+from graph_init.parameters import Parameter
 
 #: A run has trained if its loss fell below this share of where it began.
 _TRAINED = 0.9
@@ -99,6 +102,9 @@ class Comparison:
     states: list[State]
     runs: list[Run]
     settings: dict[str, Any]
+    provenance: dict[str, str]
+    _loaded: LoadedModel = field(repr=False)
+    _parameters: Sequence[Parameter] = field(repr=False)
 
     @property
     def summary(self) -> list[Row]:
@@ -138,6 +144,14 @@ class Comparison:
             content = json.dumps(self.to_json(), indent=1)
             (at / "comparison.json").write_text(content, encoding="utf-8")
             pictures.draw(self, at)
+
+    def save_report(self, path: str | os.PathLike[str]) -> None:
+        """Write a page (HTML, one file) that shows what was found."""
+        report.write(self.report_content(), path)
+
+    def report_content(self) -> dict[str, Any]:
+        """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
+        return report.compared(self.to_json(), self.provenance, self._loaded, self._parameters)
 
     def _row(self, name: str, optimizer: str) -> Row | None:
         by_rate = self.of(name, optimizer)

@@ -37,7 +37,10 @@ class Evaluation(Protocol):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """``scales``: the best factors on the starting tensors, shape (tensors,)."""
+    """``scales``: the best factors on the starting tensors, shape (tensors,).
+
+    ``best_step`` is the number of the history's entry that they belong to.
+    """
 
     scales: Array
     best_step: int

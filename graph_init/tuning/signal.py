@@ -115,7 +115,8 @@ class Signal:
                 "weights with --scheme he first"
             )
         best = _choose([t for t in found if np.isfinite(t.last)])
-        return TuningResult(ones if best is None else best.scales, len(found), history, interrupted)
+        place = next((k for k, t in enumerate(found) if t is best), 0)
+        return TuningResult(ones if best is None else best.scales, place, history, interrupted)
 
     def candidates(self, values: Mapping[str, Array], source: Source) -> list[tuple[str, Array]]:
         """The start, and the states with the signal restored that differ from it."""

@@ -1,0 +1,50 @@
+"""What a report is made of, as JSON: a result, and what it does not say of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graph_init.model.load import LoadedModel
+from graph_init.parameters import Parameter
+
+
+def initialized(
+    result: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    loaded: LoadedModel,
+    parameters: Sequence[Parameter],
+) -> dict[str, Any]:
+    """``result`` is what ``initialize --json`` prints."""
+    return _content("initialize", result, provenance, loaded, parameters)
+
+
+def compared(
+    result: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    loaded: LoadedModel,
+    parameters: Sequence[Parameter],
+) -> dict[str, Any]:
+    """``result`` is what ``compare --json`` prints."""
+    return _content("compare", result, provenance, loaded, parameters)
+
+
+def _content(
+    kind: str,
+    result: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    loaded: LoadedModel,
+    parameters: Sequence[Parameter],
+) -> dict[str, Any]:
+    from graph_init.report.outline import outline
+
+    name = loaded.path.name if loaded.path else loaded.proto.graph.name or "model"
+    return {
+        "format": "graph-init/report",
+        "version": 1,
+        "kind": kind,
+        "model": name,
+        "provenance": dict(provenance),
+        "result": dict(result),
+        "graph": outline(loaded.ir, parameters),
+    }

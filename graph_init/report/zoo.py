@@ -1,0 +1,133 @@
+"""The page of many models: an overview that leads to a page a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from graph_init.report import charts, initialize
+from graph_init.report.text import finite, megabytes
+from graph_init.report.view import Chart, Column, Figure, Page, Section, Table
+
+Row = Mapping[str, Any]
+
+#: Keys of a row. Each is optional but ``name`` and ``status``; ``peak_memory`` is in bytes, and
+#: ``reason`` is what failures are grouped by.
+KEYS = (
+    "name", "status", "gradient_deviation_before", "gradient_deviation_after", "vanished_before",
+    "vanished_after", "seconds", "peak_memory", "reason", "message",
+)  # fmt: skip
+DONE = "done"
+
+
+def address(name: str) -> str:
+    """The part of a page's address that says which model it shows."""
+    return quote(name, safe="", errors="replace")
+
+
+def overview(
+    rows: Sequence[Row], has_page: Callable[[str], bool], title: str, facts: Mapping[str, str]
+) -> Page:
+    """``has_page`` says of a model's name whether there is a page to lead to."""
+    rows = finite([{key: row.get(key) for key in KEYS} for row in rows])
+    failed = [row for row in rows if row["status"] != DONE]
+    shown = [
+        {
+            **row,
+            "reason": row["reason"] or "",
+            "message": row["message"] or "",
+            "memory": None if row["peak_memory"] is None else row["peak_memory"] / 2**20,
+            "page": f"#/{address(row['name'])}" if has_page(row["name"]) else None,
+        }
+        for row in rows
+    ]
+    seconds = sum(row["seconds"] or 0.0 for row in rows)
+    peak = max((row["peak_memory"] or 0 for row in rows), default=0)
+    return Page(
+        title,
+        f"{len(rows):,} models, {len(rows) - len(failed):,} done, {len(failed):,} not",
+        [
+            Figure("Models", f"{len(rows):,}"),
+            Figure("Done", f"{len(rows) - len(failed):,}"),
+            Figure("Not done", f"{len(failed):,}"),
+            Figure("Time of all models", f"{seconds:,.1f} s"),
+            Figure("Largest peak memory", megabytes(peak) if peak else "–"),
+        ],
+        [],
+        [*_failures(failed), _models(shown), *_spread(rows)],
+        {"format": "graph-init/zoo-report", "version": 1, "kind": "zoo", "rows": rows},
+        list(facts.items()),
+    )
+
+
+def pages(
+    names: Iterable[str], content: Callable[[str], Mapping[str, Any]]
+) -> Iterator[tuple[str, Page]]:
+    """Every model's page by its address, one at a time; ``content`` gives what it is made of."""
+    for name in names:
+        yield address(name), initialize.page({**content(name), "model": name})
+
+
+def _failures(failed: Sequence[Row]) -> list[Section]:
+    if not failed:
+        return []
+    counts = Counter(row["reason"] or row["status"] for row in failed)
+    groups = [
+        {
+            "reason": reason,
+            "count": count,
+            "example": next(r for r in failed if (r["reason"] or r["status"]) == reason)["name"],
+            "message": next(r for r in failed if (r["reason"] or r["status"]) == reason)["message"],
+        }
+        for reason, count in counts.most_common()
+    ]
+    columns = [
+        Column("reason", "reason"), Column("count", "models", "count"),
+        Column("example", "for example"), Column("message", "what it says"),
+    ]  # fmt: skip
+    table = Table("failures", "Why models are not done", columns, groups, "reason", open=True)
+    return [Section("not-done", "Not done", tables=[table])]
+
+
+def _models(rows: Sequence[Row]) -> Section:
+    columns = [
+        Column("name", "model"),
+        Column("status", "status", choices=True),
+        Column("gradient_deviation_before", "GD before", "number"),
+        Column("gradient_deviation_after", "GD after", "number"),
+        Column("vanished_before", "vanished before", "share"),
+        Column("vanished_after", "vanished after", "share"),
+        Column("seconds", "seconds", "seconds"),
+        Column("memory", "peak MiB", "memory"),
+    ]
+    if any(row["status"] != DONE for row in rows):
+        columns += [Column("reason", "reason", choices=True), Column("message", "message")]
+    table = Table("models", "Models", columns, rows, "name", open=True, links="page")
+    return Section("all-models", "Models", ["GD is gradient deviation."], tables=[table])
+
+
+def _spread(rows: Sequence[Row]) -> list[Section]:
+    done = [r for r in rows if r["gradient_deviation_after"] is not None]
+    if len(done) < 2:
+        return []
+    return [
+        Section(
+            "spread",
+            "Before and after",
+            ["Models in the order of their numbers, before and after each for itself."],
+            [
+                Chart(
+                    "spread-deviation", "Gradient deviation",
+                    f"Gradient deviation of {len(done)} models by rank, before and after",
+                    charts.spread("gradient_deviation", "gradient deviation", True), "models",
+                ),
+                Chart(
+                    "spread-vanished", "Vanished fraction",
+                    f"Vanished fraction of {len(done)} models by rank, before and after",
+                    charts.spread("vanished", "vanished fraction", False), "models",
+                ),
+            ],
+        )
+    ]  # fmt: skip

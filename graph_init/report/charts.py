@@ -328,6 +328,8 @@ def _dashes(tuned: bool) -> Spec:
         "strokeDash": {
             "field": "tuned", "type": "nominal", "title": "tuned",
             "scale": {"domain": ["no", "yes"], "range": [[1, 0], [5, 3]]},
+            "legend": {"symbolType": "stroke", "symbolStrokeWidth": 2,
+                       "symbolStrokeColor": "var(--ink)", "symbolFillColor": "transparent"},
         }
     }  # fmt: skip
 

@@ -22,6 +22,9 @@ from graph_init.parameters import Parameter, to_networkx
 #: A graph is folded further until it has at most this many rows.
 LIMIT = 250
 
+#: What stands in a row for a graph input, beside the types of operators.
+_INPUT = "input"
+
 _Key = tuple[str, int]
 
 
@@ -73,12 +76,14 @@ def outline(model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT
         rows = _folded(rows, [k // size for k in range(len(rows))])
     return {
         "nodes": sum(key[0] == "node" for key in graph),
-        "computing": len(kept),
+        "computing": sum(key[0] == "node" for key in kept),
         "depth": networkx.dag_longest_path_length(steps, default_weight=1) + 1 if steps else 0,
         "chains": count,
         "joins": joins,
         "folded": folded,
-        "operators": dict(Counter(graph.nodes[k]["op_type"] for k in kept).most_common()),
+        "operators": dict(
+            Counter(graph.nodes[k]["op_type"] for k in kept if k[0] == "node").most_common()
+        ),
         "rows": [
             {
                 "name": row.nodes[0],
@@ -94,7 +99,7 @@ def outline(model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT
 
 
 def _computing(graph: Any) -> list[_Key]:
-    """Nodes on the way from an input to an output; all, where there is no such way."""
+    """Inputs, and nodes on the way from them to an output; all nodes if there is no such way."""
     source, sink = ("source", 0), ("sink", 0)
     around: networkx.DiGraph[Any] = networkx.DiGraph(graph.edges())
     roles = graph.nodes(data="role")
@@ -103,17 +108,21 @@ def _computing(graph: Any) -> list[_Key]:
     # A model that gives its input out has a value that is both.
     after = networkx.descendants(around, source) if source in around else set()
     before = networkx.ancestors(around, sink) if sink in around else set()
+    inputs = [k for k, role in roles if role == "input" and k in before]
+    for key in inputs:
+        graph.nodes[key]["op_type"] = _INPUT
     nodes = [k for k in graph if k[0] == "node"]
-    return [k for k in nodes if k in after and k in before] or nodes
+    found = [k for k in nodes if k in after and k in before]
+    return [*inputs, *found] if found else nodes
 
 
 def _between(graph: Any, kept: Sequence[_Key]) -> Any:
-    """The graph of the ``kept`` nodes alone, without the values between them."""
+    """The graph of what is ``kept``, without the values between the nodes."""
     found: networkx.DiGraph[Any] = networkx.DiGraph()
     found.add_nodes_from(kept)
     inside = set(kept)
     for node in kept:
-        for value in graph.successors(node):
+        for value in [node] if node[0] == "value" else graph.successors(node):
             found.add_edges_from((node, n) for n in graph.successors(value) if n in inside)
     return found
 

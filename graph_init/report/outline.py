@@ -77,7 +77,10 @@ def outline(model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT
     return {
         "nodes": sum(key[0] == "node" for key in graph),
         "computing": sum(key[0] == "node" for key in kept),
-        "depth": networkx.dag_longest_path_length(steps, default_weight=1) + 1 if steps else 0,
+        "depth": sum(
+            any(key[0] == "node" for key in steps.nodes[s]["members"])
+            for s in networkx.dag_longest_path(steps, default_weight=1)
+        ),
         "chains": count,
         "joins": joins,
         "folded": folded,

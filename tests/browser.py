@@ -15,7 +15,6 @@ import pytest
 
 #: Set by what has installed a browser: then its absence is a failure.
 REQUIRED = "GRAPH_INIT_REQUIRE_BROWSER"
-_SECONDS = 30.0
 
 
 def find_browser() -> tuple[str, str]:
@@ -33,7 +32,9 @@ def find_browser() -> tuple[str, str]:
 class Browser:
     """A browser that saves into ``folder``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds: float = 30.0) -> None:
+        """``seconds``: how long is waited for what a page does."""
+        self._seconds = seconds
         webdriver = pytest.importorskip("selenium.webdriver")
         from selenium.webdriver.chrome.options import Options
         from selenium.webdriver.chrome.service import Service
@@ -63,7 +64,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, test: Callable[[], Any]) -> Any:
-        end = time.monotonic() + _SECONDS
+        end = time.monotonic() + self._seconds
         while not (found := test()):
             assert time.monotonic() < end, "the page does not get there"
             time.sleep(0.05)

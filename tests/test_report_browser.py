@@ -57,8 +57,16 @@ def pages(
     return found
 
 
-def column(browser: Browser, table: str, number: int) -> list[str]:
-    return browser.texts(f"#{table} tbody tr:not([hidden]) > :nth-child({number})")
+def place(browser: Browser, key: str) -> int:
+    """Which column of the overview has this key, from 1."""
+    keys = "return [...document.querySelectorAll('#models thead th')].map((h) => h.dataset.key)"
+    return int(browser.run(keys).index(key)) + 1
+
+
+def column(browser: Browser, key: str) -> list[str]:
+    """Texts of the overview's rows that are shown."""
+    number = place(browser, key)
+    return browser.texts(f"#models tbody tr:not([hidden]) > :nth-child({number})")
 
 
 @pytest.mark.parametrize("kind", ["initialize", "compare", "zoo"])
@@ -101,12 +109,13 @@ def test_columns_are_sorted_by_mouse_and_keyboard(browser: Browser, pages: dict[
     from selenium.webdriver.common.keys import Keys
 
     browser.open(pages["zoo"])
-    head = "#models thead th:nth-child(3)"
+    head = "#models thead [data-key=gradient_deviation_before]"
 
     def values() -> list[float | None]:
         found = browser.run(
-            "return [...document.querySelectorAll('#models tbody tr > :nth-child(3)')]"
-            ".map((c) => c.dataset.v)"
+            "return [...document.querySelectorAll('#models tbody tr > :nth-child('"
+            " + arguments[0] + ')')].map((c) => c.dataset.v)",
+            place(browser, "gradient_deviation_before"),
         )
         return [float(v) if v else None for v in found]
 
@@ -121,9 +130,11 @@ def test_columns_are_sorted_by_mouse_and_keyboard(browser: Browser, pages: dict[
     assert browser.element(head).get_attribute("aria-sort") == "descending"
     browser.press(Keys.TAB, Keys.SPACE)
     assert browser.element(head).get_attribute("aria-sort") is None
-    assert browser.element("#models thead th:nth-child(4)").get_attribute("aria-sort")
+    assert browser.element("#models thead [data-key=gradient_deviation_after]").get_attribute(
+        "aria-sort"
+    )
     browser.element("#models thead th:nth-child(1) button").click()
-    names = column(browser, "models", 1)
+    names = column(browser, "name")
     assert names.index("family0/model-3.onnx") < names.index("family0/model-12.onnx")
 
 
@@ -135,17 +146,17 @@ def test_rows_are_filtered(browser: Browser, pages: dict[str, Path]) -> None:
     count = "#overview [data-for=models] output"
     browser.element("#overview [data-for=models] input").click()
     browser.press("FAMILY1")
-    assert all(n.startswith("family1/") for n in column(browser, "models", 1))
+    assert all(n.startswith("family1/") for n in column(browser, "name"))
     assert browser.texts(count) == ["13 of 48 rows"]
     Select(browser.element("select[name=status]")).select_by_visible_text("failed")
-    assert set(column(browser, "models", 2)) == {"failed"}
+    assert set(column(browser, "status")) == {"failed"}
     browser.element("select[name=reason]").send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
-    shown = column(browser, "models", 8 + 1)
+    shown = column(browser, "reason")
     assert len(set(shown)) == 1 and shown[0].startswith("ModelFileError")
     name, text = browser.saved(browser.element("#overview [data-for=models] button").click)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert name == "Models_graph-init-models.csv"
-    assert [row["name"] for row in rows] == column(browser, "models", 1)
+    assert [row["name"] for row in rows] == column(browser, "name")
     assert {row["status"] for row in rows} == {"failed"}
 
 
@@ -258,9 +269,9 @@ def test_a_thousand_models_stay_usable(
     target = tmp_path / "many.html"
     report.write_zoo(*report_cases.zoo(1000, content), target)
     browser.open(target)
-    assert len(column(browser, "models", 1)) == 1000
-    browser.element("#models thead th:nth-child(3) button").click()
+    assert len(column(browser, "name")) == 1000
+    browser.element("#models thead [data-key=seconds] button").click()
     browser.element("#overview [data-for=models] input").send_keys("model-998")
-    assert len(column(browser, "models", 1)) == 1
+    assert len(column(browser, "name")) == 1
     browser.element("#models tbody tr:not([hidden]) a").click()
     browser.until(lambda: browser.texts("#route h1") == ["family2/model-998.onnx"])

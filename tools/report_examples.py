@@ -62,13 +62,15 @@ def make(folder: Path) -> list[Path]:
     """Write the reports; returns their paths."""
     cnn = folder / "cnn.onnx"
     export_cnn(cnn)
-    result = graph_init.initialize(LIGHT / "light_squeezenet.onnx", scheme="truncated-normal")
+    result = graph_init.initialize(
+        LIGHT / "light_squeezenet.onnx", scheme="truncated-normal", steps=10
+    )
     result.save_report(folder / "squeezenet.html")
     result = graph_init.initialize(
         cnn, data=digits(), loss="cross-entropy", optimizer="sign", steps=200
     )
     result.save_report(folder / "cnn.html")
-    plan = graph_init.Plan(seeds=3, updates=200)
+    plan = graph_init.Plan(seeds=2, updates=100)
     found = graph_init.compare(cnn, digits(), plan=plan, loss="cross-entropy")
     found.save_report(folder / "comparison.html")
     return [folder / f"{name}.html" for name in ("squeezenet", "cnn", "comparison")]

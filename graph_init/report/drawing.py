@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graph_init.report import lanes, text
+from graph_init.report.outline import INPUT
 from graph_init.report.view import Drawing, Step, Tensor
 
 #: So many scalable tensors of a row have a line of their own.
@@ -38,7 +39,7 @@ def draw(
         Step(
             piece,
             height,
-            _operators(row["operators"], graph["folded"]),
+            _operators(row, graph["folded"]),
             row["name"] + (f" and {row['nodes'] - 1} more" if row["nodes"] > 1 else ""),
             [_tensor(by_name[n], factors, largest) for n in names[:_LINES]],
             _rest(row["tensors"], names),
@@ -59,8 +60,11 @@ def operators(graph: Mapping[str, Any]) -> str:
     return ", ".join(f"{op} {count:,}" for op, count in graph["operators"].items())
 
 
-def _operators(counted: Sequence[tuple[str, int]], folded: str) -> str:
-    names = [op if count == 1 else f"{op} ×{count}" for op, count in counted]
+def _operators(row: Mapping[str, Any], folded: str) -> str:
+    """What a row does: its operators, and of an input its name."""
+    names = [op if count == 1 else f"{op} ×{count}" for op, count in row["operators"]]
+    if names[0] == INPUT:
+        names[0] = f"{INPUT} {row['name']}"
     if len(names) > _OPERATORS:
         names = [*names[: _OPERATORS - 1], f"{len(names) - _OPERATORS + 1} more"]
     return (" → " if folded == "chains" else ", ").join(names)

@@ -53,8 +53,10 @@ def page(content: Content) -> Page:
 
 def _subtitle(result: Content) -> str:
     scales = result["scales"]
-    words = f"{_changed(scales)} of {len(scales)} scales changed, in {result['seconds']:.1f} s"
-    return words + (", interrupted" if result["interrupted"] else "")
+    words = f"{_changed(scales)} of {len(scales)} scales changed"
+    if result.get("seconds") is not None:
+        words += f", in {result['seconds']:.1f} s"
+    return words + (", interrupted" if result.get("interrupted") else "")
 
 
 def _changed(scales: Mapping[str, float]) -> int:

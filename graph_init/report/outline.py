@@ -23,7 +23,7 @@ from graph_init.parameters import Parameter, to_networkx
 LIMIT = 250
 
 #: What stands in a row for a graph input, beside the types of operators.
-_INPUT = "input"
+INPUT = "input"
 
 _Key = tuple[str, int]
 
@@ -113,7 +113,7 @@ def _computing(graph: Any) -> list[_Key]:
     before = networkx.ancestors(around, sink) if sink in around else set()
     inputs = [k for k, role in roles if role == "input" and k in before]
     for key in inputs:
-        graph.nodes[key]["op_type"] = _INPUT
+        graph.nodes[key]["op_type"] = INPUT
     nodes = [k for k in graph if k[0] == "node"]
     found = [k for k in nodes if k in after and k in before]
     return [*inputs, *found] if found else nodes

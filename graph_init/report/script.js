@@ -53,7 +53,9 @@
     keyed.sort((a, b) => order(a[0], b[0]));
     for (const th of find(table, "th[aria-sort]")) th.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    table.tBodies[0].append(...keyed.map(([, row]) => row));
+    const sorted = document.createDocumentFragment();
+    for (const [, row] of keyed) sorted.append(row);
+    table.tBodies[0].append(sorted);
   }
 
   function enhance(table) {
@@ -65,6 +67,7 @@
     });
     const tools = table.closest("section, details").querySelector(`.tools[data-for="${table.id}"]`);
     const rows = [...table.tBodies[0].rows];
+    const name = table.caption.textContent;
     const tests = [];
     const count = make("output");
     const refresh = () => {
@@ -76,6 +79,7 @@
       count.textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
     };
     const control = (title, element, event, test) => {
+      element.setAttribute("aria-label", `${title}: ${name}`);
       element.addEventListener(event, refresh);
       tests.push(test);
       tools.append(make("label", {}, title, element));
@@ -98,6 +102,7 @@
       count.setAttribute("aria-live", "polite");
     }
     const button = make("button", { type: "button", textContent: "Save as CSV" });
+    button.setAttribute("aria-label", `Save as CSV: ${name}`);
     button.addEventListener("click", () => save(`${saveName(document.title)}-${table.id}.csv`, "text/csv", csv(table)));
     tools.append(button);
   }

@@ -13,11 +13,12 @@ from graph_init.report.view import Chart, Column, Figure, Page, Section, Table
 
 Row = Mapping[str, Any]
 
-#: Keys of a row. Each is optional but ``name`` and ``status``; ``peak_memory`` is in bytes, and
-#: ``reason`` is what failures are grouped by.
+#: Keys of a row. Each is optional but ``name`` and ``status``; ``elements`` are those of trainable
+#: tensors, ``peak_memory`` is in bytes, ``collapsed`` says whether the state after tuning looks so,
+#: and ``reason`` is what failures are grouped by.
 KEYS = (
-    "name", "status", "gradient_deviation_before", "gradient_deviation_after", "vanished_before",
-    "vanished_after", "seconds", "peak_memory", "reason", "message",
+    "name", "status", "elements", "gradient_deviation_before", "gradient_deviation_after",
+    "vanished_before", "vanished_after", "collapsed", "seconds", "peak_memory", "reason", "message",
 )  # fmt: skip
 DONE = "done"
 
@@ -38,6 +39,7 @@ def overview(
             **row,
             "reason": row["reason"] or "",
             "message": row["message"] or "",
+            "collapsed": row["collapsed"] if row["status"] == DONE else None,
             "memory": None if row["peak_memory"] is None else row["peak_memory"] / 2**20,
             "page": f"#/{address(row['name'])}" if has_page(row["name"]) else None,
         }
@@ -95,17 +97,24 @@ def _models(rows: Sequence[Row]) -> Section:
     columns = [
         Column("name", "model"),
         Column("status", "status", choices=True),
+        Column("elements", "elements", "count"),
         Column("gradient_deviation_before", "GD before", "number"),
         Column("gradient_deviation_after", "GD after", "number"),
         Column("vanished_before", "vanished before", "share"),
         Column("vanished_after", "vanished after", "share"),
+        Column("collapsed", "looks collapsed", "flag", choices=True),
         Column("seconds", "seconds", "seconds"),
         Column("memory", "peak MiB", "memory"),
     ]
     if any(row["status"] != DONE for row in rows):
         columns += [Column("reason", "reason", choices=True), Column("message", "message")]
     table = Table("models", "Models", columns, rows, "name", open=True, links="page")
-    return Section("all-models", "Models", ["GD is gradient deviation."], tables=[table])
+    return Section(
+        "all-models",
+        "Models",
+        ["GD is gradient deviation; a model’s name leads to its page."],
+        tables=[table],
+    )
 
 
 def _spread(rows: Sequence[Row]) -> list[Section]:

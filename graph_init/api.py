@@ -26,6 +26,7 @@ from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue, save, with_values
 from graph_init.parameters import Parameter, analyze
 from graph_init.schemes import Settings
+from graph_init.tuning import fitting
 from graph_init.version import __version__
 from graph_init.workload import Options, build
 
@@ -58,6 +59,8 @@ class Initialized:
     #: The options as they took effect, and the number of the history's entry that was taken.
     settings: dict[str, Any]
     best_step: int
+    #: What was not as it should be, and what was done about it, in sentences.
+    notes: list[str] = field(default_factory=list)
     output: str | None = None
     #: The framework's model with the new values, if one was given, and these by their names there.
     updated: Any = field(default=None, repr=False)
@@ -112,6 +115,7 @@ class Initialized:
             "interrupted": self.interrupted,
             "settings": self.settings,
             "best_step": self.best_step,
+            "notes": self.notes,
         }
 
 
@@ -257,15 +261,24 @@ def initialize(
     filled, values = state.filled, state.values
     run = prepare(workload, values)
     if not run.scaled:
+        p = max((p for p in parameters if p.trainable), key=lambda p: int(np.prod(p.shape)))
         raise UnsupportedModelError(
-            "no parameter is scalable; see `graph-init inspect`, and --trainable"
+            f"no parameter is scalable ('{p.name}': {p.reason}); see `graph-init inspect`, and "
+            "--trainable"
         )
     held_out = [-1 - k for k in range(HELD_OUT)]
-    before = run.measure(held_out, np.ones(len(run.scaled)), False)
+    mends = kind.tries and steps > 0
+    before = run.measure(held_out, np.ones(len(run.scaled)), False, strict=not mends)
     tuner = kind.prepare(run, workload, parameters)
     result = tuner(values, run.source, steps, on_step)
     # The written factor is the float32 one that was measured.
     factors = {n: float(np.float32(s)) for n, s in zip(run.scaled, result.scales, strict=True)}
+    notes = [f"at the start {before.problem}"] if before.problem else []
+    dtypes = {p.name: p.dtype.lower() for p in parameters}
+    for n, factor in factors.items():
+        if (limit := fitting.limit(factor, values[n], dtypes[n])) is not None:
+            factors[n] = limit.taken
+            notes.append(limit.sentence(n, dtypes[n]))
     after = run.measure(held_out, np.array(list(factors.values())), False)
     for p in parameters:
         if p.tied_to in factors and p.trainable:
@@ -298,7 +311,7 @@ def initialize(
         updated = subject.write(tensors)
     return Initialized(
         before, after, len(result.history), time.perf_counter() - start, result.history, factors,
-        provenance, result.interrupted, settings, result.best_step,
+        provenance, result.interrupted, settings, result.best_step, notes,
         updated=updated, tensors=tensors, _subject=subject, _values=new, _parameters=parameters,
     )  # fmt: skip
 
@@ -396,7 +409,9 @@ class _Scaled:
         with np.errstate(over="ignore"):
             new = (base.astype(np.float64) * self.factor).astype(source.dtype)
         memory.release(source)
-        if not np.isfinite(new.astype(np.float64)).all():
+        # An element may not become infinite, nor all of them zero.
+        lost = np.isfinite(base) & ~np.isfinite(new)
+        if lost.any() or (base.any() and not new.any()):
             raise NumericalError(
                 f"'{self.name}' times {self.factor:g} does not fit {source.dtype}; nothing was "
                 "written. Use a wider type for the model"

@@ -16,7 +16,7 @@ from graph_init.deviation.result import EPSILON
 #: Share of elements below ε from which on a gradient counts as vanished: the whole, a tensor's.
 _MOSTLY, _WHOLLY = 0.5, 0.999
 #: Below this deviation the output does not tell one input from another.
-_DEAD = 1e-3
+DEAD = 1e-3
 #: So many tensors are named.
 _NAMED = 3
 
@@ -40,7 +40,7 @@ def warnings(parameters: Sequence[Mapping[str, Any]], output_std: float) -> list
     if cut:
         more = f" and {len(cut) - _NAMED} more" if len(cut) > _NAMED else ""
         found.append(f"no gradient reaches {', '.join(map(repr, cut[:_NAMED]))}{more}")
-    if output_std < _DEAD:
+    if output_std < DEAD:
         found.append(
             f"the output's standard deviation is {output_std:.2g}: the signal dies on its way"
         )

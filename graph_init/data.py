@@ -199,7 +199,7 @@ def check_arrays(
         )
     result: dict[str, Array] = {}
     for name, value in wanted.items():
-        array = np.asarray(arrays[name]).astype(helper.tensor_dtype_to_np_dtype(value.dtype))
+        array = _converted(name, np.asarray(arrays[name]), value)
         expected: Shape = value.dims
         if value in objective.targets and array.shape != expected and array[:1].size == 1:
             array = array.reshape(array.shape[0], *expected[1:])
@@ -213,6 +213,40 @@ def check_arrays(
     if len({a.shape[0] for a in result.values()}) > 1:
         raise UsageError("--data: the arrays have different numbers of rows")
     return result
+
+
+def _converted(name: str, array: Array, value: Value) -> Array:
+    """``array`` in the type that the graph wants, which must hold what is in it."""
+    wanted = helper.tensor_dtype_to_np_dtype(value.dtype)
+    if array.dtype.kind not in _NUMBERS and array.dtype.name not in _NARROW:
+        raise UsageError(
+            f"--data: '{name}' has elements of type {array.dtype}; the model wants {wanted}"
+        )
+    with np.errstate(all="ignore"):
+        result: Array = array.astype(wanted)
+    if value.is_float:
+        _check_finite(name, result)
+    elif array.dtype.kind == "f" and (result != array).any():
+        raise UsageError(
+            f"--data: '{name}' has fractions or NaN, but the model wants {wanted}; labels are "
+            "class numbers"
+        )
+    return result
+
+
+#: Kinds of numpy's element types that are numbers, and names of those that numpy has from others.
+_NUMBERS, _NARROW = "biuf", frozenset({"bfloat16"})
+
+
+def _check_finite(name: str, array: Array) -> None:
+    """UsageError that says in which row the first NaN or +∞ is; −∞ is what masks are made of."""
+    bad = np.isnan(array) | np.isposinf(array)
+    if bad.any():
+        first = int(np.argmax(bad.reshape(len(array), -1).any(axis=1))) if array.ndim else 0
+        raise UsageError(
+            f"--data: '{name}' holds {int(bad.sum())} NaN or infinite numbers of {array.size} "
+            f"(the first in row {first}); the model computes in float32"
+        )
 
 
 def _check_labels(term: Term, labels: Array) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,13 +13,19 @@ from graph_init import problem as problems
 from graph_init.autodiff import primal
 from graph_init.builder import Array
 from graph_init.data import Layout, Source
-from graph_init.deviation import taylor
+from graph_init.deviation import blame, taylor
 from graph_init.deviation.finite_difference import FiniteDifference
 from graph_init.deviation.gradients import Setting, Weights
-from graph_init.deviation.result import EPSILON, Evaluation, require_finite
+from graph_init.deviation.result import EPSILON, Evaluation, failure
 from graph_init.deviation.sliced import SlicedTaylor
 from graph_init.engine import memory
+from graph_init.errors import NumericalError
 from graph_init.workload import Options, Workload
+
+_REMEDY = (
+    "start from a scheme, for example --scheme he, or let `graph-init initialize` restore the "
+    "signal (--optimizer signal)"
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,25 @@ class Measurement:
     parameters: list[dict[str, Any]]
     output_std: float
     loss_kind: str
+    #: Why the numbers are not finite, where that is allowed.
+    problem: str | None = None
 
     @property
     def warnings(self) -> list[str]:
         """What makes the state look collapsed, in sentences."""
+        if self.problem is not None:
+            return [self.problem]
         return collapse.warnings(self.parameters, self.output_std)
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "warnings": self.warnings}
+        """Its fields; numbers that are not finite, which JSON has not, are null."""
+        content = {k: _finite(v) for k, v in vars(self).items() if k != "problem"}
+        rows = [{k: _finite(v) for k, v in row.items()} for row in self.parameters]
+        return {**content, "parameters": rows, "warnings": self.warnings}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 class Step(Protocol):
@@ -62,7 +79,14 @@ class Evaluator:
     source: Source
     step: Step
     scaled: list[str]
+    workload: Workload
+    values: Mapping[str, Array]
     method: str = "taylor"
+
+    def move(self, values: Mapping[str, Array]) -> None:
+        """Evaluate other parameters from now on."""
+        self.step.move(values)
+        self.values = values
 
     @property
     def names(self) -> list[str]:
@@ -75,11 +99,34 @@ class Evaluator:
             memory.release(values[n])
         return norms
 
-    def measure(self, numbers: Sequence[int], scales: Array, slopes: bool) -> Measurement:
-        """The mean over the batches with these numbers."""
+    def problem_of(self, found: Evaluation, number: int, scales: Array) -> blame.Finding | None:
+        """Why what was ``found`` on a batch is not finite: the first data, node or parameter."""
+        failed = failure(found)
+        if failed is None:
+            return None
+        words, places = failed
+        if len(places):
+            first = blame.backward(self.workload, [self.names[k] for k in places])
+            return blame.Finding(words.format(first))
+        factors = dict(zip(self.scaled, np.asarray(scales, np.float32), strict=True))
+        with np.errstate(all="ignore"):
+            own = {n: self.values[n] * factors.get(n, np.float32(1)) for n in self.names}
+        finding = blame.forward(self.workload, own, self.source.batch(number))
+        return replace(finding, words=words.format(finding.words))
+
+    def measure(
+        self, numbers: Sequence[int], scales: Array, slopes: bool, *, strict: bool = True
+    ) -> Measurement:
+        """The mean over the batches with these numbers.
+
+        Raises NumericalError, unless it is not ``strict``, if they are not finite.
+        """
         found = [self.step(self.source.batch(n), scales) for n in numbers]
-        for evaluation in found:
-            require_finite(evaluation, self.names)
+        problem = None
+        for evaluation, number in zip(found, numbers, strict=True):
+            problem = problem or self.problem_of(evaluation, number, scales)
+        if problem is not None and strict:
+            raise NumericalError(f"{problem.words}; {problem.remedy or _REMEDY}")
 
         def mean(get: Callable[[Evaluation], Any]) -> Any:
             return sum(get(e) for e in found) / len(found)
@@ -88,6 +135,11 @@ class Evaluator:
         vanished = mean(lambda e: e.vanished.astype(np.float64))
         squares = mean(lambda e: e.value_squares.astype(np.float64))
         log_slopes = mean(lambda e: e.log_scale_gradient) if slopes else None
+        if strict and log_slopes is not None and not np.isfinite(log_slopes).all():
+            first = self.scaled[int(np.argmin(np.isfinite(log_slopes)))]
+            raise NumericalError(
+                f"the derivative of gradient deviation in the scale of '{first}' is not finite"
+            )
         rows = []
         for k, p in enumerate(self.problem.parameters):
             elements = int(np.prod(p.shape))
@@ -115,6 +167,7 @@ class Evaluator:
             rows,
             float(mean(lambda e: e.extras[0])),
             self.problem.objective.kind,
+            None if problem is None else problem.words,
         )
 
 
@@ -125,7 +178,9 @@ def prepare(workload: Workload, values: Mapping[str, Array]) -> Evaluator:
     with memory.uncollected():
         step = _step(problem, values, scaled, workload.layout, workload.options)
     memory.trim()
-    return Evaluator(problem, workload.source, step, scaled, workload.options.method)
+    return Evaluator(
+        problem, workload.source, step, scaled, workload, values, workload.options.method
+    )
 
 
 def _step(

@@ -201,5 +201,6 @@ def initial_values(loaded: LoadedModel) -> dict[str, Array]:
             raise ModelFileError(f"initializer '{name}' has no data")
         array = value.const_value.numpy()
         kind = int(value.const_value.dtype.value)
-        values[name] = np.ascontiguousarray(array, np.float32) if kind in FLOATS else array
+        with np.errstate(over="ignore"):  # found, and named, when the loss is not finite
+            values[name] = np.ascontiguousarray(array, np.float32) if kind in FLOATS else array
     return values

@@ -56,7 +56,8 @@ class Published:
 class Kind:
     """``steps`` by default; ``slopes``: whether it needs the derivative of gradient deviation.
 
-    ``tries``: its history has an entry a state that it tries, not one a step.
+    ``tries``: its history has an entry a state that it tries, not one a step; and it can start
+    where the numbers are not finite.
     """
 
     prepare: Callable[[Evaluator, Workload, Sequence[Parameter]], Tuner]

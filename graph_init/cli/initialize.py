@@ -79,6 +79,7 @@ def initialize(
         result.save_report(report_file)
     if result.interrupted:
         err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
+    warn(result.notes)
     warn(f"after tuning, {sentence}" for sentence in result.after.warnings)
     if as_json:
         return print_json(result.to_json())

@@ -176,7 +176,7 @@ def _states(
         try:
             if tuned:
                 values = _tuned(run, tuner, values, source, plan.tuning_steps)
-            run.step.move(values)
+            run.move(values)
             found = run.measure([-1, -2], ones, False)
         except NumericalError as error:
             states.append(State(name, scheme, tuned, seed, None, str(error)))
@@ -196,7 +196,7 @@ def _tuned(
     steps: int,
 ) -> dict[str, Array]:
     """``values`` with the scales that the tuner finds."""
-    run.step.move(values)
+    run.move(values)
     result = tuner(values, source, steps)
     if result.interrupted:
         raise KeyboardInterrupt

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from graph_init.builder import Array
-from graph_init.errors import NumericalError
 
 #: ε of the published algorithm.
 EPSILON = 1e-5
@@ -28,7 +27,8 @@ class Statistics:
 class Evaluation:
     """Gradient deviation on one batch; ``log_scale_gradient`` has one element a scaled tensor.
 
-    ``deviation_sums``, ``vanished`` and ``value_squares`` are those of :class:`Statistics`.
+    ``deviation_sums``, ``vanished``, ``gradient_squares`` and ``value_squares`` are those of
+    :class:`Statistics`.
     """
 
     loss: float
@@ -37,6 +37,7 @@ class Evaluation:
     vanished_fraction: float
     deviation_sums: Array
     vanished: Array
+    gradient_squares: Array
     value_squares: Array
     log_scale_gradient: Array
     extras: tuple[float, ...]
@@ -57,23 +58,25 @@ def evaluation(
         float(statistics.vanished.astype(np.float64).sum() / elements),
         statistics.deviation,
         statistics.vanished,
+        statistics.gradient_squares,
         statistics.value_squares,
         log_scale_gradient.astype(np.float64),
         tuple(float(e) for e in extras),
     )
 
 
-def require_finite(found: Evaluation, names: Sequence[str]) -> None:
-    """NumericalError that says which number failed first, and in which parameter."""
+def failure(found: Evaluation) -> tuple[str, Array] | None:
+    """What failed first, in words with the place of a tensor in them, and at which parameters.
+
+    None if all numbers are finite. A loss that is not finite is of no parameter.
+    """
     if not np.isfinite(found.loss):
-        raise NumericalError(
-            f"the loss is {found.loss}: the forward pass overflows; start from a scheme, "
-            "for example --scheme he"
-        )
-    if not np.isfinite(found.gradient_deviation):
-        bad = np.flatnonzero(~np.isfinite(found.deviation_sums))
-        where = f" in '{names[bad[0]]}'" if len(bad) else ""
-        raise NumericalError(
-            f"the gradient deviation{where} is not finite; start from a scheme, for example "
-            "--scheme he"
-        )
+        return f"the loss is {found.loss:g}: {{}}", np.zeros(0, int)
+    for words, numbers in (
+        ("the gradient of {} is not finite, or too large for float32", found.gradient_squares),
+        ("the change of the gradient of {} is not finite", found.deviation_sums),
+    ):
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if len(bad):
+            return words, bad
+    return None

@@ -79,7 +79,7 @@ def tune(
     interrupted = False
     try:
         for number in range(steps):
-            scales = current / initial
+            scales = np.divide(current, initial, out=np.ones_like(initial), where=initial > 0)
             found = evaluate(scales, number)
             entry = {
                 "step": number,
@@ -95,8 +95,8 @@ def tune(
             if number == 0:
                 if not finite:
                     raise NumericalError(
-                        "gradient deviation is not finite at the start; fill the weights with "
-                        "--scheme he first"
+                        "gradient deviation or its derivative is not finite at the start; fill "
+                        "the weights with --scheme he first"
                     )
                 limit = found.vanished_fraction + _MAY_VANISH * (1 - found.vanished_fraction)
             history.append(entry)

@@ -5,19 +5,22 @@ Two states are compared with the start: every layer's output has unit deviation 
 the weights as they are, and the last layer's one of :data:`HEADS`. Each is trained for a few
 updates of SGD with momentum on one batch, at several learning rates; the one that learns that batch
 best is taken. Where the trials cannot tell, the start is kept if its output has a sound deviation.
+If none of these states is alive (numbers overflow, or the signal dies before it can be measured),
+the same is done once more from weights of deviation 1/√fan-in.
 What this rests on is in docs/tuning.md.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from graph_init import collapse
 from graph_init.builder import Array
 from graph_init.data import Source
 from graph_init.deviation.result import Evaluation
@@ -100,29 +103,58 @@ class Signal:
         found: list[Tried] = []
         interrupted = False
         try:
-            for number, (name, scales) in enumerate(self.candidates(values, source)):
-                tried = self.trial(values, scales, source, steps)
-                measured = self._run.step(source.batch(-1), scales)
-                history.append({"step": number, "state": name, **_entry(measured, tried)})
-                found.append(replace(tried, output=measured.extras[0]))
-                if on_step is not None:
-                    on_step(history[-1])
+            with np.errstate(all="ignore"):
+                for name, scales in self._states(values, source, found):
+                    tried = self.trial(values, scales, source, steps)
+                    measured = self._run.step(source.batch(-1), scales)
+                    history.append({"step": len(found), "state": name, **_entry(measured, tried)})
+                    found.append(replace(tried, output=measured.extras[0]))
+                    if on_step is not None:
+                        on_step(history[-1])
         except KeyboardInterrupt:
             interrupted = True
         if not interrupted and not any(np.isfinite(t.last) for t in found):
+            start = self._run.problem_of(self._run.step(source.batch(-1), ones), -1, ones)
             raise NumericalError(
-                "the numbers are not finite at the start, nor with the signal restored; fill the "
-                "weights with --scheme he first"
+                "no state has finite numbers, neither the start nor one with the signal restored; "
+                + (f"at the start {start.words}" if start else "every trial diverges")
+                + f"; {(start and start.remedy) or 'try --scheme he'}"
             )
         best = _choose([t for t in found if np.isfinite(t.last)])
         place = next((k for k, t in enumerate(found) if t is best), 0)
         return TuningResult(ones if best is None else best.scales, place, history, interrupted)
 
+    def _states(
+        self, values: Mapping[str, Array], source: Source, found: Sequence[Tried]
+    ) -> Iterator[tuple[str, Array]]:
+        """The candidates; and others, if all that has been ``found`` of these is dead."""
+        yield from self.candidates(values, source)
+        if not any(t.alive for t in found):
+            base = self._by_fan_in(values)
+            for name, scales in self._restored_states(values, source, base):
+                yield f"{name}, from 1/√fan-in", scales
+
+    def _by_fan_in(self, values: Mapping[str, Array]) -> dict[str, float]:
+        """Factors that give every scaled tensor a deviation of 1/√fan-in; 1 for zeros."""
+        factors = {}
+        for p in self._parameters:
+            if p.name in self._run.scaled:
+                size = float(np.sqrt(np.mean(np.square(values[p.name], dtype=np.float64))))
+                if np.isfinite(size) and size:
+                    factors[p.name] = float(np.float32(1 / (size * np.sqrt(p.fan_in or 1))))
+        return factors
+
     def candidates(self, values: Mapping[str, Array], source: Source) -> list[tuple[str, Array]]:
         """The start, and the states with the signal restored that differ from it."""
+        start = (_START, np.ones(len(self._run.scaled)))
+        return [start, *self._restored_states(values, source)]
+
+    def _restored_states(
+        self, values: Mapping[str, Array], source: Source, base: Mapping[str, float] | None = None
+    ) -> list[tuple[str, Array]]:
         names = self._run.scaled
-        restored, heads = self.restored(values, source)
-        states = [(_START, np.ones(len(names)))]
+        restored, heads = self.restored(values, source, base)
+        states = []
         for deviation in HEADS if heads else (1.0,):
             factors = {n: f * (deviation if n in heads else 1.0) for n, f in restored.items()}
             scales = np.array([factors.get(n, 1.0) for n in names])
@@ -141,10 +173,10 @@ class Signal:
         return (problem, names), session, frozenset(set(names) - visitor.inner)
 
     def restored(
-        self, values: Mapping[str, Array], source: Source
+        self, values: Mapping[str, Array], source: Source, base: Mapping[str, float] | None = None
     ) -> tuple[dict[str, float], frozenset[str]]:
-        """Factors that restore the signal, and the last layers."""
-        factors = {}
+        """Factors that restore the signal, found from the ``base`` factors; and the last layers."""
+        factors = dict(base or {})
         for p in self._parameters:
             if p.name in self._run.scaled and p.kind in _BY_FAN_IN and p.fan_in:
                 size = float(np.sqrt(np.mean(np.square(values[p.name], dtype=np.float64))))
@@ -210,6 +242,11 @@ class Tried:
     first: float
     last: float
     output: float = 1.0  # its deviation
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can learn at all: some trial stays finite, and the output is not constant."""
+        return bool(np.isfinite(self.last) and collapse.DEAD <= self.output < np.inf)
 
 
 def _choose(tried: Sequence[Tried]) -> Tried | None:

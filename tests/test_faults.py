@@ -349,7 +349,11 @@ def test_a_signal_ends_a_run_and_leaves_the_old_output(number: int, tmp_path: Pa
         "--updates", "100000000", "--seeds", "1",
     )  # fmt: skip
     process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
-    time.sleep(4)
+    working = f"/proc/{process.pid}/maps"  # once the engine is there, it is at work
+    deadline = time.monotonic() + 60
+    while "onnxruntime_pybind" not in Path(working).read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
     process.send_signal(number)
     try:
         _, said = process.communicate(timeout=60)

@@ -98,6 +98,8 @@ def test_starts_that_overflow_or_die_are_restored(factor: float, tmp_path: Path)
         content = json.loads(json.dumps(result.to_json(), allow_nan=False))
         assert content["before"]["loss"] is None and content["notes"] == result.notes
     result.save(tmp_path / "o.onnx")
+    result.save_report(tmp_path / "r.html")
+    assert all("MatMul" in n and n[:20] in (tmp_path / "r.html").read_text() for n in result.notes)
     assert graph_init.measure(tmp_path / "o.onnx").loss == pytest.approx(result.after.loss, rel=0.5)
 
 

@@ -35,7 +35,7 @@ def page(content: Content) -> Page:
             Figure(title, shown(before[key], form), shown(after[key], form))
             for title, key, form in FIGURES
         ],
-        _warnings(before["warnings"], after["warnings"]),
+        _warnings(before["warnings"], after["warnings"], result["notes"]),
         [
             *_history(result),
             _scales(listed, scales),
@@ -63,9 +63,11 @@ def _changed(scales: Mapping[str, float]) -> int:
     return sum(factor != 1 for factor in scales.values())
 
 
-def _warnings(before: Sequence[str], after: Sequence[str]) -> list[str]:
+def _warnings(before: Sequence[str], after: Sequence[str], notes: Sequence[str]) -> list[str]:
     both = [w for w in before if w in after]
+    before = [w for w in before if not any(w in note for note in notes)]
     return [
+        *notes,
         *(f"before and after: {w}" for w in both),
         *(f"before: {w}" for w in before if w not in both),
         *(f"after: {w}" for w in after if w not in both),

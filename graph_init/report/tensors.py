@@ -29,20 +29,25 @@ def rows(
     place = {name: k for k, name in enumerate(order)}
     found: dict[str, dict[str, Any]] = {}
     for when, measurement in measured.items():
-        whole = measurement["gradient_deviation"] * measurement["elements"]
+        whole = _product(measurement["gradient_deviation"], measurement["elements"])
         for p in measurement["parameters"]:
             row = found.setdefault(
                 p["name"],
                 {k: p[k] for k in ("name", "kind", "shape", "elements", "scalable")}
                 | {"factor": factors.get(p["name"])},
             )
-            carried = p["gradient_deviation"] * p["elements"]
+            carried = _product(p["gradient_deviation"], p["elements"])
             row[f"norm_{when}"] = p["norm"]
             row[f"deviation_{when}"] = p["gradient_deviation"]
-            row[f"share_{when}"] = carried / whole if whole else None
+            row[f"share_{when}"] = carried / whole if whole and carried is not None else None
             row[f"vanished_{when}"] = p["vanished_fraction"]
     listed = sorted(found.values(), key=lambda row: place.get(row["name"], len(place)))
     return [{"order": k + 1, **row} for k, row in enumerate(listed)]
+
+
+def _product(number: float | None, elements: int) -> float | None:
+    """None where the number was not finite."""
+    return None if number is None else number * elements
 
 
 def table(listed: Sequence[Mapping[str, Any]]) -> Table:

@@ -46,7 +46,21 @@ class Inspection:
 
 @dataclass
 class Initialized:
-    """The result of :func:`initialize`: ``scales`` are factors on ``model``'s starting tensors."""
+    """The result of :func:`initialize`.
+
+    Attributes:
+        before: the start, filled by the scheme, on two held-out batches.
+        after: the same with the scales, on the same batches.
+        steps: entries of ``history``.
+        seconds: the whole call took.
+        history: a dictionary a step or tried state, with ``gradient_deviation`` and more.
+        scales: the factor on each scaled tensor of the start, by name.
+        provenance: what the file's ``metadata_props`` will say.
+        interrupted: whether Ctrl-C ended the tuning early.
+        output: where :meth:`save` wrote the model.
+        updated: the framework's model with the new values, if one was given.
+        tensors: these values by their names there, in the framework's own types and shapes.
+    """
 
     before: Measurement
     after: Measurement
@@ -150,9 +164,18 @@ def inspect(
 ) -> Inspection:
     """Every initializer of ``model``: what it is, and why.
 
-    ``model``, here and in the other functions, is a path, a ModelProto, an onnx_ir.Model, or a
-    model of a framework that has a frontend. Of the latter ``args`` and ``kwargs`` are an example
-    of what it is called with, and ``export`` holds options of its frontend.
+    Args:
+        model: here and in the other functions a path, a ModelProto, an onnx_ir.Model, or a model
+            of a framework that has a frontend.
+        args: an example of what a framework's model is called with; shapes count, values do not.
+        kwargs: the same by keyword.
+        export: options of the framework's frontend.
+        trainable: regular expressions; tensors in whose name one is found are parameters.
+        freeze: the same for tensors that are not.
+
+    Raises:
+        ModelFileError: The file is missing, unreadable or not valid ONNX.
+        UsageError: An expression is wrong, or is found in no name.
     """
     subject = frontends.take(model, args, kwargs, export)
     return Inspection(_analyzed(subject, trainable, freeze))
@@ -182,12 +205,36 @@ def measure(
 ) -> Measurement:
     """Gradient deviation of ``model`` as it is, on one batch (all of ``data`` if given).
 
-    ``method`` is exact (``taylor``), or compares the gradients before and after a step of
-    ``difference_step`` along the gradient (``finite-difference``). ``micro_batch`` rows are
-    computed at a time; the result is the whole batch's. What needs more than ``memory_limit``
-    (``"8GB"``; by default what is available) is refused before it starts.
+    The definition is that of MetaInit (Dauphin and Schoenholz, NeurIPS 2019), there called gradient
+    quotient, with ε = 1e-5. ``model``, ``args``, ``kwargs``, ``export``, ``trainable`` and
+    ``freeze`` are those of :func:`inspect`.
 
-    Raises :class:`GraphInitError` subclasses for everything that a user can mend.
+    Args:
+        data: arrays by input name, and ``target``: a mapping, an ``.npz`` file, a folder of
+            ``.npy`` files; or an iterable of batches. All arrays have as many rows. None: random
+            batches.
+        batch_size: rows of a random batch; 16 unless the model fixes it.
+        seed: of what is random.
+        loss: ``auto`` (by the operator before the output), ``cross-entropy`` (targets: integers of
+            the output's shape without the class axis), ``binary-cross-entropy`` or ``mse``
+            (targets: floats of the output's shape). Each is a mean over the target's elements.
+        output_name: the output that the loss reads; of several the losses are added.
+        dims: sizes of symbolic dimensions other than the batch; 32 for those not named.
+        batch_norm: ``eval``: running statistics; ``train``: the batch's own.
+        method: ``taylor``: Hg exactly; ``finite-difference``: (g(θ) − g(θ − h·g))/h in its place.
+        difference_step: h; by default h·‖g‖ is 0.0001 of ‖θ‖.
+        micro_batch: rows computed at a time, a divisor of the batch; the result is the batch's.
+        device: ``cpu`` or ``cuda``.
+        memory_limit: such as ``"8GB"``; what needs more is refused before it starts. By default
+            what is available.
+        scale_gradient: also ∂GD/∂log s of every scalable tensor, ``log_scale_gradient`` in its row.
+
+    Raises:
+        UsageError: An option or the data are wrong.
+        ModelFileError: The file is missing, unreadable or not valid ONNX.
+        UnsupportedModelError: A node cannot be differentiated, or memory does not suffice.
+        NumericalError: The loss or the deviation is not finite.
+        EngineError: The installed onnxruntime is no training build.
     """
     subject = frontends.take(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
@@ -231,16 +278,22 @@ def initialize(
 ) -> Initialized:
     """Find the norm of every scalable tensor from which the model trains well.
 
-    ``scheme`` says what the weights are before tuning (``keep``: as they are); its ``gain`` is a
-    factor on all of them, or ``"activation"`` for that of what follows each layer, and ``std``
-    belongs to ``truncated-normal``. ``optimizer`` restores the forward signal and tries which
-    state learns best (``signal``; ``steps`` are the 30 updates of a trial, the history has an
-    entry a state), or is the published one, which lowers gradient deviation (``sign``, 500
-    ``steps``, an entry each). ``on_step`` receives each history entry. The result holds the best
-    scales met, not the last.
+    The other arguments, and the errors, are those of :func:`measure`; with ``data`` batches of
+    ``batch_size`` rows are drawn. A framework's model is changed in place, where the framework's
+    models can be changed, and is the result's ``updated``; a model file is not touched. Should
+    anything fail, neither has changed. The result holds the best scales met, not the last.
 
-    A framework's model is changed in place, where the framework's models can be changed, and is the
-    result's ``updated``; a model file is not touched. Should anything fail, neither has changed.
+    Args:
+        scheme: what the weights are before tuning; ``keep``: as they are.
+        gain: a factor on the scheme's weights, or ``"activation"`` for that of what follows each
+            layer.
+        std: standard deviation of ``truncated-normal``; 0.02 by default.
+        steps: of ``signal`` the updates of a trial (30), of ``sign`` its steps (500); with 0 the
+            scales stay 1.
+        optimizer: ``signal`` restores the forward signal and tries which state learns best;
+            ``sign`` is MetaInit's, which lowers gradient deviation.
+        on_step: receives each entry of the history: one a state for ``signal``, one a step for
+            ``sign``.
     """
     start = time.perf_counter()
     kind = tuners.kind(optimizer)
@@ -338,9 +391,13 @@ def compare(
 ) -> Comparison:
     """Train ``model`` on ``data`` for a short while from several initial states.
 
-    ``plan`` says from which, with which optimisers and learning rates, and for how long. Scores are
-    taken on ``test``, or on rows held out. ``on_progress`` receives what is being done, how much of
-    it is done, and how much there is.
+    The other arguments, and the errors, are those of :func:`measure`.
+
+    Args:
+        data: rows to train on, as in :func:`measure`.
+        test: rows to score on; by default a share of ``data`` is held out.
+        plan: which states, optimisers, learning rates and seeds, and for how many updates.
+        on_progress: receives what is being done, how much of it is done, and how much there is.
     """
     subject = frontends.take(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
@@ -420,7 +477,13 @@ class _Scaled:
 
 
 def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> Applied:
-    """Multiply the tensors of ``model`` by the factors of a scales file (or its content)."""
+    """Multiply the tensors of ``model`` by the factors of a scales file (or its content).
+
+    Raises:
+        ModelFileError: One of the files cannot be read, or is no scales file.
+        UnsupportedModelError: The model lacks a tensor that the scales name.
+        NumericalError: A product does not fit the tensor's type.
+    """
     factors = scales_file.read(scales)
     loaded = load(model)
     for name in factors:

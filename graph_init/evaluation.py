@@ -30,7 +30,23 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Measurement:
-    """Gradient deviation of a model; ``parameters`` has one dictionary a trainable tensor."""
+    """Gradient deviation of a model. No number has a unit but the loss's.
+
+    Attributes:
+        gradient_deviation: mean |r| over all trainable elements; 0 where a step leaves the gradient
+            as it is, 1 where the gradient has vanished.
+        loss: on the batch.
+        gradient_norm: ‖g‖ over all trainable elements.
+        vanished_fraction: share of the elements with |g| < ε.
+        elements: N, the number of trainable elements.
+        method: ``taylor`` or ``finite-difference``.
+        epsilon: ε, 1e-5.
+        parameters: a dictionary for each trainable tensor: ``name``, ``kind``, ``shape``,
+            ``elements``, ``scalable``, ``norm``, its own ``gradient_deviation`` and
+            ``vanished_fraction``, and ``log_scale_gradient`` (∂GD/∂log s of the whole GD).
+        output_std: standard deviation of the output that the loss reads.
+        loss_kind: which loss it was.
+    """
 
     gradient_deviation: float
     loss: float

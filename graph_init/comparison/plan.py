@@ -22,11 +22,21 @@ STEPS = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared. ``schemes`` are initial states; with ``tune`` each is tuned too.
+    """What is compared.
 
-    Tuning and LSUV see random batches, with ``on_data`` those of the data. ``held_out`` is the
-    share of rows to score on. No ``schemes`` means :data:`DEFAULT_SCHEMES`, no
-    ``learning_rates`` those of each optimiser, no ``steps`` at most :data:`STEPS` of the tuner's.
+    Attributes:
+        schemes: initial states; by default keep, he, xavier, orthogonal and lsuv.
+        tune: each state tuned, too.
+        seeds: runs of each state at each rate. A seed decides what a scheme draws, and the order of
+            the rows.
+        optimizers: of training: sgd (with momentum 0.9), adam.
+        learning_rates: one grid for all; by default sgd's 0.003 to 0.3, and a tenth for adam.
+        updates: of a run.
+        held_out: share of the rows to score on, unless there is a test set.
+        on_data: tuning and LSUV see the data; by default random batches.
+        tuner: that of tuning.
+        steps: of tuning; by default the tuner's own, but at most 100.
+        workers: runs at a time; by default as many as cores.
     """
 
     schemes: Sequence[str] = ()

@@ -97,7 +97,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All states and runs, and a table of them."""
+    """All states and runs, and a table of them.
+
+    Attributes:
+        states: one for each scheme, tuned or not, and seed, with what :func:`graph_init.measure`
+            says of it.
+        runs: one for each state, optimizer and learning rate, with the losses of all updates.
+        settings: what was compared, in plain types.
+    """
 
     states: list[State]
     runs: list[Run]

@@ -6,7 +6,7 @@ DEV_STAMP := $(VENV)/.dev
 # A process a core, each on one thread: the small graphs of the tests gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-long lint format clean
+.PHONY: demo test test-long lint format docs clean
 
 demo: $(RUN_STAMP)
 	$(BIN)/python tools/demo.py
@@ -32,8 +32,11 @@ $(RUN_STAMP): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev,docs]'
 	touch $@
 
+docs: $(DEV_STAMP)
+	$(BIN)/python -m mkdocs build --strict --clean
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -1,7 +1,13 @@
-"""What lowering and the derivatives give for every backend test, once a process."""
+"""What lowering and the derivatives give for every backend test, once a process.
+
+    python -m tests.operator_report LeakyRelu
+
+prints it for the cases of one operator.
+"""
 
 from __future__ import annotations
 
+import argparse
 import collections
 import functools
 from collections.abc import Iterable
@@ -120,3 +126,24 @@ def counts(outcomes: Iterable[Outcome]) -> collections.Counter[str]:
     return collections.Counter(
         f"excluded: {o.why}" if o.status == "excluded" else o.status for o in outcomes
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The cases of one operator.")
+    parser.add_argument("operator", help="such as Relu, or com.microsoft.Gelu")
+    operator = parser.parse_args().operator
+    whole = operator if "." in operator else f"ai.onnx.{operator}"
+    everything = (*node_cases.load(), *engine_cases.standard(), *engine_cases.fused())
+    cases = [c for c in everything if c.operator == whole]
+    if not cases:
+        raise SystemExit(f"no case is about {whole}")
+    found = {"values": lowering(cases), "derivatives": derivatives(cases)}
+    for what, outcomes in found.items():
+        for o in outcomes:
+            print(f"{what:12} {o.status:9} {o.case.name}  {o.why}".rstrip())
+    if any(o.status not in ("equal", "excluded") for o in sum(found.values(), [])):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from graph_init.errors import MissingExtraError, NumericalError, UnsupportedMode
 from graph_init.frontends import Exported, Tensor
 from graph_init.frontends.correspondence import bind
 from graph_init.frontends.subject import Subject
-from tests import small_models
+from tests import docs_fixtures, docs_pages, small_models
 
 
 def product(*arrays: np.ndarray, names: Sequence[str] = ()) -> onnx.ModelProto:
@@ -167,30 +166,17 @@ def test_constants_are_no_parameters() -> None:
 
 # ---- the example of docs/writing-a-frontend.md
 
-PAGE = (Path(__file__).parent.parent / "docs" / "writing-a-frontend.md").read_text("utf-8")
-
-
-def code(name: str) -> str:
-    """The block of the page that starts with a comment of this name."""
-    (found,) = re.findall(rf"```python\n# {re.escape(name)}\n(.*?)```", PAGE, re.DOTALL)
-    return found
+EXAMPLE = {b.file: b for b in docs_pages.blocks("docs/writing-a-frontend.md") if b.file}
 
 
 @pytest.fixture
 def tinynet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The page's framework and frontend, installed with the entry point that the page declares."""
-    for name in ("tinynet.py", "tinynet_frontend.py"):
-        (tmp_path / name).write_text(code(name), "utf-8")
-    (declared,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    (group,) = re.findall(r'\[project\.entry-points\."(.*?)"\]', declared)
-    lines = re.findall(r'^(\w+) = "(.*)"$', declared, re.MULTILINE)
-    info = tmp_path / "tinynet_frontend-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tinynet_frontend\nVersion: 1.0\n")
-    points = "".join(f"{name} = {target}\n" for name, target in lines)
-    (info / "entry_points.txt").write_text(f"[{group}]\n{points}")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    for block in EXAMPLE.values():
+        docs_pages.save(block, tmp_path)
+    docs_fixtures.entry_points({})
     yield importlib.import_module("tinynet")
     for name in ("tinynet", "tinynet_frontend"):
         sys.modules.pop(name, None)
@@ -198,7 +184,7 @@ def tinynet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_the_example_of_the_page(tinynet: Any, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
-    exec(compile(code("use.py"), "use.py", "exec"), names)
+    exec(compile(EXAMPLE["use.py"].code, "use.py", "exec"), names)
     result, network = names["result"], names["network"]
     assert set(result.scales) == {"0.weight", "2.weight"}
     assert result.updated is network

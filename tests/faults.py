@@ -300,7 +300,7 @@ def strays(folder: Path) -> list[str]:
             referred |= {e.value for e in tensor.external_data if e.key == "location"}
     data = [n for n in listing(folder) if ".data" in n]
     # That of the input before the output was written onto it may be another model's, too.
-    return found + [n for n in data if n not in referred | {"in.data"}]
+    return found + [n for n in data if n not in referred | {"in.data", "ext.data"}]
 
 
 def _fresh(case: Case, folder: Path) -> None:

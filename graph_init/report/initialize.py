@@ -185,8 +185,11 @@ def _deviation(listed: Sequence[Content]) -> Section:
         "Where the deviation is",
         [
             "A tensor's share is the part of the deviation that its elements carry.",
-            f"Most before: {tensors.leaders(listed, 'before')}.",
-            f"Most after: {tensors.leaders(listed, 'after')}.",
+            *(
+                f"Most {when}: {words}."
+                for when in ("before", "after")
+                if (words := tensors.leaders(listed, when))
+            ),
         ],
         [
             Chart(

@@ -69,7 +69,7 @@ def table(listed: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def leaders(listed: Sequence[Mapping[str, Any]], when: str, count: int = 3) -> str:
-    """The tensors that carry most of the deviation, in words."""
-    key = f"share_{when}"
-    best = sorted(listed, key=lambda row: -(row[key] or 0.0))[:count]
-    return ", ".join(f"{row['name']} ({row[key] or 0.0:.0%})" for row in best)
+    """The tensors that carry most of the deviation, in words; none where it is not finite."""
+    shares = [(row[f"share_{when}"], row["name"]) for row in listed]
+    known = sorted((s for s in shares if s[0] is not None), key=lambda s: -s[0])
+    return ", ".join(f"{name} ({share:.0%})" for share, name in known[:count])

@@ -25,6 +25,8 @@ class Column:
     form: str = "text"
     #: Whether rows can be chosen by their text in this column.
     choices: bool = False
+    #: Whether its texts are sentences, which need room.
+    long: bool = False
 
     @property
     def numeric(self) -> bool:

@@ -87,7 +87,7 @@ def _failures(failed: Sequence[Row]) -> list[Section]:
     ]
     columns = [
         Column("reason", "reason"), Column("count", "models", "count"),
-        Column("example", "for example"), Column("message", "what it says"),
+        Column("example", "for example", long=True), Column("message", "what it says", long=True),
     ]  # fmt: skip
     table = Table("failures", "Why models are not done", columns, groups, "reason", open=True)
     return [Section("not-done", "Not done", tables=[table])]
@@ -107,7 +107,8 @@ def _models(rows: Sequence[Row]) -> Section:
         Column("memory", "peak MiB", "memory"),
     ]
     if any(row["status"] != DONE for row in rows):
-        columns += [Column("reason", "reason", choices=True), Column("message", "message")]
+        columns += [Column("reason", "reason", choices=True)]
+        columns += [Column("message", "message", long=True)]
     table = Table("models", "Models", columns, rows, "name", open=True, links="page")
     return Section(
         "all-models",

@@ -219,11 +219,22 @@ def _changes(weights: Callable[[], Any]) -> Callable[[], None]:
     return check
 
 
+def installed(module: str) -> Fixture:
+    """The page's programs import it; without it the page is passed over."""
+
+    def look(names: dict[str, Any]) -> None:
+        pytest.importorskip(module)
+
+    return look
+
+
 FIXTURES: dict[str, Fixture] = {
     "model.onnx": model_file,
     "train.npz": data_file,
     "broken-models": broken_models,
     "clone": clone,
+    "pytorch": installed("torch"),
+    "scikit-learn": installed("sklearn"),
     "plain-onnxruntime": plain_onnxruntime,
     "torch": torch_module,
     "transformers": transformer,

@@ -42,10 +42,19 @@ def initialize(
     holds its own: ``initialize(module, (example,))``. ``updated`` is what held the parameters,
     with new arrays in the same structure; nothing that was given is changed.
 
-    ``args`` and ``kwargs`` are an example of what the model is called with (after ``params``);
-    arrays' shapes and types count, and ``jax.ShapeDtypeStruct`` will do. With ``vmap`` the model
-    is called on each row of the positional arguments, the default for Equinox modules. ``options``
-    are those of :func:`graph_init.initialize`.
+    Args:
+        model: as above.
+        params: its parameters, a pytree of arrays; left out where the model holds its own.
+        args: an example of what the model is called with (after ``params``); shapes (rows, …) and
+            types count, and ``jax.ShapeDtypeStruct`` will do.
+        kwargs: the same by keyword.
+        vmap: call the model on each row of ``args``; the default for Equinox modules.
+        options: those of :func:`graph_init.initialize`.
+
+    Raises:
+        UsageError: An option, the example or the data are wrong.
+        UnsupportedModelError: A primitive of JAX has no rule, or cannot be differentiated.
+        NumericalError: Numbers are not finite, or a weight no longer fits its type.
     """
     model, args = _whole(model, params, args)
     nnx = sys.modules.get("flax.nnx")

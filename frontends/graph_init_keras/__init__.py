@@ -24,11 +24,20 @@ def initialize_(
 ) -> graph_init.Initialized:
     """Scale the weights of ``model`` in place, so that it trains well.
 
-    The inputs are the model's own; one that declares none (a subclass of ``keras.Model``) needs
-    ``args``, an example of what it is called with. ``options`` are those of
-    :func:`graph_init.initialize`. Variables that are not trainable are left as they are.
+    Variables that are not trainable are left as they are. If anything fails, nothing of the model
+    has changed.
 
-    If anything fails, nothing of the model has changed.
+    Args:
+        model: has been built.
+        args: an example of what it is called with, shapes (rows, …); needed only of a model that
+            declares no inputs (a subclass of ``keras.Model``).
+        kwargs: the same by keyword.
+        options: those of :func:`graph_init.initialize`.
+
+    Raises:
+        UsageError: An option, the example or the data are wrong, or the model is not built.
+        UnsupportedModelError: A layer cannot be exported, or not be differentiated.
+        NumericalError: Numbers are not finite, or a weight no longer fits its type.
     """
     return graph_init.initialize(model, args=args, kwargs=kwargs, **options)
 

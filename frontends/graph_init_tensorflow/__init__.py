@@ -26,8 +26,18 @@ def initialize(
 ) -> graph_init.Initialized:
     """Scale the weights of a SavedModel (a folder, or what ``tf.saved_model.load`` gave).
 
-    The result's ``updated`` is the loaded model with the new values; with ``output`` it is saved
-    there, a new folder. ``options`` are those of :func:`graph_init.initialize`.
+    The result's ``updated`` is the loaded model with the new values.
+
+    Args:
+        model: a folder, or what ``tf.saved_model.load`` gave; the folder is not changed.
+        output: a new folder to save the result in.
+        signature: the one to call; it says what the inputs are.
+        options: those of :func:`graph_init.initialize`.
+
+    Raises:
+        UsageError: An option or the data are wrong, or ``output`` exists.
+        UnsupportedModelError: An operator cannot be exported, or not be differentiated.
+        NumericalError: Numbers are not finite, or a weight no longer fits its type.
     """
     if output is not None and os.path.lexists(output):
         raise UsageError(f"output {os.fspath(output)} exists; name a new folder")

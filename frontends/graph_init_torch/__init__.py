@@ -31,12 +31,22 @@ def initialize_(
 ) -> graph_init.Initialized:
     """Scale the weights of ``module`` in place, so that it trains well.
 
-    ``args`` and ``kwargs`` are an example of what it is called with; their shapes count, not their
-    values. ``dynamic_shapes`` is that of ``torch.export.export``; by default the number of rows is
-    free. ``options`` are those of :func:`graph_init.initialize`; ``loss`` may also be one of
-    PyTorch's losses. Parameters that need no gradient, and buffers, are left as they are.
+    Parameters that need no gradient, and buffers, are left as they are. If anything fails, nothing
+    of the module has changed.
 
-    If anything fails, nothing of the module has changed.
+    Args:
+        module: is exported from a copy, on the CPU and evaluated.
+        args: an example of what it is called with; shapes and types count, values do not. Rows are
+            the batch.
+        kwargs: the same by keyword.
+        dynamic_shapes: that of ``torch.export.export``; by default the number of rows is free.
+        options: those of :func:`graph_init.initialize`; ``loss`` may also be one of PyTorch's
+            losses.
+
+    Raises:
+        UsageError: An option, the example or the data are wrong.
+        UnsupportedModelError: A submodule cannot be exported, or not be differentiated.
+        NumericalError: Numbers are not finite, or a weight no longer fits its type.
     """
     own = _options(dynamic_shapes, options)
     return graph_init.initialize(module, args=args, kwargs=kwargs, **own)

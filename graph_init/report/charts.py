@@ -76,7 +76,7 @@ def bars(name: str, y: str, y_title: str, taken: str, count: int) -> Spec:
             },
             {
                 "mark": {"type": "text", "align": "left", "dx": 4, "color": "var(--ink)"},
-                "encoding": {"text": {"field": y, "format": ".3g"}},
+                "encoding": {"text": {"field": y, "format": ".4~g"}},
             },
         ],
     }

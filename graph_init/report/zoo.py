@@ -94,9 +94,11 @@ def _failures(failed: Sequence[Row]) -> list[Section]:
 
 
 def _models(rows: Sequence[Row]) -> Section:
+    failed = any(row["status"] != DONE for row in rows)
     columns = [
         Column("name", "model"),
         Column("status", "status", choices=True),
+        *([Column("reason", "reason", choices=True)] if failed else []),
         Column("elements", "elements", "count"),
         Column("gradient_deviation_before", "GD before", "number"),
         Column("gradient_deviation_after", "GD after", "number"),
@@ -105,10 +107,8 @@ def _models(rows: Sequence[Row]) -> Section:
         Column("collapsed", "looks collapsed", "flag", choices=True),
         Column("seconds", "seconds", "seconds"),
         Column("memory", "peak MiB", "memory"),
+        *([Column("message", "message", long=True)] if failed else []),
     ]
-    if any(row["status"] != DONE for row in rows):
-        columns += [Column("reason", "reason", choices=True)]
-        columns += [Column("message", "message", long=True)]
     table = Table("models", "Models", columns, rows, "name", open=True, links="page")
     return Section(
         "all-models",

@@ -93,16 +93,21 @@ class Initialized:
         return with_values(self._loaded, self._values, self.provenance)
 
     def save(
-        self, path: str | os.PathLike[str], *, scales: str | os.PathLike[str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scales: str | os.PathLike[str] | None = None,
+        own_data: bool = False,
     ) -> None:
         """Write the model; whole or not at all, with the input's own external-data layout.
 
-        With ``scales`` also the scales file of that name: both, or neither.
+        With ``scales`` also the scales file of that name: both, or neither. ``own_data``: names of
+        data files begin with the model's, so that models with data can share a folder.
         """
         beside = (
             {} if scales is None else {scales: scales_file.content(self.scales, self.provenance)}
         )
-        save(self._loaded, self._values, path, self.provenance, beside)
+        save(self._loaded, self._values, path, self.provenance, beside, own_data=own_data)
         self.output = str(path)
 
     def save_scales(self, path: str | os.PathLike[str]) -> None:

@@ -17,10 +17,11 @@ from graph_init.cli.doctor import doctor
 from graph_init.cli.initialize import initialize
 from graph_init.cli.inspect import inspect
 from graph_init.cli.measure import measure
+from graph_init.cli.zoo import zoo
 from graph_init.version import __version__
 
 #: In the order in which ``--help`` lists them.
-_COMMANDS = (inspect, measure, initialize, compare, artifacts, apply, doctor, completion)
+_COMMANDS = (inspect, measure, initialize, compare, zoo, artifacts, apply, doctor, completion)
 
 
 class _InOrder(click.Group):

@@ -8,7 +8,7 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from graph_init.builder import Array
@@ -19,6 +19,10 @@ from graph_init.errors import UnsupportedModelError, UsageError
 _OVERHEAD = 1.4
 #: The session itself.
 _SESSION = 64 << 20
+
+#: Called, where there are any, with the bytes that an evaluation will take, before it does. Where
+#: several processes share a machine, this is where they wait for each other.
+admissions: list[Callable[[int], None]] = []
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -44,6 +48,15 @@ def available() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def resident() -> int:
+    """Bytes of physical memory that this process has; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as line:
+            return int(line.read().split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError):
+        return 0
 
 
 def release(array: Array) -> None:
@@ -92,3 +105,5 @@ def require(needed: int, limit: int | None, remedies: list[str]) -> None:
             f"this needs about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB {what}; "
             + advice
         )
+    for admit in admissions:
+        admit(needed)

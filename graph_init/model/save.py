@@ -43,6 +43,8 @@ def save(
     out: str | os.PathLike[str],
     metadata: Mapping[str, str] = {},
     beside: Mapping[str | os.PathLike[str], bytes] = {},
+    *,
+    own_data: bool = False,
 ) -> None:
     """Write the model of ``loaded`` to ``out`` with the tensors of ``new_values`` replaced.
 
@@ -51,7 +53,9 @@ def save(
     Keys are names of values in ``loaded.ir``; arrays have the tensor's shape and are cast to its
     dtype; a callable is called when its tensor is written. ``metadata`` is merged into the
     model's metadata. External data is streamed to files beside ``out`` that have new names, so that
-    one rename makes the new model of the old one; then the old model's own data files go.
+    one rename makes the new model of the old one; then the old model's own data files go. They have
+    their own names where these are free and ``own_data`` does not ask for names that begin with the
+    model's.
 
     Raises `UsageError` (no such folder, unknown name, wrong shape), `NumericalError` (a value
     does not fit in the dtype), `OutputError` (not writable) or `GraphInitError` (over 2 GiB in one
@@ -78,7 +82,7 @@ def save(
             at = target
             if staged:
                 transaction.lock(target.parent)
-                _place_external(loaded, proto, pending, target, transaction, staged)
+                _place_external(loaded, proto, pending, target, transaction, staged, own_data)
             with transaction.file(target) as stream:
                 stream.write(_serialized(proto, target))
     except OSError as error:
@@ -351,11 +355,12 @@ def _place_external(
     target: Path,
     transaction: Transaction,
     staged: Mapping[str, Staged],
+    own_data: bool,
 ) -> None:
     """Give the data files names that nobody has, and let the tensors refer to these."""
     taken: set[str] = set()
     for location, members in _by_location(proto).items():
-        chosen = _choose_location(location, target, taken)
+        chosen = _choose_location(location, target, taken, own_data)
         taken.add(chosen)
         transaction.name(staged[location], target.parent / chosen)
         changed = any(_key(tensor) in pending for tensor in members)
@@ -431,7 +436,7 @@ def _is_own(path: Path, target: Path) -> bool:
     return path != target and _own_name(path.name, target) is not None
 
 
-def _choose_location(location: str, target: Path, taken: set[str]) -> str:
+def _choose_location(location: str, target: Path, taken: set[str], own_data: bool) -> str:
     """A location in ``target``'s folder that no file has: what is there is never replaced."""
     original = PurePosixPath(location)
     stem = _stem(target)
@@ -439,7 +444,8 @@ def _choose_location(location: str, target: Path, taken: set[str]) -> str:
     own = _own_name(original.name, target)
     base = own["name"] if own else original.name
     prefixed = str(original.with_name(f"{stem}.{base}"))
-    if not own and location not in taken and not os.path.lexists(target.parent / location):
+    free = location not in taken and not os.path.lexists(target.parent / location)
+    if not own and not own_data and free:
         return location
     suffix = 0
     while True:

@@ -1,0 +1,186 @@
+"""``graph-init zoo``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from graph_init.cli.options import FILE, measuring, report_option, starting
+from graph_init.cli.terminal import err, examples, guarded, out, print_json
+
+if TYPE_CHECKING:
+    from graph_init.zoo import Row, Zoo
+
+#: Names of a group of failures that are shown.
+_SHOWN = 5
+
+
+@click.command(
+    short_help="Do initialize over many models.",
+    epilog=examples(
+        "graph-init zoo models/ -o initialised/",
+        "graph-init zoo models/ -o initialised/ --resume --retry failed",
+        "graph-init zoo zoo.yaml -o initialised/ --workers 8 --memory-limit 8GB --time-limit 15m",
+        "graph-init zoo 's3://bucket/models/**/*.onnx' -o s3://bucket/out --scheduler tcp://host:8786",
+    ),
+)
+@click.argument("sources", type=FILE, nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "-o", "--output", type=FILE, required=True, metavar="DIR", help="Folder or address to write to."
+)
+@click.option("--resume", is_flag=True, help="Go on in a DIR that is not empty.")
+@click.option("--retry", metavar="failed", help="With --resume: do again what has failed.")
+@click.option("--workers", type=int, metavar="N", help="Models at a time [as many as cores].")
+@click.option("--threads", type=int, metavar="N", help="Of each model [cores / workers].")
+@click.option("--time-limit", metavar="TIME", help="Of each model, such as 90s or 15m [1h].")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Work on a cluster of dask.distributed: tcp://…"
+)
+@measuring
+@starting
+@report_option
+@guarded
+def zoo(
+    sources: tuple[str, ...],
+    output: str,
+    as_json: bool,
+    report_file: str | None,
+    **options: Any,
+) -> None:
+    """Initialise every model of SOURCE..., each in a process of its own, into DIR.
+
+    A SOURCE is a file, a folder, a glob, a manifest (YAML or JSON), or an address like s3://….
+    Limits of memory and time are those of each model. The exit status is 1 if a model failed.
+    """
+    from graph_init import report
+    from graph_init import zoo as zoos
+
+    if report_file:
+        report.require(report_file)
+    if options["data"] is not None:
+        options["data"] = os.path.abspath(options["data"])
+    with _Terminal() if err.is_terminal else _Lines() as view:
+        found = zoos.run(sources, output, view=view, **options)
+    if report_file:
+        found.save_report(report_file)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _report(found)
+    summary = found.summary
+    if summary["interrupted"]:
+        err.print(
+            Text(
+                f"interrupted with {summary['unfinished']} of {summary['models']} models to do; "
+                "the same command with --resume goes on"
+            )
+        )
+    if summary["failed"] or summary["unfinished"]:
+        sys.exit(1)
+
+
+def _report(found: Zoo) -> None:
+    from graph_init.zoo.summary import failures
+
+    groups = failures(found.rows)
+    if groups:
+        table = Table("models", "why", "which")
+        for group in groups:
+            names = ", ".join(group.names[:_SHOWN])
+            more = len(group.names) - _SHOWN
+            table.add_row(
+                str(len(group.names)),
+                Text(f"{group.kind}: {group.message}"),
+                Text(names + (f" and {more} more" if more > 0 else "")),
+            )
+        out.print(table)
+    summary = found.summary
+    kept = f" ({summary['kept']} of them earlier)" if summary["kept"] else ""
+    counts = f"{summary['done']} done, {summary['failed']} failed{kept}"
+    if summary["unfinished"]:
+        counts += f", {summary['unfinished']} not done"
+    out.print(
+        Text(f"{summary['models']} models: {counts}, {summary['seconds']:.1f} s → {found.output}"),
+        soft_wrap=True,
+    )
+
+
+def _line(row: Row) -> str:
+    if row.error is not None:
+        return f"{row.name}: {row.error['class']}: {row.error['message']}"
+    assert row.before is not None and row.after is not None
+    deviations = (m["gradient_deviation"] for m in (row.before, row.after))
+    took = f"{row.seconds or 0:.1f} s, {(row.peak_memory or 0) / 1e6:.0f} MB"
+    return f"{row.name}: GD {' → '.join(f'{d:.4g}' for d in deviations)}, {took}"
+
+
+class _Lines:
+    """A line a model, where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._models = self._done = 0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def begins(self, models: int) -> None:
+        self._models = models
+
+    def news(self, name: str, what: str) -> None: ...
+
+    def finished(self, row: Row, kept: bool) -> None:
+        self._done += 1
+        if not kept:
+            err.print(Text(f"[{self._done}/{self._models}] {_line(row)}"), soft_wrap=True)
+
+
+class _Terminal:
+    """A bar for all, and a line for each model at work; what has failed stays above."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[what]}"),
+            console=err, transient=True,
+        )  # fmt: skip
+        self._guard = threading.Lock()
+        self._working: dict[str, Any] = {}
+
+    def __enter__(self) -> _Terminal:
+        self._bars.start()
+        self._all = self._bars.add_task("models", total=None, what="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begins(self, models: int) -> None:
+        self._bars.update(self._all, total=models)
+
+    def news(self, name: str, what: str) -> None:
+        with self._guard:
+            if what == "ended":
+                self._end(name)
+            elif name not in self._working:
+                self._working[name] = self._bars.add_task(f"  {name}", total=None, what=what)
+            else:
+                self._bars.update(self._working[name], what=what)
+
+    def finished(self, row: Row, kept: bool) -> None:
+        if row.error is not None and not kept:
+            self._bars.console.print(Text(_line(row), style="red"), soft_wrap=True)
+        self._bars.advance(self._all)
+
+    def _end(self, name: str) -> None:
+        task = self._working.pop(name, None)
+        if task is not None:
+            self._bars.remove_task(task)

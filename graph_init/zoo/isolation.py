@@ -1,0 +1,223 @@
+"""One model in a process of its own, within its limits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graph_init.errors import EngineError
+from graph_init.zoo import extra
+from graph_init.zoo.budget import Budget
+
+#: Seconds between two looks at a model's memory and time.
+_LOOK = 0.1
+#: Seconds that what starts the processes may take to start itself, on a machine with much to do.
+_STARTING = 300.0
+_START = (
+    "import json, sys; sys.path[:], *protocols = json.loads(sys.argv[1]); "
+    "from graph_init.zoo.zygote import main; main(protocols)"
+)
+
+
+@dataclass
+class Outcome:
+    """What became of a model's process.
+
+    ``answer`` is what it said at its end. ``stopped`` is ``time``, ``memory`` or ``unwanted`` if it
+    was killed for that. ``exit`` is a status, the negative number of a signal, or None if even the
+    process that would know has died. ``peak`` is in bytes.
+    """
+
+    answer: dict[str, Any] | None = None
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    superseded: str | None = None
+    stopped: str | None = None
+    exit: int | None = None
+    peak: int = 0
+    seconds: float = 0.0
+    last_words: str = ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else has ended the process: the model may be tried again."""
+        outside = (None, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT)
+        return self.answer is None and self.stopped is None and self.exit in outside
+
+    def describe_exit(self) -> str:
+        if self.exit is None or self.exit >= 0:
+            how = f"ended with status {self.exit}"
+        else:
+            try:
+                name = signal.Signals(-self.exit).name
+            except ValueError:
+                name = str(-self.exit)
+            how = f"was killed by {name}" if self.lost else f"crashed with {name}"
+        words = f": {self.last_words}" if self.last_words else ""
+        return f"its process {how}{words}"
+
+
+class Zygote:
+    """Starts processes; itself started when it is first needed, and again if it has died."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def connect(self, protocols: Sequence[str] = ()) -> socket.socket:
+        """A socket to a new process, which waits for its task.
+
+        What fsspec needs for ``protocols`` is imported where the process is forked, if that is yet
+        to be started.
+        """
+        mine, its = socket.socketpair()
+        with its, self._lock:
+            for _ in range(2):
+                if self._process is None or self._process.poll() is not None:
+                    self._start(protocols)
+                assert self._control is not None
+                try:
+                    socket.send_fds(self._control, [b"+"], [its.fileno()])
+                    return mine
+                except OSError:
+                    self._end()
+        mine.close()
+        raise EngineError("no process can be started for the models; see `graph-init doctor`")
+
+    def close(self) -> None:
+        with self._lock:
+            self._end()
+
+    def _start(self, protocols: Sequence[str]) -> None:
+        mine, its = socket.socketpair()
+        with its:
+            self._process = subprocess.Popen(
+                # With the path of this process, without the folder that it happens to be in.
+                [sys.executable, "-c", _START, json.dumps([sys.path, *protocols])],
+                stdin=its.fileno(),
+                stdout=subprocess.DEVNULL,
+                # Libraries that start threads when they are imported must not: a fork loses them.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                # Out of reach of a terminal's Ctrl-C, which means the runner.
+                start_new_session=True,
+            )
+        self._control = mine
+
+    def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = self._control = None
+
+
+def run(
+    task: dict[str, Any],
+    zygote: Zygote,
+    budget: Budget,
+    wanted: Callable[[], bool],
+    on_news: Callable[[str], None],
+) -> Outcome:
+    """Do ``task`` in a process of its own; ``wanted`` is asked again and again whether to go on."""
+    found = Outcome()
+    start, waited = time.monotonic(), 0.0
+    watched: Any = None
+    psutil = extra.module("psutil")
+    protocols = {task[k].partition("://")[0] for k in ("source", "output") if "://" in task[k]}
+    with zygote.connect(sorted(protocols)) as connection:
+        budget.enter(connection)
+        try:
+            connection.sendall(json.dumps(task).encode() + b"\n")
+            for message in _messages(connection):
+                if message is None:
+                    reason = None if wanted() else "unwanted"
+                    allowed = (
+                        max(_STARTING, task["time_limit"])
+                        if watched is None
+                        else (task["time_limit"])
+                    )
+                    if time.monotonic() - start - waited > allowed:
+                        reason = "time"
+                    elif watched is not None:
+                        with contextlib.suppress(psutil.Error):
+                            resident = watched.memory_info().rss
+                            found.peak = max(found.peak, resident)
+                            if resident > task["memory_limit"]:
+                                reason = "memory"
+                    if reason and not found.stopped:
+                        found.stopped = reason
+                        connection.shutdown(socket.SHUT_WR)
+                elif "pid" in message:
+                    # What starts processes may have had to be started itself.
+                    start = time.monotonic()
+                    with contextlib.suppress(psutil.Error):
+                        watched = psutil.Process(message["pid"])
+                elif "need" in message:
+                    asked = time.monotonic()
+                    on_news("waiting for memory")
+                    admitted = budget.require(connection, message["need"], wanted)
+                    waited += time.monotonic() - asked
+                    if admitted:
+                        on_news("working")
+                        connection.sendall(b"go\n")
+                elif "news" in message:
+                    on_news(message["news"])
+                elif "inputs" in message:
+                    found.inputs = message["inputs"]
+                elif "superseded" in message:
+                    found.superseded = message["superseded"]
+                elif "answer" in message:
+                    found.answer = message["answer"]
+                elif "exit" in message:
+                    found.exit = message["exit"]
+                    found.peak = max(found.peak, message["peak"])
+        except OSError:
+            pass  # the other side is gone; what it could say it has said
+        finally:
+            budget.leave(connection)
+    found.seconds = time.monotonic() - start - waited
+    found.last_words = _last_words(Path(task["scratch"]) / "log")
+    return found
+
+
+def _messages(connection: socket.socket) -> Iterator[dict[str, Any] | None]:
+    """What comes over ``connection``, and None whenever it is time for a look."""
+    connection.settimeout(_LOOK)
+    rest = b""
+    looked = time.monotonic()
+    while True:
+        try:
+            block = connection.recv(1 << 16)
+        except TimeoutError:
+            block = None
+        if block == b"":
+            return
+        *lines, rest = (rest + (block or b"")).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+        if block is None or time.monotonic() - looked > _LOOK:
+            looked = time.monotonic()
+            yield None
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text("utf-8", "replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1][:300] if lines else ""

@@ -1,0 +1,100 @@
+"""What was done, a line a model, written to the disk before the next one counts.
+
+In a folder this is one file, ``journal.jsonl``, that only grows; in an object store, where nothing
+can grow, an object ``journal/NUMBER.jsonl`` a write. A model's last line is the one that counts. A
+line that a kill has cut short is left out when the journal is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from graph_init.zoo.catalog import JOURNAL
+from graph_init.zoo.store import Folder, ObjectStore, Store
+
+Record = dict[str, Any]
+_END = ".jsonl"
+
+
+class Journal:
+    """Records by the name of the model. Only their places in the file are kept in memory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._copy: Path | None = None
+        self._parts = 0
+        if isinstance(store, Folder):
+            self._path = store.path / f"{JOURNAL}{_END}"
+        else:
+            assert isinstance(store, ObjectStore)
+            self._copy = Path(tempfile.mkdtemp(prefix="graph-init-journal-"))
+            self._path = self._copy / f"{JOURNAL}{_END}"
+            parts = store.names(JOURNAL)
+            with self._path.open("wb") as stream:
+                for part in parts:
+                    stream.write(store.read(part) or b"")
+            self._parts = max((int(Path(p).name.removesuffix(_END)) for p in parts), default=0)
+        self._places: dict[str, int] = {}
+        self._file = self._path.open("a+b")
+        self._index()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def __getitem__(self, name: str) -> Record:
+        self._file.seek(self._places[name])
+        found: Record = json.loads(self._file.readline())
+        return found
+
+    def get(self, name: str) -> Record | None:
+        return self[name] if name in self else None
+
+    def append(self, records: Sequence[Record]) -> None:
+        """On the disk, or in the object store, when this returns."""
+        if not records:
+            return
+        lines = [json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records]
+        at = self._file.seek(0, os.SEEK_END)
+        self._file.write(b"".join(lines))
+        self._file.flush()
+        if self._copy is None:
+            os.fsync(self._file.fileno())
+        else:
+            self._parts += 1
+            self._store.write(f"{JOURNAL}/{self._parts:08d}{_END}", b"".join(lines))
+        for record, line in zip(records, lines, strict=True):
+            self._places[record["name"]] = at
+            at += len(line)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._copy is not None:
+            shutil.rmtree(self._copy, ignore_errors=True)
+
+    def _index(self) -> None:
+        self._file.seek(0)
+        at = 0
+        for line in self._file:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                self._places[json.loads(line)["name"]] = at
+            at += len(line)
+        if at and not line.endswith(b"\n"):
+            # What comes next must not be joined to a line that was cut short.
+            self._file.write(b"\n")
+            self._file.flush()
+
+
+@contextlib.contextmanager
+def opened(store: Store) -> Iterator[Journal]:
+    journal = Journal(store)
+    try:
+        yield journal
+    finally:
+        journal.close()

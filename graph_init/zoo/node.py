@@ -1,0 +1,180 @@
+"""What a worker of the cluster does: has a model done in a process, and makes its record."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from graph_init.engine import memory
+from graph_init.errors import GraphInitError
+from graph_init.version import __version__
+from graph_init.zoo import inputs, isolation
+from graph_init.zoo.budget import Budget, of_machine
+from graph_init.zoo.journal import Record
+from graph_init.zoo.store import open_store
+
+#: Topic of the cluster's events under which progress is told.
+TOPIC = "graph-init-zoo"
+#: Times that a model is tried whose process somebody else ends.
+ATTEMPTS = 3
+
+
+class _Node:
+    """What the threads of one worker share."""
+
+    def __init__(self) -> None:
+        self.zygote = isolation.Zygote()
+        self.budget = Budget(of_machine())
+        self.stopped: set[str] = set()
+
+
+_lock = threading.Lock()
+_node: _Node | None = None
+
+
+def _shared() -> _Node:
+    global _node
+    with _lock:
+        if _node is None:
+            _node = _Node()
+        return _node
+
+
+def version() -> str:
+    return __version__
+
+
+def stop(run: str) -> None:
+    """End all processes of ``run`` here, and start no more."""
+    _shared().stopped.add(run)
+
+
+def close() -> None:
+    """End the process that forks."""
+    global _node
+    with _lock:
+        if _node is not None:
+            _node.zygote.close()
+            _node = None
+
+
+def perform(task: dict[str, Any]) -> Record:
+    """The record of the model of ``task``: its earlier one if nothing has changed since.
+
+    ``{"unwanted": name}`` if the run was stopped. Nothing is raised for what goes wrong.
+    """
+    tell = _teller(task["name"])
+    try:
+        tell("started")
+        previous = task.pop("previous")
+        if previous is not None and _stands(previous, task):
+            return {**previous, "kept": True}
+        return _record(task, tell)
+    except Exception as error:
+        known = isinstance(error, GraphInitError)
+        words = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+        status = error.exit_status if isinstance(error, GraphInitError) else 1
+        return _failed(task, type(error).__name__, words, status, {})
+    finally:
+        tell("ended")
+
+
+def failed(task: dict[str, Any], kind: str, message: str, status: int, **more: Any) -> Record:
+    """The record of a model that no process was started for, or none that came back."""
+    return _failed(task, kind, message, status, more)
+
+
+def _teller(name: str) -> Callable[[str], None]:
+    try:
+        from distributed import get_worker
+
+        worker = get_worker()
+    except (ImportError, ValueError):
+        return lambda news: None
+    return lambda news: worker.log_event(TOPIC, {"name": name, "news": news})
+
+
+def _stands(previous: Record, task: dict[str, Any]) -> bool:
+    """Whether a record still says what would come out."""
+    files = previous.get("inputs")
+    if not files or not inputs.unchanged(files):
+        return False
+    store = open_store(task["output"])
+    return all(store.exists(name) for name in previous.get("outputs", ()))
+
+
+def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
+    node = _shared()
+    limit = task["memory_limit"] or node.budget.total
+    base = open_store(task["output"]).scratch(task["run"])
+    outcome = isolation.Outcome()
+    attempt = 0
+    while attempt < ATTEMPTS:
+        attempt += 1
+        mark = hashlib.sha256(f"{task['name']} {platform.node()}".encode()).hexdigest()[:16]
+        folder = base / f"{mark}-{attempt}"
+        told = {**task, "scratch": str(folder), "memory_limit": limit}
+        try:
+            outcome = isolation.run(
+                told, node.zygote, node.budget, lambda: task["run"] not in node.stopped, tell
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not outcome.lost or task["run"] in node.stopped:
+            break
+    if task["run"] in node.stopped or outcome.superseded:
+        return {"unwanted": task["name"]}
+    more = {
+        "seconds": round(outcome.seconds, 3),
+        "peak_memory": outcome.peak,
+        "attempts": attempt,
+        "inputs": outcome.inputs,
+    }
+    if outcome.stopped == "time":
+        words = (
+            f"not done within {task['time_limit']:g} s, and stopped; raise --time-limit, or lower "
+            "--steps or --batch-size"
+        )
+        return _failed(task, "TimeLimit", words, 4, more)
+    if outcome.stopped == "memory":
+        words = (
+            f"took {outcome.peak / 1e9:.2f} GB of memory, more than the {limit / 1e9:.2f} GB that "
+            "it may, and was stopped; raise --memory-limit, or lower --batch-size"
+        )
+        return _failed(task, "MemoryLimit", words, 4, more)
+    if outcome.answer is None:
+        kind = "Killed" if outcome.lost else "Crash"
+        words = outcome.describe_exit()
+        if outcome.lost:
+            free = memory.available()
+            room = "" if free is None else f" ({free / 1e9:.1f} GB of memory are free now)"
+            words += f", {attempt} times{room}; perhaps the system ran out of memory"
+        return _failed(task, kind, words, 1, {**more, "transient": outcome.lost})
+    if "error" in outcome.answer:
+        error = outcome.answer["error"]
+        return _failed(task, error["class"], error["message"], error["exit_status"], more)
+    return {**_common(task), "status": "done", "error": None, **more, **outcome.answer}
+
+
+def _common(task: dict[str, Any]) -> Record:
+    return {
+        "name": task["name"],
+        "source": task["source"],
+        "key": task["key"],
+        "host": platform.node(),
+    }
+
+
+def _failed(
+    task: dict[str, Any], kind: str, message: str, status: int, more: dict[str, Any]
+) -> Record:
+    return {
+        **_common(task),
+        "status": "failed",
+        "error": {"class": kind, "message": message, "exit_status": status},
+        **more,
+    }

@@ -1,0 +1,311 @@
+"""The run over all models: hands them out, keeps the journal, writes the overview."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import queue
+import secrets
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from graph_init.engine import memory
+from graph_init.errors import GraphInitError, UsageError
+from graph_init.version import __version__
+from graph_init.zoo import catalog, cluster, journal, lock, manifest, node, overview, store
+from graph_init.zoo.catalog import Entry
+from graph_init.zoo.journal import Journal, Record
+from graph_init.zoo.overview import Row, Zoo
+from graph_init.zoo.store import Folder, Store
+
+DEFAULT_TIME_LIMIT = 3600.0
+#: Models handed out for each that can be at work, so that no worker waits for the next one.
+_AHEAD = 2
+#: Seconds in which models that are to stop have to.
+_STOPPING = 15.0
+#: Seconds between two looks at whether the run is to stop.
+_WAIT = 0.2
+
+
+class View(Protocol):
+    """Who watches a run. Calls come from several threads."""
+
+    def begins(self, models: int) -> None: ...
+
+    def news(self, name: str, what: str) -> None:
+        """``what`` is ``started``, ``ended``, or says how far the model is."""
+
+    def finished(self, row: Row, kept: bool) -> None:
+        """``kept``: it had been done before, and nothing has changed since."""
+
+
+class _Blind:
+    def begins(self, models: int) -> None: ...
+
+    def news(self, name: str, what: str) -> None: ...
+
+    def finished(self, row: Row, kept: bool) -> None: ...
+
+
+@dataclass
+class _Run:
+    """What a run has, and has counted."""
+
+    store: Store
+    journal: Journal
+    client: Any
+    view: View
+    run: str
+    threads: int | None
+    retry: bool
+    counts: Counter[str] = field(default_factory=Counter)
+    #: Times that a model at work has been started.
+    starts: Counter[str] = field(default_factory=Counter)
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    interrupted: threading.Event = field(default_factory=threading.Event)
+    #: Models whose line in the journal is what this run would have made, or has.
+    settled: set[str] = field(default_factory=set)
+
+    def rows(self, entries: Sequence[Entry]) -> Iterator[Row]:
+        """A row a model, in the order of ``entries``."""
+        for entry in entries:
+            if entry.name in self.settled:
+                yield overview.row(self.journal[entry.name])
+            else:
+                yield Row(entry.name, entry.source, overview.UNFINISHED)
+
+    def counted(self, entries: Sequence[Entry]) -> dict[str, int]:
+        found = Counter(row.status for row in self.rows(entries))
+        statuses = (overview.DONE, overview.FAILED, overview.UNFINISHED)
+        return {status: found[status] for status in statuses}
+
+
+def run(
+    sources: Sequence[str],
+    output: str,
+    *,
+    resume: bool = False,
+    retry: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    scheduler: str | None = None,
+    view: View | None = None,
+    **options: Any,
+) -> Zoo:
+    """``initialize`` every model of ``sources``, each in a process of its own, into ``output``.
+
+    ``options`` are those of ``initialize`` for every model, ``memory_limit`` (a model's; by default
+    what there is) and ``time_limit`` (``"15m"``; an hour). ``workers`` models are at work at a
+    time, with ``threads`` threads each. ``resume`` goes on where a run has ended, however it has;
+    ``retry="failed"`` does those again that failed. The result says what became of each.
+
+    Raises UsageError and ModelFileError for what is wrong before the first model; after that only
+    for what stops the whole run. On SIGINT and SIGTERM the models at work are stopped, what is done
+    is kept, and the overview says what is not.
+    """
+    _check(resume, retry, workers, threads)
+    start = time.monotonic()
+    entries = catalog.collect(sources, output, manifest.checked(options))
+    target = store.open_store(output)
+    if not resume and not target.is_empty():
+        raise UsageError(
+            f"'{output}' is not empty; --resume goes on with what is there, and does again what "
+            "has changed"
+        )
+    if isinstance(target, Folder):
+        target.create()
+    number = secrets.token_hex(8)
+    count = workers or cluster.cores()
+    view = view or _Blind()
+    with lock.held(target, number), journal.opened(target) as book:
+        target.begin(number)
+        with cluster.connected(scheduler, count) as client:
+            if scheduler is None and threads is None:
+                threads = max(1, cluster.cores() // count)
+            current = _Run(target, book, client, view, number, threads, retry == "failed")
+            interrupted = _work(current, entries)
+        scratch = target.scratch(number)
+        head = {
+            "output": target.url,
+            "program": __version__,
+            "models": len(entries),
+            **current.counted(entries),
+            "kept": current.counts["kept"],
+            "seconds": round(time.monotonic() - start, 3),
+            "runner_memory": memory.resident(),
+            "interrupted": interrupted,
+        }
+        names = overview.write(scratch, current.rows(entries), head)
+        target.place(scratch, names)
+        target.end()
+    return overview.read(target.url)
+
+
+def _check(resume: bool, retry: str | None, workers: int | None, threads: int | None) -> None:
+    if retry not in (None, "failed"):
+        raise UsageError(f"--retry {retry}: only failed can be tried again")
+    if retry and not resume:
+        raise UsageError("--retry failed belongs to --resume")
+    for name, given in (("--workers", workers), ("--threads", threads)):
+        if given is not None and given < 1:
+            raise UsageError(f"{name} must be at least 1, not {given}")
+
+
+def _work(current: _Run, entries: Sequence[Entry]) -> bool:
+    """Have all models done; whether that was interrupted."""
+    current.view.begins(len(entries))
+    _read_events(current)
+    # The largest first, so that none is left to work alone at the end.
+    tasks = (_task(current, e) for e in sorted(entries, key=lambda e: -e.size))
+    with _orderly(current.interrupted):
+        _hand_out(current, tasks)
+    return current.interrupted.is_set()
+
+
+@contextlib.contextmanager
+def _orderly(interrupted: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM sets ``interrupted``, the second one raises KeyboardInterrupt."""
+
+    def handle(*_: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _task(current: _Run, entry: Entry) -> dict[str, Any]:
+    options = dict(entry.options)
+    limits = {k: options.pop(k, None) for k in manifest.LIMITS}
+    told = json.dumps({"version": __version__, "options": options}, sort_keys=True)
+    key = hashlib.sha256(told.encode()).hexdigest()
+    previous = current.journal.get(entry.name)
+    if previous is not None:
+        again = previous["status"] == "failed" and (current.retry or previous.get("transient"))
+        if previous["key"] != key or previous["source"] != entry.source or again:
+            previous = None
+    size = limits["memory_limit"]
+    return {
+        "name": entry.name,
+        "source": entry.source,
+        "problem": entry.problem,
+        "options": options,
+        "key": key,
+        "previous": previous,
+        "output": current.store.url,
+        "run": current.run,
+        "threads": current.threads,
+        "memory_limit": None if size is None else memory.parse(size),
+        "time_limit": limits["time_limit"] or DEFAULT_TIME_LIMIT,
+    }
+
+
+def _hand_out(current: _Run, tasks: Iterator[dict[str, Any]]) -> None:
+    """A few at a time: neither the runner nor the scheduler ever has all of them."""
+    waiting: dict[str, dict[str, Any]] = {}  # by the future's key
+    done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    numbers = iter(range(2**62))
+    looked, room = 0.0, 0
+    finished = False
+    while not current.interrupted.is_set():
+        if time.monotonic() - looked > 5:  # workers come and go
+            looked, room = time.monotonic(), _AHEAD * max(1, cluster.slots(current.client))
+        while not finished and len(waiting) < room:
+            task = next(tasks, None)
+            if task is None:
+                finished = True
+            elif task["problem"]:
+                _enter(current, [node.failed(task, "ModelFileError", task["problem"], 3)])
+            else:
+                key = f"{current.run}-{next(numbers)}"
+                future = current.client.submit(node.perform, task, key=key, pure=False)
+                waiting[key] = task
+                future.add_done_callback(done.put)
+        if not waiting:
+            return
+        _collect(current, done, waiting)
+    # Those that end by themselves until they are stopped are kept.
+    end = time.monotonic() + _STOPPING
+    current.client.run(node.stop, current.run)
+    while waiting and time.monotonic() < end:
+        _collect(current, done, waiting)
+
+
+def _collect(
+    current: _Run, done: queue.SimpleQueue[Any], waiting: dict[str, dict[str, Any]]
+) -> None:
+    """Enter what is done by now; wait a little for the first."""
+    batch = []
+    with contextlib.suppress(queue.Empty):
+        batch.append(done.get(timeout=_WAIT))
+        while True:
+            batch.append(done.get_nowait())
+    records = []
+    for future in batch:
+        task = waiting.pop(future.key)
+        if future.status == "finished":
+            records.append(future.result())
+        elif future.status == "error":
+            records.append(_given_up(task, future.exception()))
+        else:
+            raise GraphInitError(
+                "the scheduler is gone; what is done is kept: run again with --resume"
+            )
+        future.release()
+    _enter(current, [r for r in records if "unwanted" not in r])
+
+
+def _given_up(task: Mapping[str, Any], error: BaseException) -> Record:
+    """A model whose workers have all been lost, or that no worker could be given."""
+    words = " ".join(str(error).split())
+    kind = type(error).__name__
+    if kind == "KilledWorker":
+        words = "every worker that had this model was lost; see their logs"
+    return node.failed(dict(task), kind, words, 1, transient=True)
+
+
+def _enter(current: _Run, records: Sequence[Record]) -> None:
+    fresh = []
+    for record in records:
+        kept = record.pop("kept", False)
+        with current.guard:
+            again = max(0, current.starts.pop(record["name"], 1) - 1)
+        if kept:
+            current.counts["kept"] += 1
+        else:
+            if again:
+                record["attempts"] = record.get("attempts", 1) + again
+            fresh.append(record)
+    current.journal.append(fresh)
+    current.settled.update(r["name"] for r in records)
+    new = {r["name"] for r in fresh}
+    for record in records:
+        current.view.finished(overview.row(record), record["name"] not in new)
+
+
+def _read_events(current: _Run) -> None:
+    def handle(event: Any) -> None:
+        _, content = event
+        name, news = content["name"], content["news"]
+        with current.guard:
+            if news == "started":
+                current.starts[name] += 1
+            elif news == "ended":
+                current.starts.pop(name, None)
+        current.view.news(name, news)
+
+    current.client.subscribe_topic(node.TOPIC, handle)

@@ -1,0 +1,150 @@
+"""What the process of one model does: ``initialize``, and put the results in their place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import graph_init
+from graph_init.engine import memory
+from graph_init.errors import GraphInitError
+from graph_init.zoo import catalog, inputs, lock, overview
+from graph_init.zoo.store import open_store
+
+#: Figures of a measurement that a row has.
+FIGURES = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction", "output_std")
+#: Seconds between two messages about how far a model is.
+_NEWS = 0.5
+
+
+class Superseded(GraphInitError):
+    """Another run has taken over the output while this model was at work."""
+
+
+class Stream(Protocol):
+    """Lines to and from whoever has started this process."""
+
+    def readline(self) -> bytes: ...
+
+    def write(self, content: bytes, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+
+def converse(task: dict[str, Any], stream: Stream) -> None:
+    """Do ``task``, and say over ``stream`` what becomes of it, a JSON object a line.
+
+    Before memory is taken that the evaluation needs, ``{"need": bytes}`` is said, and an answer is
+    waited for.
+    """
+
+    def say(**message: Any) -> None:
+        stream.write(json.dumps(message).encode() + b"\n")
+        stream.flush()
+
+    def admit(needed: int) -> None:
+        say(need=memory.resident() + needed)
+        if not stream.readline():
+            os._exit(1)
+
+    say(pid=os.getpid())
+    os.environ["OMP_NUM_THREADS"] = str(task["threads"])
+    folder = Path(task["scratch"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # What native code prints as it dies is the best that can be said of a crash.
+        log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        memory.admissions.append(admit)
+        say(answer=_work(task, folder, say))
+    except Superseded as error:
+        say(superseded=str(error))
+    except GraphInitError as error:
+        say(answer={"error": _error(type(error).__name__, str(error), error.exit_status)})
+    except MemoryError as error:
+        words = f"the memory did not suffice ({error or 'MemoryError'}); see --memory-limit"
+        say(answer={"error": _error("MemoryError", words, 4)})
+    except BaseException as error:
+        words = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+        say(answer={"error": _error(type(error).__name__, words, 1)})
+
+
+def _error(kind: str, message: str, status: int) -> dict[str, Any]:
+    return {"class": kind, "message": message, "exit_status": status}
+
+
+def _work(task: dict[str, Any], folder: Path, say: Callable[..., None]) -> dict[str, Any]:
+    options = dict(task["options"])
+    say(news="reading")
+    path, files = inputs.bring(task["source"], folder)
+    if "data" in options:
+        files += inputs.of_data(options["data"])
+    say(inputs=files)
+    last = 0.0
+
+    def show(entry: dict[str, Any]) -> None:
+        nonlocal last
+        if time.monotonic() - last > _NEWS:
+            last = time.monotonic()
+            say(news=f"step {entry['step']}, GD {entry['gradient_deviation']:.4g}")
+
+    say(news="building")
+    try:
+        result = graph_init.initialize(
+            path, **options, memory_limit=str(task["memory_limit"]), on_step=show
+        )
+    except GraphInitError as error:
+        # A copy's place says nothing to anybody.
+        base = task["source"].rpartition("/")[0]
+        raise type(error)(str(error).replace(str(folder), base)) from error
+    if result.interrupted:
+        raise KeyboardInterrupt
+    say(news="writing")
+    names = _write(result, task["name"], folder / "out")
+    store = open_store(task["output"])
+    if not lock.is_current(store, task["run"]):
+        raise Superseded("another run has taken over the output")
+    store.place(folder / "out", names)
+    shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "before": {f: getattr(result.before, f) for f in FIGURES},
+        "after": {f: getattr(result.after, f) for f in FIGURES},
+        "elements": result.after.elements,
+        "loss_kind": result.after.loss_kind,
+        "steps": result.steps,
+        "scales": len(result.scales),
+        "warnings": result.after.warnings,
+        "outputs": names,
+    }
+
+
+def _write(result: graph_init.Initialized, name: str, folder: Path) -> list[str]:
+    """Files of ``result`` under ``folder``, the one that says that all are there last."""
+    model = folder / (name + catalog.MODEL)
+    model.parent.mkdir(parents=True)
+    scales, content = name + catalog.SCALES, name + catalog.RESULT
+    result.save(model, scales=folder / scales, own_data=True)
+    data = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
+    with open(folder / content, "x", encoding="utf-8") as stream:
+        json.dump(_told(result, model.name), stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    last = [name + catalog.MODEL, scales, content]
+    return [*sorted(data - set(last)), *last]
+
+
+def _told(result: graph_init.Initialized, file: str) -> dict[str, Any]:
+    """What a report shows of ``result``, which has what ``initialize --json`` tells at the top.
+
+    It is the same each time: where the model came from, and how long it took, is in the overview.
+    """
+    content = result.report_content()
+    told = {k: v for k, v in content["result"].items() if k not in ("seconds", "interrupted")}
+    return {**told, "output": file, **{k: content[k] for k in overview.OF_REPORT}}

@@ -37,6 +37,20 @@ def model_file(names: dict[str, Any]) -> None:
     onnx.save(classifier(), "model.onnx")
 
 
+def models(names: dict[str, Any]) -> None:
+    Path("models/vision").mkdir(parents=True)
+    onnx.save(classifier(), "models/first.onnx")
+    onnx.save(classifier(2), "models/vision/second.onnx")
+
+
+def broken_file(names: dict[str, Any]) -> None:
+    Path("models/broken.onnx").write_text("no model\n")
+
+
+def mended(names: dict[str, Any]) -> None:
+    onnx.save(classifier(), "models/broken.onnx")
+
+
 def data_file(names: dict[str, Any]) -> None:
     """Classes that can be told apart."""
     rng = np.random.default_rng(0)
@@ -230,6 +244,9 @@ def installed(module: str) -> Fixture:
 
 FIXTURES: dict[str, Fixture] = {
     "model.onnx": model_file,
+    "models": models,
+    "broken": broken_file,
+    "mended": mended,
     "train.npz": data_file,
     "broken-models": broken_models,
     "clone": clone,

@@ -32,6 +32,8 @@ NOT_RUN = {
     ("docs/keras.md", "pip install 'graph-init[cpu,tensorflow"): INSTALLS,
     ("docs/pytorch.md", "pip install "): INSTALLS,
     ("docs/tutorial.md", "python3 -m venv "): INSTALLS,
+    ("docs/zoo.md", "pip install "): INSTALLS,
+    ("docs/zoo.md", "dask scheduler "): "servers: tests/test_zoo_remote.py has them on loopback",
     ("docs/tutorial.md", "pip install torch"): INSTALLS,
 }  # fmt: skip
 

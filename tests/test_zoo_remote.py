@@ -73,7 +73,7 @@ def test_an_object_store(
         for key, value in environment.items():
             monkeypatch.setenv(key, value)
         fs.put(f"{source}/", "bucket/models/", recursive=True)
-        arguments = ("s3://bucket/models/**.onnx", "-o", "s3://bucket/out", *STEPS)
+        arguments = ("s3://bucket/models/**/*.onnx", "-o", "s3://bucket/out", *STEPS)
         status, told, errors = run(*arguments, "--json", "--workers", "2")
         assert status == 0, errors
         assert json.loads(told)["done"] == 6
@@ -86,9 +86,7 @@ def test_an_object_store(
         # One is lost and one has changed: the others are not done again.
         fs.rm_file("bucket/out/split.onnx")
         fs.put_file(str(source / "deep" / "cnn1.onnx"), "bucket/models/deep/cnn0.onnx")
-        found = zoo.run(
-            ["s3://bucket/models/**.onnx"], "s3://bucket/out", resume=True, steps=3, threads=1
-        )
+        found = zoo.run(["s3://bucket/models"], "s3://bucket/out", resume=True, steps=3, threads=1)
         assert found.summary["kept"] == 4 and found.summary["done"] == 6
         fs.invalidate_cache()
         assert fs.exists("bucket/out/split.onnx")

@@ -125,11 +125,11 @@ def object_store() -> Iterator[tuple[Any, dict[str, str]]]:
             "AWS_ENDPOINT_URL": f"http://{host}:{port}",
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "eu-west-1",
         }
         fs = s3fs.S3FileSystem(
             endpoint_url=environment["AWS_ENDPOINT_URL"], key="testing", secret="testing",
-            client_kwargs={"region_name": "us-east-1"}, use_listings_cache=False,
+            client_kwargs={"region_name": "eu-west-1"}, use_listings_cache=False,
         )  # fmt: skip
         fs.mkdir("bucket")
         yield fs, environment

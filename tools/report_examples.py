@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import graph_init  # noqa: E402
+from graph_init import zoo  # noqa: E402
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
@@ -38,11 +40,11 @@ class Block(nn.Module):
         return torch.relu(x + self.second(torch.relu(self.norm(self.first(x)))))
 
 
-def export_cnn(path: Path) -> None:
-    """A residual network of seven convolutions for 8×8 images."""
+def export_cnn(path: Path, blocks: int = 3) -> None:
+    """A residual network for 8×8 images, with two convolutions a block and one before them."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), *(Block(16) for _ in range(3)),
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), *(Block(16) for _ in range(blocks)),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
     ).eval()  # fmt: skip
     torch.onnx.export(
@@ -73,7 +75,21 @@ def make(folder: Path) -> list[Path]:
     plan = graph_init.Plan(seeds=2, updates=100)
     found = graph_init.compare(cnn, digits(), plan=plan, loss="cross-entropy")
     found.save_report(folder / "comparison.html")
-    return [folder / f"{name}.html" for name in ("squeezenet", "cnn", "comparison")]
+    make_zoo(folder)
+    return [folder / f"{name}.html" for name in ("squeezenet", "cnn", "comparison", "zoo")]
+
+
+def make_zoo(folder: Path) -> None:
+    """Networks of one block to eight, and a file that is cut off."""
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    for blocks in range(1, 9):
+        export_cnn(models / f"cnn-{blocks}.onnx", blocks)
+    cut = (models / "cnn-8.onnx").read_bytes()[:2000]
+    (models / "cut.onnx").write_bytes(cut)
+    with tempfile.TemporaryDirectory() as output:
+        found = zoo.run([str(models)], output, loss="cross-entropy", steps=10, workers=1)
+        found.save_report(str(folder / "zoo.html"))
 
 
 def photograph(pages: list[Path], folder: Path) -> None:

@@ -13,6 +13,7 @@ from graph_init.zoo import extra, node
 
 #: Seconds in which a scheduler must answer, and have a worker.
 _PATIENCE = 30
+_HERE = "127.0.0.1:0"
 
 
 def cores() -> int:
@@ -39,7 +40,8 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Any]:
         return
     cluster = distributed.LocalCluster(
         n_workers=1, threads_per_worker=workers, processes=False, memory_limit=0,
-        dashboard_address=None, silence_logs=logging.CRITICAL,
+        # Its pages cannot be left out; these are for this machine alone.
+        dashboard_address=_HERE, worker_dashboard_address=_HERE, silence_logs=logging.CRITICAL,
     )  # fmt: skip
     try:
         with cluster, distributed.Client(cluster, set_as_default=False) as client:

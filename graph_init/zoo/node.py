@@ -12,7 +12,7 @@ from typing import Any
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError
 from graph_init.version import __version__
-from graph_init.zoo import inputs, isolation
+from graph_init.zoo import extra, inputs, isolation
 from graph_init.zoo.budget import Budget, of_machine
 from graph_init.zoo.journal import Record
 from graph_init.zoo.store import open_store
@@ -27,9 +27,32 @@ class _Node:
     """What the threads of one worker share."""
 
     def __init__(self) -> None:
+        cores, total, models = _share()
         self.zygote = isolation.Zygote()
-        self.budget = Budget(of_machine())
+        self.budget = Budget(total)
+        self.threads = max(1, cores // models)
         self.stopped: set[str] = set()
+
+
+def _share() -> tuple[int, int, int]:
+    """Cores and bytes of memory for the models of this worker, and how many are at work at a time.
+
+    Workers that share a machine have been given limits of memory that say so.
+    """
+    cores, total = int(extra.module("dask.system").CPU_COUNT), of_machine()
+    worker = _worker()
+    if worker is None:
+        return cores, total, 1
+    limit = worker.memory_manager.memory_limit
+    return cores, min(total, limit or total), int(worker.state.nthreads)
+
+
+def _worker() -> Any:
+    """The worker of the cluster that this thread belongs to, None if it belongs to none."""
+    try:
+        return extra.module("distributed").get_worker()
+    except ValueError:
+        return None
 
 
 _lock = threading.Lock()
@@ -89,11 +112,8 @@ def failed(task: dict[str, Any], kind: str, message: str, status: int, **more: A
 
 
 def _teller(name: str) -> Callable[[str], None]:
-    try:
-        from distributed import get_worker
-
-        worker = get_worker()
-    except (ImportError, ValueError):
+    worker = _worker()
+    if worker is None:
         return lambda news: None
     return lambda news: worker.log_event(TOPIC, {"name": name, "news": news})
 
@@ -110,6 +130,7 @@ def _stands(previous: Record, task: dict[str, Any]) -> bool:
 def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
     node = _shared()
     limit = task["memory_limit"] or node.budget.total
+    threads = task["threads"] or node.threads
     base = open_store(task["output"]).scratch(task["run"])
     outcome = isolation.Outcome()
     attempt = 0
@@ -117,7 +138,7 @@ def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
         attempt += 1
         mark = hashlib.sha256(f"{task['name']} {platform.node()}".encode()).hexdigest()[:16]
         folder = base / f"{mark}-{attempt}"
-        told = {**task, "scratch": str(folder), "memory_limit": limit}
+        told = {**task, "scratch": str(folder), "memory_limit": limit, "threads": threads}
         try:
             outcome = isolation.run(
                 told, node.zygote, node.budget, lambda: task["run"] not in node.stopped, tell

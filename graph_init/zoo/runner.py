@@ -110,6 +110,8 @@ def run(
     is kept, and the overview says what is not.
     """
     _check(resume, retry, workers, threads)
+    if scheduler is not None and workers is not None:
+        raise UsageError("--workers is of this machine; a cluster's workers say their --nthreads")
     start = time.monotonic()
     entries = catalog.collect(sources, output, manifest.checked(options))
     target = store.open_store(output)
@@ -126,8 +128,6 @@ def run(
     with lock.held(target, number), journal.opened(target) as book:
         target.begin(number)
         with cluster.connected(scheduler, count) as client:
-            if scheduler is None and threads is None:
-                threads = max(1, cluster.cores() // count)
             current = _Run(target, book, client, view, number, threads, retry == "failed")
             interrupted = _work(current, entries)
         scratch = target.scratch(number)

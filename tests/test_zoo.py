@@ -6,9 +6,12 @@ import csv
 import io
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
 from graph_init import zoo
-from graph_init.errors import ModelFileError, UsageError
-from graph_init.zoo import budget, catalog, lock, summary
+from graph_init.errors import MissingExtraError, ModelFileError, UsageError
+from graph_init.zoo import budget, catalog, lock, store, summary
 from graph_init.zoo.journal import Journal
 from graph_init.zoo.store import Folder
 from tests.small_models import model, one_layer, plain_cnn
@@ -287,6 +290,60 @@ def test_a_folder_without_permission_is_a_row(tmp_path: Path) -> None:
     assert "Permission denied" in rows["closed"].error["message"]
 
 
+def test_a_crash_is_a_row(tmp_path: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    onnx.save(endless(), source / "endless.onnx")
+    runner = start(source, "-o", output, "--optimizer", "sign", "--steps", "100000", "--json")
+    wait(lambda: model_processes(runner.pid), runner)
+    (process,) = model_processes(runner.pid)
+    process.send_signal(signal.SIGSEGV)
+    told, errors = runner.communicate(timeout=60)
+    assert runner.returncode == 1
+    (row,) = json.loads(told)["rows"]
+    assert row["error"]["class"] == "Crash" and "SIGSEGV" in row["error"]["message"], errors
+    assert row["attempts"] == 1
+
+
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingExtraError, match=r"graph-init\[zoo\]"):
+        zoo.run([str(tiny(tmp_path / "in"))], str(tmp_path / "out"))
+
+
+def test_the_lock_of_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(
+        catalog, "filesystem", lambda url: (fsspec.filesystem("memory"), url.partition("://")[2])
+    )
+    monkeypatch.setattr(lock, "STALE", 0.2)
+    shared = store.ObjectStore("s3://locked/out")
+
+    def taken_by(**mark: object) -> None:
+        shared.write(lock.LOCK, json.dumps(mark).encode())
+
+    with lock.held(shared, "a"):
+        assert lock.is_current(shared, "a") and not lock.is_current(shared, "b")
+        with pytest.raises(UsageError, match=f"process {os.getpid()}"), lock.held(shared, "b"):
+            pass
+    assert not lock.is_current(shared, "a")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for mark in (
+        {"run": "c", "host": platform.node(), "pid": gone.pid},
+        {"run": "c", "host": "elsewhere", "pid": 1, "renewed": 3},
+    ):
+        taken_by(**mark)
+        with lock.held(shared, "d"):
+            assert lock.is_current(shared, "d")
+    monkeypatch.setattr(lock, "STALE", 5.0)
+    taken_by(run="c", host="elsewhere", pid=1, renewed=3)
+    later = threading.Timer(0.5, taken_by, (), {"run": "c", "host": "elsewhere", "renewed": 4})
+    later.start()
+    with pytest.raises(UsageError, match="elsewhere"), lock.held(shared, "d"):
+        pass
+
+
 def names(*sources: object) -> list[str]:
     return [e.name for e in catalog.collect([str(s) for s in sources], "out", {})]
 
@@ -379,18 +436,18 @@ def test_a_wrong_manifest_says_what_is_wrong(tmp_path: Path, text: str, words: s
 
 
 def test_the_journal_survives_a_cut_line(tmp_path: Path) -> None:
-    store = Folder(str(tmp_path))
-    book = Journal(store)
+    folder = Folder(str(tmp_path))
+    book = Journal(folder)
     book.append([{"name": "a", "n": 1}, {"name": "b", "n": 1}])
     book.append([{"name": "a", "n": 2}])
     book.close()
     whole = (tmp_path / "journal.jsonl").read_bytes()
     for length in range(len(whole)):
         (tmp_path / "journal.jsonl").write_bytes(whole[:length])
-        book = Journal(store)
+        book = Journal(folder)
         book.append([{"name": "c", "n": length}])
         book.close()
-        book = Journal(store)
+        book = Journal(folder)
         assert book["c"]["n"] == length
         assert ("a" in book) == (length >= len(b'{"name":"a","n":1}'))
         book.close()

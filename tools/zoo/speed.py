@@ -99,7 +99,8 @@ def main() -> None:
 `python tools/zoo/speed.py --write` ({page.machine()}): {len(light)} light models of onnx
 (`--scheme he`) and {len(exported)} architectures of transformers in one run, `--steps
 {given.steps}`, one thread a model. {two.summary["done"]} are done.
-Two workers take {seconds[2]:,.0f} s, one takes {seconds[1]:,.0f} s: {seconds[1] / seconds[2]:.2f} times as long.
+Two workers take {seconds[2]:,.0f} s, one takes {seconds[1]:,.0f} s:
+{seconds[1] / seconds[2]:.2f} times as long.
 {refused}
 
 | model | elements | GD before | GD after | seconds | peak MB |

@@ -296,7 +296,7 @@ def _quantity(
     field: str, title: str, log: bool = False, zero: bool = True, share: bool = False
 ) -> Spec:
     scale: Spec = {"type": "log", "nice": False, "padding": 6} if log else {"zero": zero}
-    axis: Spec = {"format": ".0%" if share else ",.6~g", "labelOverlap": True, "tickCount": 6}
+    axis: Spec = {"format": ".1~%" if share else ",.6~g", "labelOverlap": True, "tickCount": 6}
     if log:
         axis["gridOpacity"] = {"condition": {"test": _IS_POWER, "value": 1}, "value": 0.3}
     return {

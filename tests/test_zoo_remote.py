@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
 from graph_init import zoo
+from graph_init.errors import ModelFileError
+from graph_init.zoo import catalog, inputs
 from tests.zoo_runs import (
     cluster,
     contents,
@@ -63,6 +68,23 @@ def test_a_worker_is_lost_in_the_middle(
     assert contents(output) == contents(expected)
     # What the lost worker had started has ended with it.
     assert not psutil.wait_procs(below, timeout=10)[1]
+
+
+def test_models_from_a_web_server(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(finished[0]))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/split.onnx"
+        (entry,) = catalog.collect([address], "out", {})
+        assert entry.name == "split" and entry.source == address
+        path, files = inputs.bring(address, tmp_path)
+        assert path.read_bytes() == (finished[0] / "split.onnx").read_bytes()
+        data = (tmp_path / "weights.bin").read_bytes()
+        assert data == (finished[0] / "weights.bin").read_bytes()
+        assert inputs.unchanged(files)
+        with pytest.raises(ModelFileError, match="gone.onnx"):
+            catalog.collect([address.replace("split", "gone")], "out", {})
+        server.shutdown()
 
 
 def test_an_object_store(

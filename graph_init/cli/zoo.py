@@ -148,8 +148,8 @@ class _Terminal:
 
     def __init__(self) -> None:
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[what]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[what]}", markup=False),
             console=err, transient=True,
         )  # fmt: skip
         self._guard = threading.Lock()

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from graph_init.errors import OutputError
 from graph_init.zoo.catalog import JOURNAL
 from graph_init.zoo.store import Folder, ObjectStore, Store
 
@@ -62,11 +63,14 @@ class Journal:
             return
         lines = [json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records]
         at = self._file.seek(0, os.SEEK_END)
-        self._file.write(b"".join(lines))
-        self._file.flush()
-        if self._copy is None:
-            os.fsync(self._file.fileno())
-        else:
+        try:
+            self._file.write(b"".join(lines))
+            self._file.flush()
+            if self._copy is None:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"cannot write journal {self._path}: {error.strerror}") from error
+        if self._copy is not None:
             self._parts += 1
             self._store.write(f"{JOURNAL}/{self._parts:08d}{_END}", b"".join(lines))
         for record, line in zip(records, lines, strict=True):

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graph_init
 from graph_init import zoo
 from graph_init.errors import MissingExtraError, ModelFileError, UsageError
-from graph_init.zoo import budget, catalog, lock, store, summary
+from graph_init.zoo import budget, catalog, lock, size, store, summary
 from graph_init.zoo.journal import Journal
 from graph_init.zoo.store import Folder
 from tests.small_models import model, one_layer, plain_cnn
@@ -375,6 +375,16 @@ def test_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names("c/tiny.onnx", "c/tiny.scales.onnx")
     with pytest.raises(UsageError, match="memory"):
         names("memory://x")
+
+
+def test_sizes_are_those_of_the_weights(tmp_path: Path) -> None:
+    light = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    sizes = {p.stem: size.of_file(p) for p in light.glob("*.onnx")}
+    assert 4 * 143e6 < sizes["light_vgg19"] < 4 * 145e6
+    assert max(sizes, key=lambda n: sizes[n]) == "light_vgg19"
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    assert size.of_file(tmp_path / "broken.onnx") < 100
+    assert size.of_file(tmp_path / "missing.onnx") == 0
 
 
 def test_manifest(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from graph_init.errors import ModelFileError, UsageError
-from graph_init.zoo import extra, manifest
+from graph_init.zoo import extra, manifest, size
 
 SUFFIX = ".onnx"
 #: What is written for a model, after its name.
@@ -22,7 +22,8 @@ OVERVIEW, TABLE, JOURNAL = "zoo.json", "zoo.csv", "journal"
 class Entry:
     """One model: where it comes from, and what it is called in the output (without a suffix).
 
-    ``problem`` says why it cannot be read, where the catalog has met that already.
+    ``size`` is in bytes, that of the weights as far as it is known. ``problem`` says why the model
+    cannot be read, where the catalog has met that already.
     """
 
     name: str
@@ -151,11 +152,7 @@ def _folder(folder: Path, root: Path, output: str) -> Iterator[Entry]:
 
 def _entry(path: Path, root: Path) -> Entry:
     name = path.relative_to(root).as_posix().removesuffix(SUFFIX)
-    try:
-        size = path.stat().st_size
-    except OSError:
-        size = 0  # the model's own process says what is wrong
-    return Entry(name, str(path.absolute()), size)
+    return Entry(name, str(path.absolute()), size.of_file(path))
 
 
 def filesystem(url: str) -> tuple[Any, str]:

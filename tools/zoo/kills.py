@@ -75,7 +75,8 @@ def main() -> None:
                 done = runner.returncode == 0
             assert contents(output) == expected, output
     many = ", ".join(f"{kills[w]} of the {w}" for w in WHOM)
-    text = f"""
+    text = f"""### Kills
+
 `python tools/zoo/kills.py --kills {given.kills} --models {given.models} --write`
 ({page.machine()}): {sum(kills.values())} kills at random moments ({many}), in {runs} runs
 over {given.models} models. After each output's last run, its {len(expected)} files that do not tell

@@ -92,7 +92,8 @@ def main() -> None:
             measured("refused: nothing to scale", light, folder / "a"),
             measured("`--resume`, nothing to do", light, folder / "a", resume=True),
         ]
-    text = f"""
+    text = f"""### The runner's own cost
+
 `python tools/zoo/scale.py --models {given.models} --initialised {given.initialised} --write`, two
 workers ({page.machine()}): models of one node, and of one layer. The runner's own time is
 that of its processor, its scheduler's and its worker's; the wall clock has the models' processes

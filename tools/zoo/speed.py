@@ -3,8 +3,8 @@
     python tools/zoo/speed.py --write
 
 Models have one thread each in both cases, so that the number of workers is all that differs.
-Takes two hours on two cores, most of it for the light models at their full size; nothing else
-should run meanwhile. ``--light`` and ``--transformers`` choose fewer.
+Most of its time is for the light models at their full size; nothing else should run meanwhile.
+ ``--light`` and ``--transformers`` choose fewer.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def main() -> None:
         refused = "".join(
             f"\n- {', '.join(g.names)}: {g.kind}: {g.message}" for g in summary.failures(two.rows)
         )
-        text = f"""
+        text = f"""### Two workers
+
 `python tools/zoo/speed.py --write` ({page.machine()}): {len(light)} light models of onnx
 (`--scheme he`) and {len(exported)} architectures of transformers in one run, `--steps
 {given.steps}`, one thread a model. {two.summary["done"]} are done.

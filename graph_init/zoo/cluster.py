@@ -14,6 +14,12 @@ from graph_init.zoo import extra, node
 #: Seconds in which a scheduler must answer, and have a worker.
 _PATIENCE = 30
 _HERE = "127.0.0.1:0"
+#: What dask remembers of thousands of models would be most of the runner's memory.
+_FORGETFUL = {
+    "distributed.admin.log-length": 100,
+    "distributed.admin.low-level-log-length": 100,
+    "distributed.worker.profile.enabled": False,
+}
 
 
 def cores() -> int:
@@ -38,16 +44,17 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Any]:
             _check(client, scheduler)
             yield client
         return
-    cluster = distributed.LocalCluster(
-        n_workers=1, threads_per_worker=workers, processes=False, memory_limit=0,
-        # Its pages cannot be left out; these are for this machine alone.
-        dashboard_address=_HERE, worker_dashboard_address=_HERE, silence_logs=logging.CRITICAL,
-    )  # fmt: skip
-    try:
-        with cluster, distributed.Client(cluster, set_as_default=False) as client:
-            yield client
-    finally:
-        node.close()
+    with extra.module("dask").config.set(_FORGETFUL):
+        cluster = distributed.LocalCluster(
+            n_workers=1, threads_per_worker=workers, processes=False, memory_limit=0,
+            # Its pages cannot be left out; these are for this machine alone.
+            dashboard_address=_HERE, worker_dashboard_address=_HERE, silence_logs=logging.CRITICAL,
+        )  # fmt: skip
+        try:
+            with cluster, distributed.Client(cluster, set_as_default=False) as client:
+                yield client
+        finally:
+            node.close()
 
 
 def slots(client: Any) -> int:

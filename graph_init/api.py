@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 
 from graph_init import artifacts, comparison, initial_state, report, scales_file, tuners
 from graph_init import problem as problems
@@ -32,6 +33,15 @@ from graph_init.workload import Options, build
 
 #: Held-out batches on which ``initialize`` measures before and after.
 HELD_OUT = 2
+#: Element types that a factor can multiply.
+_SCALED_TYPES = frozenset(
+    {
+        onnx_ir.DataType.BFLOAT16,
+        onnx_ir.DataType.DOUBLE,
+        onnx_ir.DataType.FLOAT,
+        onnx_ir.DataType.FLOAT16,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -492,10 +502,16 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
     factors = scales_file.read(scales)
     loaded = load(model)
     for name in factors:
-        if name not in loaded.ir.graph.initializers:
+        found = loaded.ir.graph.initializers.get(name)
+        if found is None:
             raise UnsupportedModelError(
                 f"the model has no initializer '{name}', which the scales file names; see "
                 "`graph-init inspect`"
+            )
+        if found.const_value is None or found.const_value.dtype not in _SCALED_TYPES:
+            raise UnsupportedModelError(
+                f"initializer '{name}', which the scales file names, does not hold floats of 16, "
+                "32 or 64 bits; see `graph-init inspect`"
             )
     values = {name: _Scaled(loaded, name, factor) for name, factor in factors.items()}
     provenance = {"graph_init.version": __version__, "graph_init.applied": "scales"}

@@ -199,8 +199,16 @@ def check_arrays(
         )
     result: dict[str, Array] = {}
     for name, value in wanted.items():
-        array = _converted(name, np.asarray(arrays[name]), value)
+        array = np.asarray(arrays[name])
+        if array.dtype.kind not in "biufV":  # V: bfloat16, which NumPy does not know by itself
+            raise UsageError(f"--data: '{name}' holds {array.dtype}, not numbers")
+        try:
+            array = _converted(name, array, value)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--data: '{name}' holds {array.dtype}, not numbers") from error
         expected: Shape = value.dims
+        if not array.ndim:
+            raise UsageError(f"--data: '{name}' is a single number; rows are counted by its axis 0")
         if value in objective.targets and array.shape != expected and array[:1].size == 1:
             array = array.reshape(array.shape[0], *expected[1:])
         if array.shape[1:] != expected[1:] or array.shape[0] < size:

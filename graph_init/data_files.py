@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from graph_init.builder import Array
+from graph_init.engine import memory
 from graph_init.errors import UsageError
+from graph_init.text import visible
 
 #: Arrays of all rows by input name, a file or folder of such, or batches: each a mapping, or a
 #: sequence of the inputs in the model's order and the target, as PyTorch's DataLoader gives.
@@ -25,7 +28,7 @@ def read(data: Data) -> dict[str, Array] | Iterable[Any]:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
         if not path.exists():
-            raise UsageError(f"--data: there is no file or folder '{path}'")
+            raise UsageError(f"--data: there is no file or folder '{visible(str(path))}'")
         return read_folder(path) if path.is_dir() else read_npz(path)
     if isinstance(data, Iterable):
         return data
@@ -36,26 +39,69 @@ def read(data: Data) -> dict[str, Array] | Iterable[Any]:
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The arrays of an ``.npz`` file; pickles are refused."""
+    """The arrays of an ``.npz`` file; pickles are refused, and what would not fit into memory."""
     file = Path(path)
+    shown = visible(str(file))
+    if not file.is_file():
+        raise UsageError(f"--data: '{shown}' is not a regular file")
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {k: archive[k] for k in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise UsageError(f"--data: '{file}' is not a readable .npz file: {error}") from error
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            if len(set(names)) < len(names):
+                raise ValueError("it has two members of one name")
+            need, room = sum(entry.file_size for entry in entries), memory.available()
+            if room is not None and need > room:
+                raise ValueError(
+                    f"its arrays take {need / 1e9:.1f} GB, and {room / 1e9:.1f} GB is available; "
+                    "give a folder of .npy files, which are mapped into memory"
+                )
+            for entry in entries:
+                with archive.open(entry) as stream:
+                    _check_header(stream, entry.file_size, entry.filename)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {k: arrays[k] for k in arrays.files}
+    # Damaged archives make zipfile, zlib and NumPy raise errors of many kinds.
+    except (Exception, RecursionError) as error:
+        reason = visible(str(error)) or type(error).__name__
+        raise UsageError(f"--data: '{shown}' is not a readable .npz file: {reason}") from error
+
+
+def _check_header(stream: Any, size: int, name: str) -> None:
+    """ValueError unless an ``.npy`` file of ``size`` bytes holds the array that its header says.
+
+    NumPy takes the memory for it before it reads.
+    """
+    version = np.lib.format.read_magic(stream)
+    reader = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if reader is None:
+        raise ValueError(f"'{name}' has the .npy version {version}; 1.0 and 2.0 can be read")
+    shape, _, dtype = reader(stream)
+    if dtype.hasobject:
+        raise ValueError(f"'{name}' holds Python objects, not numbers")
+    held = size - stream.tell()
+    if any(dim < 0 for dim in shape) or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"'{name}' says it has the shape {shape} of {dtype}, but has {held} bytes")
 
 
 def read_folder(folder: Path) -> dict[str, Array]:
     """``NAME.npy`` for every input and target, mapped into memory; pickles are refused."""
     files = sorted(folder.glob("*.npy"))
     if not files:
-        raise UsageError(f"--data: the folder '{folder}' holds no .npy file")
+        raise UsageError(f"--data: the folder '{visible(str(folder))}' holds no .npy file")
     arrays: dict[str, Array] = {}
     for file in files:
+        shown = visible(str(file))
+        if not file.is_file():
+            raise UsageError(f"--data: '{shown}' is not a regular file")
         try:
             arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UsageError(f"--data: '{file}' is not a readable .npy file: {error}") from error
+        except (Exception, RecursionError) as error:  # of many kinds, as above
+            reason = visible(str(error)) or type(error).__name__
+            raise UsageError(f"--data: '{shown}' is not a readable .npy file: {reason}") from error
     return arrays
 
 

@@ -37,6 +37,10 @@ Visit = Callable[
 _EMBED_LIMIT = 1 << 16
 
 
+#: Inputs of derived graphs, beside the model's own, begin so.
+_OWN_NAMES = "graph_init."
+
+
 @dataclass(frozen=True)
 class Problem:
     """A lowered forward graph with a loss.
@@ -111,6 +115,12 @@ def build(
                 f"--dim {name}: the model has no such symbolic dimension; it has "
                 + (", ".join(sorted(known - {"None"})) or "none")
             )
+    for name in (*(v.name or "" for v in graph.inputs), *graph.initializers):
+        if name.startswith(_OWN_NAMES):
+            raise UnsupportedModelError(
+                f"'{name}': names that begin with '{_OWN_NAMES}' are given by this program; call "
+                "that input or initializer otherwise"
+            )
     b = Builder()
     environment: dict[str, Value | None] = {"": None}
     inputs, batched = [], set()
@@ -134,6 +144,13 @@ def build(
     fed: dict[str, Array] = {}
     for name, initializer in graph.initializers.items():
         array = values[name]
+        if array.dtype.kind in "OSU":
+            if initializer.uses():
+                raise UnsupportedModelError(
+                    f"initializer '{name}' holds text, with which nothing can be computed; cut the "
+                    "model behind its preprocessing"
+                )
+            continue
         if name in trainable:
             environment[name] = b.input(name, b.precision, array.shape, active=True)
         elif array.size > _EMBED_LIMIT and array.dtype.kind == "f":
@@ -141,7 +158,6 @@ def build(
             environment[name] = b.input(name, b.precision, array.shape)
         else:
             environment[name] = b.literal(array)
-        del initializer
     tied = {p.name: p.tied_to for p in trainable.values() if p.tied_to in trainable}
     for name, other in tied.items():
         assert other is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 
 from graph_init.errors import ModelFileError, OutputError
 from graph_init.output import targets, transaction
+from graph_init.text import visible
 
 FORMAT = "graph-init/scales"
 VERSION = 1
+
+#: Bytes of a scales file; one of a million tensors has less.
+_LARGEST = 1 << 27
 
 
 def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, float]:
@@ -24,12 +29,28 @@ def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, float]
         )
     if found.get("version") != VERSION:
         raise ModelFileError(
-            f"the scales file has version {found.get('version')}; this program reads {VERSION}"
+            f"the scales file has version {visible(str(found.get('version')))}; this program "
+            f"reads {VERSION}"
         )
-    for name, factor in found["scales"].items():
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
-            raise ModelFileError(f"the scale of '{name}' is {factor!r}, not a positive number")
-    return {name: float(factor) for name, factor in found["scales"].items()}
+    return {str(name): _factor(name, given) for name, given in found["scales"].items()}
+
+
+def _factor(name: object, given: object) -> float:
+    """``given`` as a float, if it is a positive number that one can hold."""
+    try:
+        factor = float(given) if isinstance(given, int | float) else math.nan
+    except OverflowError:
+        factor = math.inf
+    if isinstance(given, bool) or not 0 < factor < math.inf:
+        shown = visible(repr(given)) if isinstance(given, int | float | str) else _kind(given)
+        raise ModelFileError(
+            f"the scale of '{visible(str(name))}' is {shown}, not a positive number"
+        )
+    return factor
+
+
+def _kind(given: object) -> str:
+    return f"of type {type(given).__name__}"
 
 
 def content(scales: Mapping[str, float], provenance: Mapping[str, str]) -> bytes:
@@ -55,12 +76,39 @@ def write(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    shown = visible(str(path))
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ModelFileError(f"there is no scales file '{path}'") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelFileError(f"'{path}' is not a readable scales file: {error}") from error
+        if not path.exists():
+            raise ModelFileError(f"there is no scales file '{shown}'")
+        if not path.is_file():
+            raise ModelFileError(f"'{shown}' is not a scales file: it is not a regular file")
+        if path.stat().st_size > _LARGEST:
+            raise ModelFileError(
+                f"'{shown}' is not a scales file: it has more than {_LARGEST >> 20} MiB"
+            )
+        content = json.loads(
+            path.read_text("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    # ValueError: not UTF-8, not JSON, a number of thousands of digits, or one of the two below.
+    except (OSError, ValueError) as error:
+        raise ModelFileError(
+            f"'{shown}' is not a readable scales file: {visible(str(error))}"
+        ) from error
+    except (RecursionError, MemoryError) as error:
+        raise ModelFileError(f"'{shown}' is not a scales file: it is nested too deep") from error
     if not isinstance(content, dict):
-        raise ModelFileError(f"'{path}' is not a scales file: it is not a JSON object")
+        raise ModelFileError(f"'{shown}' is not a scales file: it is not a JSON object")
     return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' occurs twice")
+    return found
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number of JSON")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +12,7 @@ from graph_init import data as batches
 from graph_init import data_files
 from graph_init import problem as problems
 from graph_init.builder import Array
+from graph_init.engine import memory
 from graph_init.engine.session import require_device
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.model.load import LoadedModel
@@ -144,6 +146,9 @@ def _source(
     size: int | None,
 ) -> batches.Source:
     if given is None:
+        drawn = (v for v in [*problem.inputs, *problem.objective.targets])
+        needed = 4 * sum(math.prod(layout.shape(v)) for v in drawn)
+        memory.require(needed, options.memory_limit, ["a smaller --batch-size", "a smaller --dim"])
         ranges = batches.index_ranges(problem.builder, problem.inputs)
         return batches.RandomBatches(layout, ranges, options.seed)
     assert size is not None

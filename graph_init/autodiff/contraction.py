@@ -111,13 +111,36 @@ def _matrix(value: Value, turned: bool) -> tuple[Value, bool]:
 def _sum(b: Builder, theta: Value, node: Node, products: Products) -> Value | None:
     if node.op == "Neg" and node.inputs[0] is not None:
         return b.op("Neg", contract(b, theta, node.inputs[0], products))
+    if _terms(node, theta) is None:
+        return None
+    # Without recursion: a loop's sum has a term for each of its iterations.
+    done: dict[int, Value] = {}
+    last = node.outputs[0]
+    assert last is not None
+    pending = [last]
+    while pending:
+        value = pending[-1]
+        terms = None if value.node is None else _terms(value.node, theta)
+        missing = [v for v in terms or () if id(v) not in done]
+        if missing:
+            pending += missing[::-1]
+            continue
+        pending.pop()
+        if terms is None or value.node is None:
+            done[id(value)] = contract(b, theta, value, products)
+        elif id(value) not in done:
+            done[id(value)] = b.op(value.node.op, *(done[id(v)] for v in terms))
+    return done[id(last)]
+
+
+def _terms(node: Node, theta: Value) -> tuple[Value, Value] | None:
+    """What ``node`` adds or subtracts, if both are of the shape of ``theta``."""
     if node.op not in ("Add", "Sub"):
         return None
     left, right = node.inputs
     if left is None or right is None or not left.shape == right.shape == theta.shape:
         return None
-    terms = [contract(b, theta, v, products) for v in (left, right)]
-    return b.op(node.op, *terms)
+    return left, right
 
 
 def _view(b: Builder, theta: Value, node: Node, products: Products) -> Value | None:

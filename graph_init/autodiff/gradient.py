@@ -5,7 +5,7 @@ Another builder can take its place by offering the same function.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -14,14 +14,36 @@ from graph_init.engine.runtime import bindings, onnxruntime
 from graph_init.errors import UnsupportedModelError
 
 
-def build_gradient(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx.ModelProto:
+def build_gradient(
+    model: onnx.ModelProto, loss: str, parameters: Sequence[str]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Append to ``model`` the nodes that compute d loss / d parameter.
 
-    ``parameters`` names graph inputs; the gradient of ``p`` is the value ``p + "_grad"``, which is
-    missing where the loss does not depend on ``p``. The
-    result holds the forward nodes too, in topological order. Raises :class:`UnsupportedModelError`
-    with the builder's words where an operator has no gradient.
+    ``parameters`` names graph inputs. All graph inputs have other names in the result, given
+    second: theirs may be any, also those that the builder makes. The gradient of what is called
+    ``p`` there is the value ``p + "_grad"``, which is missing where the loss does not depend on it.
+    The result holds the forward nodes too, in topological order. Raises
+    :class:`UnsupportedModelError` with the builder's words where an operator has no gradient.
     """
+    aliases = {value.name: f"input:{k}" for k, value in enumerate(model.graph.input)}
+    model = _with_aliases(model, aliases)
+    return _build(model, loss, [aliases[p] for p in parameters]), aliases
+
+
+def _with_aliases(model: onnx.ModelProto, aliases: Mapping[str, str]) -> onnx.ModelProto:
+    """A copy of ``model`` in which graph inputs are renamed."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for value in result.graph.input:
+        value.name = aliases[value.name]
+    for node in result.graph.node:
+        for k, name in enumerate(node.input):
+            if name in aliases:
+                node.input[k] = aliases[name]
+    return result
+
+
+def _build(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx.ModelProto:
     engine = bindings()
     options = onnxruntime().SessionOptions()
     options.log_severity_level = 3

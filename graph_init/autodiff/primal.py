@@ -51,7 +51,7 @@ def build(
     ``packed``: all parameters, in order, are parts of one input :data:`PACKED_INPUT` instead.
     Raises UnsupportedModelError if the loss depends on none of them.
     """
-    model = build_gradient(forward, loss, parameters)
+    model, aliases = build_gradient(forward, loss, parameters)
     wanted = set(parameters)
     types = {i.name: i.type.tensor_type.elem_type for i in forward.graph.input}
     b = Builder(types[parameters[0]], fuses=True)
@@ -66,8 +66,6 @@ def build(
         environment[info.name] = b.input(
             info.name, tensor.elem_type, shape, active=info.name in wanted
         )
-    for initializer in model.graph.initializer:
-        environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
     if scaled:
         scales = b.input(SCALE_INPUT, TensorProto.FLOAT, (len(scaled),))
         for k, n in enumerate(scaled):
@@ -78,10 +76,13 @@ def build(
             scaled_value.active = True
             environment[n] = scaled_value
     theta = {n: v for n in parameters if (v := environment[n]) is not None}
+    environment = {aliases[n]: v for n, v in environment.items()}
+    for initializer in model.graph.initializer:
+        environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
     run(b, model.graph.node, environment, 21, context=Context((GRADIENT_RULES, RULES)))
     gradients = {}
     for n, value in theta.items():
-        gradient = environment.get(f"{n}_grad")
+        gradient = environment.get(f"{aliases[n]}_grad")
         if gradient is not None:
             same = gradient.shape == value.shape
             gradients[n] = gradient if same else b.reshape(gradient, value.dims)

@@ -67,6 +67,7 @@ class Builder:
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.origin = ""
+        self.unrolled = 0  # nodes of loops' and branches' bodies so far
         self.declared: dict[Value, tuple[Value, Callable[[], Value]]] = {}
         self._names: set[str] = set()
         self._counter = 0

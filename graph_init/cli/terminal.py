@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,11 +20,13 @@ from rich.progress import (
     ProgressColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
 from graph_init.cli import process
 from graph_init.errors import GraphInitError, OutputError
 from graph_init.output.signals import Terminated
+from graph_init.text import escaped
 
 
 @contextmanager
@@ -38,14 +40,29 @@ def _to_standard_output() -> Iterator[None]:
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
 
 
-class _StandardOutput(Console):
+class _Terminal(Console):
+    """A console on which text from files stays text.
+
+    Names in a model may hold control characters, which a terminal would obey. All that is printed
+    becomes segments here; those that are text are printed with such characters written out.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(escaped(text, kept="\n"), style)
+
+
+class _StandardOutput(_Terminal):
     def print(self, *objects: Any, **options: Any) -> None:
         with _to_standard_output():
             super().print(*objects, **options)
 
 
 out = _StandardOutput()
-err = Console(stderr=True)
+err = _Terminal(stderr=True)
 
 #: Title → attribute of a measurement, in the order in which they are shown.
 FIGURES = (
@@ -89,12 +106,15 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             err.print("interrupted")
             sys.exit(1)
+        except MemoryError:
+            err.print("error: there is not enough memory for this")
+            sys.exit(1)
         except Exception as error:
             if os.environ.get("GRAPH_INIT_DEBUG"):
                 traceback.print_exc()
             known = isinstance(error, GraphInitError)
             words = str(error) if known else f"unexpected {type(error).__name__}: {error}"
-            err.print(Text(f"error: {words}"), soft_wrap=True)
+            err.print(Text(f"error: {escaped(words)}"), soft_wrap=True)
             sys.exit(error.exit_status if isinstance(error, GraphInitError) else 1)
 
     return run
@@ -107,7 +127,7 @@ def print_json(content: dict[str, Any]) -> None:
 
 def warn(sentences: Iterable[str]) -> None:
     for sentence in sentences:
-        err.print(Text(f"warning: {sentence}"), soft_wrap=True)
+        err.print(Text(f"warning: {escaped(sentence)}"), soft_wrap=True)
 
 
 def shown(number: float | None, form: str) -> str:

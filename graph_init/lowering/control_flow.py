@@ -14,6 +14,8 @@ from graph_init.lowering.registry import Call, lowers, run
 
 #: Unrolling more iterations than this would make a graph that no engine opens in reasonable time.
 MAX_ITERATIONS = 2048
+#: Nodes of all unrolled bodies together: loops within loops multiply.
+MAX_UNROLLED = 100_000
 
 
 def _body(
@@ -21,6 +23,9 @@ def _body(
 ) -> list[Value]:
     """The outputs of ``graph``, which may read the values of the graph around it."""
     environment = {**c.environment, **bindings}
+    b.unrolled += 1 + len(graph.node)
+    if b.unrolled > MAX_UNROLLED:
+        raise c.refuse(f"unrolls to more than {MAX_UNROLLED} nodes; export with fewer iterations")
     for initializer in graph.initializer:
         environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
     run(b, graph.node, environment, c.opset, c.name, c.outer, c.context)

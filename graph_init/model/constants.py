@@ -13,8 +13,13 @@ import onnx
 import onnx_ir
 from onnx.reference import ReferenceEvaluator
 
-MAX_FOLDED_ELEMENTS = 2**28
-"""Largest number of elements that a computed weight may have to be folded."""
+from graph_init.engine import memory
+from graph_init.errors import UnsupportedModelError
+from graph_init.model.work import MAX_FOLDED_ELEMENTS, is_bounded
+from graph_init.text import visible
+
+MAX_FOLDED_BYTES = 2**32
+"""Bytes that all values computed from constants may take together."""
 
 _NOT_FOLDED = frozenset(
     ["Bernoulli", "Dropout", "Multinomial", "OptionalHasElement"]
@@ -73,6 +78,7 @@ def fold_constants(model: onnx_ir.Model) -> None:
     outputs = {id(value) for value in graph.outputs}
     known: dict[int, _Folded] = {}
     folded: list[onnx_ir.Node] = []
+    taken, room = 0, min(MAX_FOLDED_BYTES, (memory.available() or MAX_FOLDED_BYTES) // 2)
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and not tensor.dtype.is_floating_point():
@@ -82,6 +88,14 @@ def fold_constants(model: onnx_ir.Model) -> None:
             continue
         results = _evaluate(node, known, model.opset_imports)
         if results is not None:
+            if node.op_type != "Constant":
+                taken += sum(result.array.nbytes for result in results)
+            if taken > room:
+                raise UnsupportedModelError(
+                    f"node '{visible(node.name or '')}' ({node.op_type}): what the model computes "
+                    f"from constants takes more than {room / 1e9:.2g} GB; store its weights as "
+                    "initializers"
+                )
             history = [known[id(v)].computed_by for v in node.inputs if v is not None]
             made = () if node.op_type in _HOLDERS else (node.op_type,)
             names = tuple(dict.fromkeys((*itertools.chain(*history), *made)))
@@ -169,7 +183,7 @@ def _evaluate_constant_of_shape(
     (shape,) = feeds
     assert shape is not None
     dims = [int(dim) for dim in shape]
-    if math.prod(dims) > MAX_FOLDED_ELEMENTS:
+    if math.prod(max(dim, 1) for dim in dims) > MAX_FOLDED_ELEMENTS:
         return None
     fill = node.attributes.get("value")
     value = np.zeros(1, np.float32) if fill is None else fill.as_tensor().numpy().reshape(1)
@@ -179,9 +193,10 @@ def _evaluate_constant_of_shape(
 def _evaluate_reference(
     node: onnx_ir.Node, feeds: list[np.ndarray | None], opsets: dict[str, int]
 ) -> list[_Folded] | None:
-    if _result_size(node.op_type, feeds) > MAX_FOLDED_ELEMENTS:
-        return None
     proto = onnx_ir.to_proto(node)
+    opset = opsets.get("", opsets.get("ai.onnx", 1))
+    if not is_bounded(proto, feeds, opset):
+        return None
     given = {
         name: array for name, array in zip(proto.input, feeds, strict=True) if array is not None
     }
@@ -192,24 +207,13 @@ def _evaluate_reference(
         [onnx.helper.make_value_info(name, untyped) for name in given],
         [onnx.helper.make_value_info(name, untyped) for name in proto.output],
     )
-    imports = [onnx.helper.make_opsetid("", opsets.get("", opsets.get("ai.onnx", 1)))]
+    imports = [onnx.helper.make_opsetid("", opset)]
     results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports)).run(
         None, given
     )
     if any(np.asarray(array).size > MAX_FOLDED_ELEMENTS for array in results):
         return None
     return [_as_folded(np.asarray(array)) for array in results]
-
-
-def _result_size(op_type: str, feeds: list[np.ndarray | None]) -> int:
-    """Elements that the result will have at least, for operators that enlarge their input."""
-    sizes: dict[str, Callable[[np.ndarray, np.ndarray], int]] = {
-        "Expand": lambda data, shape: math.prod(int(dim) for dim in shape),
-        "Tile": lambda data, repeats: data.size * math.prod(int(count) for count in repeats),
-    }
-    if op_type not in sizes or len(feeds) < 2 or feeds[0] is None or feeds[1] is None:
-        return 0
-    return sizes[op_type](feeds[0], feeds[1])
 
 
 def _as_folded(array: np.ndarray) -> _Folded:

@@ -7,6 +7,7 @@ import math
 import ntpath
 import os
 import posixpath
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,14 @@ import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common as passes
 
-from graph_init.errors import ModelFileError
+from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError
+from graph_init.model.checks import check, check_tensor
 from graph_init.model.constants import fold_constants, subgraphs_of
+from graph_init.model.wire import check_wire
+from graph_init.text import visible
+
+_MAX_MESSAGE = 2**31 - 1
+"""Bytes that protobuf reads at once."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +93,21 @@ def load(
         path = Path(source)
         base_dir = path.parent
         proto = _read(path)
-    label = "the model in memory" if path is None else str(path)
+    label = "the model in memory" if path is None else visible(str(path))
     if not proto.graph.node:
         raise ModelFileError(f"{label} is not a valid ONNX model: its graph has no nodes")
+    check(proto, label)
     _check_external(proto, base_dir, label)
     _check_valid(proto, label)
     try:
         ir = _normalise(proto, base_dir)
-    except ModelFileError:
+    except GraphInitError:
         raise
+    except MemoryError as error:
+        raise UnsupportedModelError(f"there is not enough memory to read {label}") from error
     except Exception as error:
         # onnx_ir raises many kinds of error for what the checker lets through.
-        reason = f"{type(error).__name__}: {error}"
+        reason = visible(f"{type(error).__name__}: {error}")
         raise ModelFileError(f"{label} cannot be read as an ONNX model: {reason}") from error
     return LoadedModel(proto, path, ir, base_dir)
 
@@ -120,12 +130,8 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 
 def external_size(tensor: onnx.TensorProto) -> int:
-    """Number of bytes of an external ``tensor`` (its `length`, else computed from its shape)."""
-    length = external_entry(tensor, "length")
-    if length is not None:
-        return int(length)
-    bits = int(onnx_ir.DataType(tensor.data_type).bitwidth)
-    return math.ceil(math.prod(int(dim) for dim in tensor.dims) * bits / 8)
+    """Number of bytes of an external ``tensor``, which its shape says."""
+    return check_tensor(tensor, f"tensor {tensor.name!r}")
 
 
 def densify(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
@@ -135,6 +141,11 @@ def densify(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     dims = tuple(sparse.dims)
     dense = np.zeros(dims, dtype=values.dtype)
     # Indices are either linear, shape [n], or coordinates, shape [n, rank].
+    limit = dims if indices.ndim == 2 else (math.prod(dims),)
+    if ((indices < 0) | (indices >= limit)).any():
+        raise ModelFileError(
+            f"sparse tensor {sparse.values.name!r} has indices outside of its shape {list(dims)}"
+        )
     place = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dims)
     dense[place] = values
     tensor = onnx.numpy_helper.from_array(dense, sparse.values.name)
@@ -143,18 +154,36 @@ def densify(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    label = visible(str(path))
     try:
+        status = path.stat()
+        # What has no end, or waits for somebody to write, is never read.
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelFileError(f"cannot read model {label}: it is a folder; name the file in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelFileError(f"cannot read model {label}: it is not a regular file")
+        if status.st_size > _MAX_MESSAGE:
+            raise ModelFileError(
+                f"{label} has {status.st_size / 2**30:.1f} GiB; an ONNX file holds at most 2 GiB, "
+                "and larger models keep their weights in external data"
+            )
         content = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ModelFileError(f"cannot read model {path}: {reason}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ModelFileError(f"cannot read model {label}: {reason}") from error
+    except MemoryError as error:
+        raise UnsupportedModelError(f"there is not enough memory to read {label}") from error
+    check_wire(content, label)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
     except (DecodeError, ValueError) as error:
         raise ModelFileError(
-            f"{path} is not a valid ONNX model (truncated, or another kind of file): {error}"
+            f"{label} is not a valid ONNX model (truncated, or another kind of file): "
+            f"{visible(str(error))}"
         ) from error
+    except MemoryError as error:
+        raise UnsupportedModelError(f"there is not enough memory to read {label}") from error
     return proto
 
 
@@ -193,48 +222,69 @@ def _node_tensors(nodes: Any) -> Iterator[onnx.TensorProto]:
 def _check_external(proto: onnx.ModelProto, base_dir: Path | None, label: str) -> None:
     sizes: dict[str, int] = {}
     for tensor in filter(is_external, tensors(proto)):
+        entries = [entry.key for entry in tensor.external_data]
         location = external_entry(tensor, "location") or ""
-        what = f"{label}: external data of tensor {tensor.name!r}"
+        what = f"{label}: external data of tensor '{visible(tensor.name)}'"
+        if len(set(entries)) < len(entries):
+            raise ModelFileError(f"{what} has two entries of one key: {visible(str(entries))}")
         if base_dir is None:
             raise ModelFileError(
-                f"{what} is in file {location!r}, but the folder is unknown for a model in "
-                "memory; give the path of the model file, or load the data into the model"
+                f"{what} is in file '{visible(location)}', but the folder is unknown for a model "
+                "in memory; give the path of the model file, or load the data into the model"
             )
         if location not in sizes:
             sizes[location] = _data_file_size(location, base_dir, what)
-        try:
-            start = int(external_entry(tensor, "offset") or 0)
-            end = start + external_size(tensor)
-        except ValueError as error:
-            raise ModelFileError(f"{what} has a malformed offset or length: {error}") from error
-        if start < 0 or end < start or end > sizes[location]:
+        start = _number(tensor, "offset", 0, what)
+        size = external_size(tensor)
+        length = _number(tensor, "length", size, what)
+        if length != size:
             raise ModelFileError(
-                f"{what}: bytes {start} to {end} are outside of data file "
-                f"{base_dir / location}, which has {sizes[location]} bytes (truncated?)"
+                f"{what} has the length {length}, but its shape {list(tensor.dims)} needs {size} "
+                "bytes"
             )
+        if start + length > sizes[location]:
+            raise ModelFileError(
+                f"{what}: bytes {start} to {start + length} are outside of data file "
+                f"{base_dir / visible(location)}, which has {sizes[location]} bytes (truncated?)"
+            )
+
+
+def _number(tensor: onnx.TensorProto, key: str, default: int, what: str) -> int:
+    """An offset or length: decimal digits alone, since readers differ in what else they take."""
+    text = external_entry(tensor, key)
+    if text is None or (text == "" and key == "offset"):
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ModelFileError(f"{what} has the malformed {key} '{visible(text)}'")
+    return int(text)
 
 
 def _data_file_size(location: str, base_dir: Path, what: str) -> int:
     normal = posixpath.normpath(location.replace("\\", "/"))
     absolute = posixpath.isabs(normal) or ntpath.isabs(location) or ntpath.splitdrive(location)[0]
-    if not location or absolute or normal == ".." or normal.startswith("../"):
+    shown = visible(location)
+    if not location or absolute or normal == ".." or normal.startswith("../") or "\0" in location:
         raise ModelFileError(
-            f"{what} has location {location!r}, which is not inside the model's folder {base_dir}"
+            f"{what} has location '{shown}', which is not inside the model's folder {base_dir}"
         )
     data_path = base_dir / location
-    if not data_path.is_file():
-        raise ModelFileError(f"{what}: data file {data_path} is missing")
-    # A link that leads out of the folder escapes just as "../" does.
-    if not data_path.resolve().is_relative_to(base_dir.resolve()):
-        raise ModelFileError(
-            f"{what}: data file {data_path} is a link to {data_path.resolve()}, outside of the "
-            "model's folder; replace the link by a copy of the file"
-        )
     try:
+        # A link that leads out of the folder, at whichever part of the path, escapes as "../" does.
+        real, folder = data_path.resolve(), base_dir.resolve()
+        if not real.is_relative_to(folder):
+            raise ModelFileError(
+                f"{what}: data file {base_dir / shown} is a link to {visible(str(real))}, outside "
+                "of the model's folder; replace the link by a copy of the file"
+            )
+        if not data_path.exists():
+            raise ModelFileError(f"{what}: data file {base_dir / shown} is missing")
+        if not data_path.is_file() or posixpath.basename(location) in ("", "."):
+            raise ModelFileError(f"{what}: {base_dir / shown} is not a regular file")
         with data_path.open("rb"):
             return data_path.stat().st_size
-    except OSError as error:
-        raise ModelFileError(f"{what}: cannot read {data_path}: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ModelFileError(f"{what}: cannot read {base_dir / shown}: {reason}") from error
 
 
 def _check_valid(proto: onnx.ModelProto, label: str) -> None:
@@ -270,8 +320,11 @@ def _check_valid(proto: onnx.ModelProto, label: str) -> None:
         return  # over 2 GiB in memory: the checker takes no more than protobuf does
     try:
         onnx.checker.check_model(serialized)
-    except onnx.checker.ValidationError as error:
-        raise ModelFileError(f"{label} is not valid ONNX: {error}") from error
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        # ValueError: UnicodeDecodeError, where its message quotes what is no text.
+        # Its message quotes the model; the first line says what is wrong.
+        words = visible(str(error).strip().partition("\n")[0])
+        raise ModelFileError(f"{label} is not valid ONNX: {words}") from error
 
 
 def _normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:

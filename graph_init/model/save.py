@@ -25,6 +25,7 @@ from graph_init.model.load import (
     is_external,
     tensors,
 )
+from graph_init.model.locations import tame
 from graph_init.output import targets
 from graph_init.output.transaction import Staged, Transaction
 
@@ -309,10 +310,17 @@ def _read_external(loaded: LoadedModel, tensor: onnx.TensorProto) -> bytes:
         return stream.read(external_size(tensor))
 
 
-def _by_location(proto: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
+def _by_file(loaded: LoadedModel, proto: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
+    """The tensors in each data file, by its first location.
+
+    A model may spell the location of one file in many ways, and each would become a copy.
+    """
+    spelled: dict[Path, str] = {}
     groups: dict[str, list[onnx.TensorProto]] = {}
     for tensor in filter(is_external, tensors(proto)):
-        groups.setdefault(external_entry(tensor, "location") or "", []).append(tensor)
+        location = external_entry(tensor, "location") or ""
+        first = spelled.setdefault(loaded.data_path(location).resolve(), location)
+        groups.setdefault(first, []).append(tensor)
     return groups
 
 
@@ -325,8 +333,8 @@ def _stage_external(
 ) -> dict[str, Staged]:
     """Copy each data file to its folder beside ``target`` with the pending changes made."""
     result = {}
-    for location, members in _by_location(proto).items():
-        folder = (target.parent / location).parent
+    for location, members in _by_file(loaded, proto).items():
+        folder = (target.parent / tame(location, target.parent)).parent
         transaction.make_folder(folder)
         with transaction.stage(folder) as (stream, staged):
             with loaded.open_data(location) as original:
@@ -359,13 +367,13 @@ def _place_external(
 ) -> None:
     """Give the data files names that nobody has, and let the tensors refer to these."""
     taken: set[str] = set()
-    for location, members in _by_location(proto).items():
-        chosen = _choose_location(location, target, taken, own_data)
+    for location, members in _by_file(loaded, proto).items():
+        chosen = _choose_location(tame(location, target.parent), target, taken, own_data)
         taken.add(chosen)
         transaction.name(staged[location], target.parent / chosen)
         changed = any(_key(tensor) in pending for tensor in members)
         for tensor in members:
-            if chosen != location:
+            if chosen != external_entry(tensor, "location"):
                 _set_entry(tensor, "location", chosen)
             if changed:
                 _drop_entry(tensor, "checksum")
@@ -412,13 +420,13 @@ def _data_files(model: Path) -> list[Path]:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(model.read_bytes())
-    except (OSError, DecodeError, ValueError):
-        return []
-    folder = model.parent.resolve()
-    found = {
-        folder / (external_entry(t, "location") or "") for t in tensors(proto) if is_external(t)
-    }
-    return [p for p in sorted(found) if p.is_file() and p.resolve().is_relative_to(folder)]
+        folder = model.parent.resolve()
+        found = {
+            folder / (external_entry(t, "location") or "") for t in tensors(proto) if is_external(t)
+        }
+        return [p for p in sorted(found) if p.is_file() and p.resolve().is_relative_to(folder)]
+    except (OSError, DecodeError, TypeError, ValueError):
+        return []  # not a model, or one that nobody could have read: text that is no text, say
 
 
 def _stem(target: Path) -> str:

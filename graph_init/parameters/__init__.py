@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from graph_init.errors import UsageError
+from graph_init.errors import ModelFileError, UsageError
 from graph_init.model.constants import COMPUTED_BY
 from graph_init.parameters import kinds
 from graph_init.parameters.fans import Use, attribute
 from graph_init.parameters.graph import dtype_name, label, tensor_shape, to_networkx
 from graph_init.parameters.uses import Uses, best, constant_filled, wide_axes
+from graph_init.text import visible
 
 __all__ = ["Parameter", "analyze", "to_networkx"]
 
@@ -93,18 +95,37 @@ def analyze(
     frozen = chosen("--freeze", freeze, list(values))
     finder = Uses(model)
     embeddings: dict[str, ir.TensorProtocol] = {}
-    uses = {name: finder.of(value) for name, value in values.items()}
+    uses = {}
+    for name, value in values.items():
+        with sound(name):
+            uses[name] = finder.of(value)
     for name, value in values.items():
         of_kind = {use.kind for use in uses[name]}
         if "embedding" in of_kind and "quantized" not in of_kind and value.const_value is not None:
             embeddings[name] = value.const_value
-    return [
-        describe(
-            finder, name, value, uses[name], embeddings, name in forced, name in frozen,
-            None if trained is None else trained.get(name, False),
-        )
-        for name, value in values.items()
-    ]  # fmt: skip
+    found = []
+    for name, value in values.items():
+        with sound(name):
+            found.append(
+                describe(
+                    finder, name, value, uses[name], embeddings, name in forced, name in frozen,
+                    None if trained is None else trained.get(name, False),
+                )
+            )  # fmt: skip
+    return found
+
+
+@contextmanager
+def sound(name: str) -> Iterator[None]:
+    """ModelFileError for what only a node that contradicts the tensor's shape makes go wrong."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"the nodes that read initializer '{visible(name)}' do not fit its shape "
+            f"({type(error).__name__}: {visible(str(error))}); check the model with "
+            "onnx.checker.check_model(path, full_check=True)"
+        ) from error
 
 
 def chosen(option: str, patterns: Sequence[str], names: list[str]) -> set[str]:

@@ -1,0 +1,79 @@
+"""How many fields a protobuf file has, counted before it is parsed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import onnx
+
+from graph_init.errors import ModelFileError
+
+MAX_FIELDS = 2**22
+"""Fields of a large file: an empty message takes 2 bytes there, and some 150 once it is parsed."""
+
+#: Files of fewer bytes cannot take much memory, whatever is in them, and are not counted.
+_SMALL = 2**24
+
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+
+def check_wire(content: bytes, label: str) -> None:
+    """ModelFileError if parsing ``content`` would take many times its size.
+
+    Bytes and texts are passed over, so that this takes no time for a model of large tensors. What
+    is malformed is left to the parser.
+    """
+    if len(content) > _SMALL and _exceeds(content):
+        raise ModelFileError(
+            f"{label} consists of more than {MAX_FIELDS:,} fields, which would take many times its "
+            "size in memory; store tensors as raw data"
+        )
+
+
+def _exceeds(content: bytes) -> bool:
+    pending: list[tuple[int, int, Any]] = [(0, len(content), onnx.ModelProto.DESCRIPTOR)]
+    fields = 0
+    while pending:
+        at, end, kind = pending.pop()
+        messages = _messages(kind)
+        while at < end:
+            fields += 1
+            if fields > MAX_FIELDS:
+                return True
+            tag, at = _varint(content, at, end)
+            wire = tag & 7
+            if wire == _VARINT:
+                _, at = _varint(content, at, end)
+            elif wire == _FIXED64:
+                at += 8
+            elif wire == _FIXED32:
+                at += 4
+            elif wire == _DELIMITED:
+                length, at = _varint(content, at, end)
+                inner = messages.get(tag >> 3)
+                if inner is not None and at + length <= end:
+                    pending.append((at, at + length, inner))
+                at += length
+            else:
+                break  # a group, which no field of ONNX is, or malformed
+    return False
+
+
+@cache
+def _messages(kind: Any) -> dict[int, Any]:
+    """Message types of those fields of ``kind`` that hold messages, by number."""
+    return {f.number: f.message_type for f in kind.fields if f.type == f.TYPE_MESSAGE}
+
+
+def _varint(content: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number of variable length at ``at``, and where it ends; beyond ``end`` if malformed."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = content[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    return 0, end

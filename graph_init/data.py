@@ -199,13 +199,7 @@ def check_arrays(
         )
     result: dict[str, Array] = {}
     for name, value in wanted.items():
-        array = np.asarray(arrays[name])
-        if array.dtype.kind not in "biufV":  # V: bfloat16, which NumPy does not know by itself
-            raise UsageError(f"--data: '{name}' holds {array.dtype}, not numbers")
-        try:
-            array = _converted(name, array, value)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--data: '{name}' holds {array.dtype}, not numbers") from error
+        array = _converted(name, np.asarray(arrays[name]), value)
         expected: Shape = value.dims
         if not array.ndim:
             raise UsageError(f"--data: '{name}' is a single number; rows are counted by its axis 0")

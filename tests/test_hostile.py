@@ -634,7 +634,7 @@ def test_zip_bombs_are_refused_before_they_are_unpacked(
 
 @pytest.mark.parametrize("dtype", ["<U3", "<M8[s]", "c8"])
 def test_arrays_that_hold_no_numbers(dtype: str) -> None:
-    with pytest.raises(UsageError, match="'x' holds .*not numbers"):
+    with pytest.raises(UsageError, match="'x' has elements of type"):
         graph_init.measure(
             product(), data={"x": np.zeros((4, 4), dtype), "target": np.zeros((4, 4))}
         )

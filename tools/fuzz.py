@@ -99,9 +99,8 @@ class _Watch:
             if writes and path != os.devnull and not path.startswith(self.output + os.sep):
                 self.outside.append(f"written: {path}")
             base = os.path.dirname(self.model)
-            if path.startswith(base + os.sep) and not path.startswith(
-                (self.model + os.sep, self.output + os.sep)
-            ):
+            allowed = (self.model + os.sep, self.output + os.sep)
+            if path.startswith(base + os.sep) and not f"{path}/".startswith(allowed):
                 self.outside.append(f"opened: {path}")
         elif event in self._CHANGES:
             for arg in args[:2]:

@@ -390,6 +390,32 @@ def test_attributes_that_contradict_the_tensor_are_told_as_such() -> None:
         graph_init.inspect(built)
 
 
+def test_sizes_that_no_integer_holds_are_told_as_such() -> None:
+    """A declared batch of 2⁶² rows; strides between whose zeros lie 2⁶³ elements."""
+    pytest.importorskip("onnxruntime")
+    huge = layers(
+        node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "w"], ["y"]),
+    )  # fmt: skip
+    huge.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**62
+    with pytest.raises(UnsupportedModelError):
+        graph_init.measure(huge)
+    wide = layers(
+        node("ConvTranspose", ["x", "k"], ["y"], strides=[2**62, 2**62]),
+        more=(tensor("k", (1, 1, 2, 2)),),
+    )
+    shape = [1, 1, 3, 3]
+    wide.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, shape))
+    with pytest.raises(UnsupportedModelError):
+        graph_init.measure(wide)
+
+
+def test_an_element_type_that_does_not_exist() -> None:
+    built = layers(node("MatMul", ["x", "w"], ["h"]), node("Cast", ["h"], ["y"], "c", to=-(2**63)))
+    with pytest.raises(UnsupportedModelError, match=r"node 'c' \(Cast\) does not fit"):
+        graph_init.measure(built)
+
+
 def test_loops_in_loops_are_not_unrolled_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graph_init.lowering.control_flow.MAX_UNROLLED", 500)
 

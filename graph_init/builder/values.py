@@ -78,7 +78,15 @@ class Node:
 
 def broadcast(*shapes: Shape) -> Shape:
     """The shape to which ``shapes`` broadcast together (numpy's rule)."""
-    return tuple(np.broadcast_shapes(*shapes))
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError as error:
+        if "too large" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            f"a value of the shapes {', '.join(map(str, shapes))} is larger than any memory; give "
+            "smaller sizes with --dim or --batch-size"
+        ) from error
 
 
 #: Operators whose result does not change with small changes of their inputs, or is no float. Of

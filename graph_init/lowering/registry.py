@@ -254,7 +254,7 @@ def run(
         b.origin = call.name
         try:
             values = lower_call(b, call)
-        except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             shapes = ", ".join(str(v.shape) for v in call.inputs if v is not None)
             raise call.refuse(
                 f"does not fit its inputs of shapes {shapes} ({error}); if the model has symbolic "

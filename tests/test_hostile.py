@@ -412,7 +412,7 @@ def test_sizes_that_no_integer_holds_are_told_as_such() -> None:
 
 def test_an_element_type_that_does_not_exist() -> None:
     built = layers(node("MatMul", ["x", "w"], ["h"]), node("Cast", ["h"], ["y"], "c", to=-(2**63)))
-    with pytest.raises(UnsupportedModelError, match=r"node 'c' \(Cast\) does not fit"):
+    with pytest.raises(UnsupportedModelError, match=r"node 'c' \(Cast\) casts to element type -"):
         graph_init.measure(built)
 
 
@@ -578,6 +578,18 @@ def test_output_stays_in_its_folder(tmp_path: Path, location: str) -> None:
     written = [p for p in out.rglob("*") if p.is_file()]
     assert len(written) == 2 and all(p.suffix in (".onnx", ".bin", ".data") for p in written)
     again = onnx.load(out / "out.onnx")
+    np.testing.assert_array_equal(numpy_helper.to_array(weight(again)), np.ones((4, 4)))
+
+
+@pytest.mark.parametrize("location", ["out.bin", "sub/../out.bin", "./out.bin"])
+def test_data_does_not_take_the_name_of_the_model(tmp_path: Path, location: str) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    (source / "sub").mkdir(parents=True)
+    out.mkdir()
+    path = external(source, location=location)
+    (source / "out.bin").write_bytes((source / "w.bin").read_bytes())
+    save(load(path), {"w": np.ones((4, 4))}, out / "out.bin")
+    again = onnx.load(out / "out.bin")
     np.testing.assert_array_equal(numpy_helper.to_array(weight(again)), np.ones((4, 4)))
 
 

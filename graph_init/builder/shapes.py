@@ -32,11 +32,6 @@ def _where(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
     return [(ins[1].dtype, broadcast(*(v.dims for v in ins)))]
 
 
-def _cast(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
-    TensorProto.DataType.Name(attrs["to"])  # ValueError for a number that is no type
-    return [(attrs["to"], ins[0].shape)]
-
-
 def _transpose(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
     x = ins[0]
     perm = attrs.get("perm") or range(x.rank)[::-1]
@@ -134,7 +129,7 @@ _TYPE_RULES: dict[str, _Rule] = {
     ),
     **dict.fromkeys("Add Sub Mul Div Pow Max Min And Or".split(), _elementwise),
     **dict.fromkeys("Equal Greater Less GreaterOrEqual LessOrEqual".split(), _compare),
-    "Cast": _cast,
+    "Cast": lambda ins, attrs: [(attrs["to"], ins[0].shape)],
     "Where": _where,
     "Transpose": _transpose,
     "MatMul": _matmul,

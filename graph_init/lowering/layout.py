@@ -244,6 +244,8 @@ def _space_to_depth(b: Builder, c: Call) -> Value:
 @lowers("Cast")
 def _cast(b: Builder, c: Call) -> Value:
     """Casts between float types vanish, since all of them have one precision here."""
+    if c.attrs["to"] not in TensorProto.DataType.values():
+        raise c.refuse(f"casts to element type {c.attrs['to']}, which does not exist")
     return b.cast(c[0], b.precision if c.attrs["to"] in FLOATS else c.attrs["to"])
 
 

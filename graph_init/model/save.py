@@ -366,7 +366,7 @@ def _place_external(
     own_data: bool,
 ) -> None:
     """Give the data files names that nobody has, and let the tensors refer to these."""
-    taken: set[str] = set()
+    taken = {target.name}
     for location, members in _by_file(loaded, proto).items():
         chosen = _choose_location(tame(location, target.parent), target, taken, own_data)
         taken.add(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -203,11 +204,15 @@ def check_arrays(
         expected: Shape = value.dims
         if not array.ndim:
             raise UsageError(f"--data: '{name}' is a single number; rows are counted by its axis 0")
-        if value in objective.targets and array.shape != expected and array[:1].size == 1:
+        single = array[:1].size == math.prod(expected[1:]) == 1
+        if value in objective.targets and single:
             array = array.reshape(array.shape[0], *expected[1:])
         if array.shape[1:] != expected[1:] or array.shape[0] < size:
+            hint = ""
+            if value in objective.targets and array.ndim == len(expected) - 1:
+                hint = "; class numbers are for --loss cross-entropy"
             raise UsageError(
-                f"--data: '{name}' has shape {array.shape}, but the model wants {expected}"
+                f"--data: '{name}' has shape {array.shape}, but the model wants {expected}{hint}"
             )
         result[name] = array
     for term in objective.terms:

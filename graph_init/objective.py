@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +60,14 @@ def attach(
     outputs: Sequence[tuple[str, Value]],
     kind: str = "auto",
     names: Sequence[str] = (),
+    class_numbers: Mapping[str, int] = {},
 ) -> Objective:
     """Append the loss on the outputs called ``names`` (by default one) to ``b``.
 
     ``auto`` strips a final Softmax or LogSoftmax and takes cross-entropy of what it read, binary
-    cross-entropy of what a final Sigmoid read, and mean squared error for the rest. The classes of
+    cross-entropy of what a final Sigmoid read, and mean squared error for the rest; but
+    cross-entropy too where the data has class numbers: ``class_numbers`` are the ranks of the
+    targets that are integers, one less than that of the logits. The classes of
     a stripped Softmax are on its axis; those of other logits are last, but on axis 1 for rank 4
     and more (images of classes). All losses are means over all elements of the target.
     """
@@ -73,7 +76,7 @@ def attach(
     chosen = [_choose(outputs, name) for name in dict.fromkeys(names)] or [_choose(outputs, None)]
     several = len(chosen) > 1
     terms = [
-        _term(b, kind, output, value, f"{TARGET}:{output}" if several else TARGET)
+        _term(b, kind, output, value, f"{TARGET}:{output}" if several else TARGET, class_numbers)
         for output, value in chosen
     ]
     loss = terms[0].loss
@@ -82,7 +85,10 @@ def attach(
     return Objective(loss, tuple(terms))
 
 
-def _term(b: Builder, kind: str, output: str, value: Value, target_name: str) -> Term:
+def _term(
+    b: Builder, kind: str, output: str, value: Value, target_name: str,
+    class_numbers: Mapping[str, int],
+) -> Term:  # fmt: skip
     inner = _behind_views(value)
     op = inner.node.op if inner.node is not None else ""
     if kind == "auto":
@@ -91,6 +97,9 @@ def _term(b: Builder, kind: str, output: str, value: Value, target_name: str) ->
             "LogSoftmax": "cross-entropy",
             "Sigmoid": "binary-cross-entropy",
         }.get(op, "mse")
+        rank = class_numbers.get(target_name, class_numbers.get(f"{TARGET}:{output}"))
+        if kind == "mse" and rank == value.rank - 1 and value.size > math.prod(value.dims[:rank]):
+            kind = "cross-entropy"
     if kind == "cross-entropy":
         if op in ("Softmax", "LogSoftmax"):
             return _cross_entropy(b, output, target_name, *_stripped(b, value, inner))

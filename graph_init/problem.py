@@ -99,11 +99,13 @@ def build(
     batch_size: int | None = None,
     batch_norm: str = "eval",
     input_sizes: Mapping[str, Shape] | None = None,
+    class_numbers: Mapping[str, int] = {},
     visit: Visit | None = None,
 ) -> Problem:
     """Lower ``loaded`` with static shapes and attach the loss.
 
-    ``values`` holds every initializer; ``input_sizes`` overrides shapes (real data has its own).
+    ``values`` holds every initializer; ``input_sizes`` overrides shapes (real data has its own),
+    and ``class_numbers`` says which of its targets are integers (see ``objective.attach``).
     ``visit`` is called after each of the model's nodes, and may change what names stand for.
     """
     graph = loaded.ir.graph
@@ -181,7 +183,7 @@ def build(
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
     ]
     b.origin = ""
-    objective = attach(b, outputs, loss, output_names)
+    objective = attach(b, outputs, loss, output_names, class_numbers)
     moments = _moments(b, objective.terms[0].prediction)
     forward = b.model([objective.loss, *moments], unused_inputs=True)
     used = {id(v) for n in b.needed([objective.loss]) for v in n.inputs if v is not None}

@@ -102,6 +102,11 @@ def build(
             batch_size=size,
             batch_norm=options.batch_norm,
             input_sizes=input_sizes,
+            class_numbers={
+                k: v.ndim
+                for k, v in (arrays or {}).items()
+                if k.split(":")[0] == TARGET and v.dtype.kind in "iu"
+            },
             visit=visit,
         )
 

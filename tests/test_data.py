@@ -244,3 +244,41 @@ def test_arrays_that_do_not_fit_are_refused(
     given = {n: a for n, a in {**arrays, **change}.items() if a is not None}
     with pytest.raises(UsageError, match=message):
         graph_init.measure(path, data=given)
+
+
+def logits(tmp_path: Path) -> Path:
+    """Linear layers to 10 numbers a row, with nothing behind them."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w0": rng.standard_normal((6, 8)).astype(np.float32),
+        "w1": rng.standard_normal((8, 10)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w1"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    path = tmp_path / "logits.onnx"
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def test_class_numbers_make_the_loss_cross_entropy(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((12, 6)).astype(np.float32)
+    labels = np.arange(12) % 10
+    path = logits(tmp_path)
+    found = graph_init.measure(path, data={"x": x, "target": labels})
+    told = graph_init.measure(path, data={"x": x, "target": labels}, loss="cross-entropy")
+    assert found.loss_kind == "cross-entropy" and found.loss == told.loss
+    squares = {"x": x, "target": np.zeros((12, 10), np.float32)}
+    assert graph_init.measure(path, data=squares).loss_kind == "mse"
+    with pytest.raises(UsageError, match="--loss cross-entropy"):
+        graph_init.measure(path, data={"x": x, "target": labels}, loss="mse")

@@ -22,7 +22,8 @@ NOT_RUN = {
         "is continuous integration itself (.ci/run); the site is built below",
     ("CONTRIBUTING.md", ".venv/bin/python -m pytest -q tests/test_tangent.py "):
         "the tests themselves",
-    ("docs/threat-model.md", "python tools/fuzz.py "): "half an hour; tests/test_fuzz.py is shorter",
+    ("docs/threat-model.md", "python tools/fuzz.py "):
+        "half an hour; tests/test_fuzz.py is shorter",
     ("CONTRIBUTING.md", "python tools/operator_table.py "):
         "takes minutes; tests/test_operators.py renders the table",
     ("CONTRIBUTING.md", "python -m pip wheel "): "a release: sets a tag",

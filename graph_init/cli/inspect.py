@@ -35,12 +35,3 @@ def inspect(model: str, trainable: tuple[str, ...], freeze: tuple[str, ...], as_
             "yes" if p.trainable else "", "yes" if p.scalable else "", Text(p.reason),
         )  # fmt: skip
     out.print(table)
-
-
-FIGURES = (
-    ("gradient deviation", "gradient_deviation"),
-    ("loss", "loss"),
-    ("gradient norm", "gradient_norm"),
-    ("vanished fraction", "vanished_fraction"),
-    ("output's standard deviation", "output_std"),
-)

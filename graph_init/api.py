@@ -130,7 +130,9 @@ class Initialized:
 
     def report_content(self) -> dict[str, Any]:
         """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
-        return report.initialized(self.to_json(), self.provenance, self._loaded, self._parameters)
+        return report.gather(
+            "initialize", self.to_json(), self.provenance, self._loaded, self._parameters
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -158,7 +158,9 @@ class Comparison:
 
     def report_content(self) -> dict[str, Any]:
         """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
-        return report.compared(self.to_json(), self.provenance, self._loaded, self._parameters)
+        return report.gather(
+            "compare", self.to_json(), self.provenance, self._loaded, self._parameters
+        )
 
     def _row(self, name: str, optimizer: str) -> Row | None:
         by_rate = self.of(name, optimizer)

@@ -14,9 +14,9 @@ from typing import Any
 from graph_init.errors import OutputError
 from graph_init.output import targets
 from graph_init.output.transaction import Transaction
-from graph_init.report.content import compared, initialized
+from graph_init.report.content import gather
 
-__all__ = ["compared", "initialized", "require", "write", "write_zoo"]
+__all__ = ["gather", "require", "write", "write_zoo"]
 
 
 def require(path: str | os.PathLike[str]) -> None:

@@ -18,7 +18,7 @@ _WINDOW = 10
 
 
 def page(content: Content) -> Page:
-    """``content`` is what :func:`graph_init.report.content.compared` made."""
+    """``content`` is what :func:`graph_init.report.content.gather` made."""
     content = finite(dict(content))
     result, graph = content["result"], content["graph"]
     optimizers = result["settings"]["optimizers"]

@@ -9,33 +9,14 @@ from graph_init.model.load import LoadedModel
 from graph_init.parameters import Parameter
 
 
-def initialized(
-    result: Mapping[str, Any],
-    provenance: Mapping[str, str],
-    loaded: LoadedModel,
-    parameters: Sequence[Parameter],
-) -> dict[str, Any]:
-    """``result`` is what ``initialize --json`` prints."""
-    return _content("initialize", result, provenance, loaded, parameters)
-
-
-def compared(
-    result: Mapping[str, Any],
-    provenance: Mapping[str, str],
-    loaded: LoadedModel,
-    parameters: Sequence[Parameter],
-) -> dict[str, Any]:
-    """``result`` is what ``compare --json`` prints."""
-    return _content("compare", result, provenance, loaded, parameters)
-
-
-def _content(
+def gather(
     kind: str,
     result: Mapping[str, Any],
     provenance: Mapping[str, str],
     loaded: LoadedModel,
     parameters: Sequence[Parameter],
 ) -> dict[str, Any]:
+    """``result`` is what the command ``kind`` (``initialize`` or ``compare``) prints as JSON."""
     from graph_init.report.outline import outline
 
     name = loaded.path.name if loaded.path else loaded.proto.graph.name or "model"

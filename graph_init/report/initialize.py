@@ -23,7 +23,7 @@ FIGURES = (
 
 
 def page(content: Content) -> Page:
-    """``content`` is what :func:`graph_init.report.content.initialized` made."""
+    """``content`` is what :func:`graph_init.report.content.gather` made."""
     content = finite(dict(content))
     result, graph = content["result"], content["graph"]
     before, after, scales = result["before"], result["after"], result["scales"]

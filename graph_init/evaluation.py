@@ -70,12 +70,13 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Its fields; numbers that are not finite, which JSON has not, are null."""
-        content = {k: _finite(v) for k, v in vars(self).items() if k != "problem"}
-        rows = [{k: _finite(v) for k, v in row.items()} for row in self.parameters]
+        content = {k: finite(v) for k, v in vars(self).items() if k != "problem"}
+        rows = [{k: finite(v) for k, v in row.items()} for row in self.parameters]
         return {**content, "parameters": rows, "warnings": self.warnings}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """``value``, or None in place of a number that JSON has not."""
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

@@ -24,13 +24,14 @@ from graph_init.cli import cli
 from graph_init.errors import GraphInitError, UsageError
 from graph_init.model.load import load
 from graph_init.parameters import analyze
+from graph_init.text import escaped
 from tests import report_cases
 from tests.small_models import deep_mlp, plain_cnn
 
 pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")
 
-from graph_init.report import initialize, lanes, text
+from graph_init.report import initialize, lanes
 from graph_init.report.outline import outline
 
 NAMES = ["w0", "w1", "w2"]
@@ -159,7 +160,7 @@ def test_names_are_text_and_nothing_else(content: report_cases.Content, tmp_path
     found, expected = map(Read, pages)
     assert found.elements == expected.elements
     assert [row[1] for row in found.tables["tensors"][1:]] == [
-        *map(text.visible, names), "head"
+        *map(escaped, names), "head"
     ]  # fmt: skip
     for character in "\u202e\u2066\x1b\x07\x85\u2028":
         assert character not in pages[0]
@@ -177,7 +178,7 @@ def test_names_in_a_zoo_are_text_and_nothing_else(
     rows, contents = report_cases.zoo(6, content, tuple("abcdefgh"))
     report.write_zoo(rows, contents, target)
     assert found.elements == Read(target.read_text("utf-8")).elements
-    assert [r[0] for r in found.tables["models"][7:]] == [*map(text.visible, report_cases.HOSTILE)]
+    assert [r[0] for r in found.tables["models"][7:]] == [*map(escaped, report_cases.HOSTILE)]
 
 
 def test_a_page_needs_nothing_else(
@@ -266,8 +267,8 @@ def test_commands_write_reports(tmp_path: Path) -> None:
 
 
 def test_what_is_not_seen_is_written_out() -> None:
-    assert text.visible("a\x00b\u202ec\ud800\u2028") == "a\\x00b\\u202ec\\ud800\\u2028"
-    assert text.visible("Größe/层.1 ✓") == "Größe/层.1 ✓"
+    assert escaped("a\x00b\u202ec\ud800\u2028") == "a\\x00b\\u202ec\\ud800\\u2028"
+    assert escaped("Größe/层.1 ✓") == "Größe/层.1 ✓"
 
 
 def found_outline(model: onnx.ModelProto, limit: int = 250) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graph_init import report
-from graph_init.evaluation import Measurement
+from graph_init.evaluation import Measurement, finite
 from graph_init.model.load import LoadedModel
 from graph_init.output import folders
 from graph_init.parameters import Parameter
@@ -64,8 +64,8 @@ class Run:
         return self.final_loss < _TRAINED * self.losses[0]
 
     def to_json(self) -> dict[str, Any]:
-        return {k: _finite(v) for k, v in vars(self).items() if k != "losses"} | {
-            "losses": [_finite(x) for x in self.losses]
+        return {k: finite(v) for k, v in vars(self).items() if k != "losses"} | {
+            "losses": [finite(x) for x in self.losses]
         }
 
 
@@ -90,8 +90,8 @@ class Row:
     vanished_fraction: float | None
 
     def to_json(self) -> dict[str, Any]:
-        return {k: _finite(v) for k, v in vars(self).items()} | {
-            "spread": [_finite(x) for x in self.spread]
+        return {k: finite(v) for k, v in vars(self).items()} | {
+            "spread": [finite(x) for x in self.spread]
         }
 
 
@@ -194,8 +194,3 @@ class Comparison:
 
 def _median(values: Sequence[float]) -> float:
     return float(np.median(values))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinities: what diverged is null there."""
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -12,8 +12,9 @@ from importlib import resources
 from typing import Any
 
 from graph_init.errors import MissingExtraError
-from graph_init.report.text import finite, rounded, visible
+from graph_init.report.text import finite, rounded
 from graph_init.report.view import Page
+from graph_init.text import escaped
 from graph_init.version import __version__
 
 #: What the page says of the charts' library, whose text it carries.
@@ -84,7 +85,7 @@ def _environment() -> Any:
     from markupsafe import Markup
 
     def finalize(value: Any) -> Any:
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        return escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     return jinja2.Environment(
         loader=jinja2.PackageLoader("graph_init.report"),

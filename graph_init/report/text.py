@@ -3,23 +3,8 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable
 from typing import Any
-
-#: Categories of characters that are not seen, or change how others are: control and format
-#: characters (among them those that turn the direction of writing), surrogates, separators.
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-
-
-def visible(text: str) -> str:
-    """``text`` with characters that are not seen written as escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c
-        for c in text
-    )
 
 
 def finite(value: Any) -> Any:

@@ -27,7 +27,7 @@ from graph_init.deviation.result import Evaluation
 from graph_init.engine import memory
 from graph_init.engine.session import Session
 from graph_init.errors import NumericalError
-from graph_init.evaluation import Evaluator
+from graph_init.evaluation import Evaluator, finite
 from graph_init.parameters import Parameter
 from graph_init.schemes.lsuv import UnitVariance
 from graph_init.training import runner
@@ -139,7 +139,7 @@ class Signal:
         factors = {}
         for p in self._parameters:
             if p.name in self._run.scaled:
-                size = float(np.sqrt(np.mean(np.square(values[p.name], dtype=np.float64))))
+                size = _root_mean_square(values[p.name])
                 if np.isfinite(size) and size:
                     factors[p.name] = float(np.float32(1 / (size * np.sqrt(p.fan_in or 1))))
         return factors
@@ -179,7 +179,7 @@ class Signal:
         factors = dict(base or {})
         for p in self._parameters:
             if p.name in self._run.scaled and p.kind in _BY_FAN_IN and p.fan_in:
-                size = float(np.sqrt(np.mean(np.square(values[p.name], dtype=np.float64))))
+                size = _root_mean_square(values[p.name])
                 if size:
                     factors[p.name] = 1 / (size * np.sqrt(p.fan_in))
         if self._restoration is None:
@@ -264,8 +264,8 @@ def _choose(tried: Sequence[Tried]) -> Tried | None:
 def _entry(measured: Evaluation, tried: Tried) -> dict[str, Any]:
     names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
     numbers = {n: float(getattr(measured, n)) for n in names} | {"trial_loss": tried.last}
-    return {n: _finite(x) for n, x in numbers.items()}
+    return {n: finite(x) for n, x in numbers.items()}
 
 
-def _finite(number: float) -> float | None:
-    return float(number) if np.isfinite(number) else None
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

@@ -110,6 +110,27 @@ def test_nothing_is_done_twice(finished: tuple[Path, Path], tmp_path: Path) -> N
     assert zoo.run([str(source)], str(output), resume=True, steps=2).summary["kept"] == 0
 
 
+def test_two_models_never_write_one_data_file(tmp_path: Path) -> None:
+    """``a`` with its data ``b.c``, and ``a.b`` with ``c``."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+
+    def write(name: str, data: str) -> None:
+        onnx.save(
+            plain_cnn(2, 4, 4), source / f"{name}.onnx",
+            save_as_external_data=True, location=data, size_threshold=0,
+        )  # fmt: skip
+
+    write("a", "b.c")
+    assert zoo.run([str(source)], str(output), steps=1).summary["done"] == 1
+    write("a.b", "c")
+    found = zoo.run([str(source)], str(output), resume=True, steps=1)
+    assert [(r.name, r.status) for r in found.rows] == [("a", "failed"), ("a.b", "done")]
+    assert "'a.b.c" in found.rows[0].error["message"]
+    assert "the model 'a.b'" in found.rows[0].error["message"]
+    onnx.checker.check_model(str(output / "a.b.onnx"))
+
+
 def test_a_folder_in_use_or_not_empty_is_refused(
     finished: tuple[Path, Path], tmp_path: Path
 ) -> None:

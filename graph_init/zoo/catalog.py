@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,6 +47,19 @@ def collect(sources: Sequence[str], output: str, options: Mapping[str, Any]) -> 
     entries = [entry for source in sources for entry in _expand(source, output, options)]
     _check_names(entries)
     return sorted(entries, key=lambda e: e.name)
+
+
+def neighbours(name: str, names: Sequence[str]) -> Sequence[str]:
+    """Those of the sorted ``names`` that a data file called after ``name`` may belong to as well.
+
+    ``a`` with its data file ``b.c`` and ``a.b`` with ``c`` would both write ``a.b.c``.
+    """
+    return names[bisect_left(names, f"{name}.") : bisect_left(names, f"{name}/")]
+
+
+def shared(files: Iterable[str], near: Iterable[str]) -> tuple[str, str] | None:
+    """The first of ``files`` that has the name of a file of a model of ``near``, and that model."""
+    return next(((f, n) for f in files for n in near if f.startswith(f"{n}.")), None)
 
 
 def _expand(source: str, output: str, options: Mapping[str, Any]) -> Iterator[Entry]:

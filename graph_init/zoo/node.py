@@ -12,7 +12,7 @@ from typing import Any
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError
 from graph_init.version import __version__
-from graph_init.zoo import extra, inputs, isolation
+from graph_init.zoo import catalog, extra, inputs, isolation
 from graph_init.zoo.budget import Budget, of_machine
 from graph_init.zoo.journal import Record
 from graph_init.zoo.store import open_store
@@ -124,7 +124,8 @@ def _stands(previous: Record, task: dict[str, Any]) -> bool:
     if not files or not inputs.unchanged(files):
         return False
     store = open_store(task["output"])
-    return all(store.exists(name) for name in previous.get("outputs", ()))
+    outputs = previous.get("outputs", ())
+    return all(map(store.exists, outputs)) and not catalog.shared(outputs, task["neighbours"])
 
 
 def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:

@@ -162,7 +162,8 @@ def _work(current: _Run, entries: Sequence[Entry]) -> bool:
     current.view.begins(len(entries))
     _read_events(current)
     # The largest first, so that none is left to work alone at the end.
-    tasks = (_task(current, e) for e in sorted(entries, key=lambda e: -e.size))
+    names = [e.name for e in entries]
+    tasks = (_task(current, e, names) for e in sorted(entries, key=lambda e: -e.size))
     with _orderly(current.interrupted):
         _hand_out(current, tasks)
     return current.interrupted.is_set()
@@ -188,7 +189,7 @@ def _orderly(interrupted: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _task(current: _Run, entry: Entry) -> dict[str, Any]:
+def _task(current: _Run, entry: Entry, names: Sequence[str]) -> dict[str, Any]:
     options = dict(entry.options)
     limits = {k: options.pop(k, None) for k in manifest.LIMITS}
     told = json.dumps({"version": __version__, "options": options}, sort_keys=True)
@@ -205,6 +206,7 @@ def _task(current: _Run, entry: Entry) -> dict[str, Any]:
         "problem": entry.problem,
         "options": options,
         "key": key,
+        "neighbours": catalog.neighbours(entry.name, names),
         "previous": previous,
         "output": current.store.url,
         "run": current.run,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import graph_init
 from graph_init.engine import memory
-from graph_init.errors import GraphInitError
+from graph_init.errors import GraphInitError, UsageError
 from graph_init.zoo import catalog, inputs, lock, overview
 from graph_init.zoo.store import open_store
 
@@ -107,6 +107,12 @@ def _work(task: dict[str, Any], folder: Path, say: Callable[..., None]) -> dict[
         raise KeyboardInterrupt
     say(news="writing")
     names = _write(result, task["name"], folder / "out")
+    shared = catalog.shared(names, task["neighbours"])
+    if shared:
+        raise UsageError(
+            f"its data would be written to '{shared[0]}', a name that belongs to the model "
+            f"'{shared[1]}'; give one of the two another name in a manifest"
+        )
     store = open_store(task["output"])
     if not lock.is_current(store, task["run"]):
         raise Superseded("another run has taken over the output")

@@ -21,7 +21,7 @@ from tools.experiments.networks import NETWORKS
 
 EXPERIMENTS = (
     "alternatives", "curves", "depth", "outcomes", "prediction", "random_or_real", "recovery",
-    "skips_and_norms", "transfer",
+    "skips_and_norms", "ties", "transfer",
 )  # fmt: skip
 
 

@@ -98,6 +98,27 @@ def test_where_the_trials_cannot_tell_an_unsound_start_goes(factor: float, chang
     assert (set(found.scales.values()) != {1.0}) == changed
 
 
+@pytest.mark.parametrize(
+    ("activation", "factor", "changed"),
+    [("Tanh", 6.0, True), ("Tanh", 1.0, False), ("Relu", 1.5, False)],
+)
+def test_deviation_decides_where_a_network_that_saturates_has_learnt_the_batch(
+    activation: str, factor: float, changed: bool
+) -> None:
+    model = scaled(deep_mlp(depth=3), factor)
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = activation
+    found = graph_init.initialize(model, batch_size=8, loss="cross-entropy")
+    start, *others = found.history
+    assert all(e["trial_loss"] < 0.005 for e in found.history)
+    assert (set(found.scales.values()) != {1.0}) == changed
+    if changed:
+        lowest = min(e["gradient_deviation"] for e in others)
+        assert found.history[found.best_step]["gradient_deviation"] == lowest
+        assert lowest < 0.8 * start["gradient_deviation"]
+
+
 def test_no_steps_leave_the_model() -> None:
     result = graph_init.initialize(small_models.plain_cnn(), optimizer="signal", steps=0)
     assert result.history == []

@@ -4,7 +4,8 @@ Two states are compared with the start: every layer's output has unit deviation 
 (:data:`SATURATING` before an activation that saturates), as LSUV has it but with the directions of
 the weights as they are, and the last layer's one of :data:`HEADS`. Each is trained for a few
 updates of SGD with momentum on one batch, at several learning rates; the one that learns that batch
-best is taken. Where the trials cannot tell, the start is kept if its output has a sound deviation.
+best is taken. Where the trials cannot tell, the start is kept if its output has a sound deviation
+and, in a network that can saturate, no other state has a clearly lower gradient deviation.
 If none of these states is alive (numbers overflow, or the signal dies before it can be measured),
 the same is done once more from weights of deviation 1/√fan-in.
 What this rests on is in docs/tuning.md.
@@ -56,6 +57,10 @@ _CLEARLY = 0.98
 #: Trials cannot tell states apart whose losses differ by less: on a batch of a single row, which
 #: every network can learn, or on random images, all alike once they have been averaged.
 _ALIKE = 1.1
+#: Saturated networks learn a batch, but little that holds for others: there the gradient deviation
+#: decides between states that have all learnt it, and another than the start has to be below this
+#: share of its.
+_CALMER = 0.8
 #: An output is sound between this deviation and its reciprocal.
 _SOUND = 0.1
 #: Biases are not scaled, so that a second pass is needed where there are any; a third adds nothing.
@@ -82,6 +87,7 @@ class Signal:
         self._deviations = {
             p.name: saturating for p in parameters if p.gain_activation in _SATURATE
         }
+        self._saturates = bool(self._deviations) or any(p.kind in _BY_FAN_IN for p in parameters)
 
     def __call__(
         self,
@@ -105,10 +111,9 @@ class Signal:
         try:
             with np.errstate(all="ignore"):
                 for name, scales in self._states(values, source, found):
-                    tried = self.trial(values, scales, source, steps)
-                    measured = self._run.step(source.batch(-1), scales)
+                    tried, measured = self.tried(values, scales, source, steps)
                     history.append({"step": len(found), "state": name, **_entry(measured, tried)})
-                    found.append(replace(tried, output=measured.extras[0]))
+                    found.append(tried)
                     if on_step is not None:
                         on_step(history[-1])
         except KeyboardInterrupt:
@@ -120,7 +125,7 @@ class Signal:
                 + (f"at the start {start.words}" if start else "every trial diverges")
                 + f"; {(start and start.remedy) or 'try --scheme he'}"
             )
-        best = _choose([t for t in found if np.isfinite(t.last)])
+        best = self.choose([t for t in found if np.isfinite(t.last)])
         place = next((k for k, t in enumerate(found) if t is best), 0)
         return TuningResult(ones if best is None else best.scales, place, history, interrupted)
 
@@ -196,6 +201,19 @@ class Signal:
                 factors[n] = factors.get(n, 1.0) * float(f)
         return factors, heads
 
+    def tried(
+        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
+    ) -> tuple[Tried, Evaluation]:
+        """The state's trial, and what is measured of it on a batch common to all."""
+        found = self.trial(values, scales, source, steps)
+        measured = self._run.step(source.batch(-1), scales)
+        deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
+        return replace(found, output=measured.extras[0], deviation=deviation), measured
+
+    def choose(self, tried: Sequence[Tried], saturates: bool | None = None) -> Tried | None:
+        """The state that is taken; ``saturates`` says of another network whether it can."""
+        return _choose(tried, self._saturates if saturates is None else saturates)
+
     @cached_property
     def _trainer(self) -> runner.Trainer:
         problem = self._workload.problem
@@ -242,6 +260,7 @@ class Tried:
     first: float
     last: float
     output: float = 1.0  # its deviation
+    deviation: float = float("inf")  # that of the gradient
 
     @property
     def alive(self) -> bool:
@@ -249,15 +268,20 @@ class Tried:
         return bool(np.isfinite(self.last) and collapse.DEAD <= self.output < np.inf)
 
 
-def _choose(tried: Sequence[Tried]) -> Tried | None:
+def _choose(tried: Sequence[Tried], saturates: bool) -> Tried | None:
     """The state that learns best; the first of them, the start, unless another clearly does."""
     if not tried:
         return None
     learnt = _LEARNT * min(t.first for t in tried)
     start, *others = tried
+    sound = _SOUND <= start.output <= 1 / _SOUND
+    calm = [t for t in others if t.last <= learnt]
+    if saturates and calm and (start.last > learnt or sound):
+        calmest = min(calm, key=lambda t: t.deviation)
+        keep = start.last <= learnt and not (calmest.deviation < _CALMER * start.deviation)
+        return start if keep else calmest
     bar = max(start.last, learnt)
     best = min(others, key=lambda t: max(t.last, learnt), default=start)
-    sound = _SOUND <= start.output <= 1 / _SOUND
     return best if max(best.last, learnt) < (_CLEARLY if sound else _ALIKE) * bar else start
 
 

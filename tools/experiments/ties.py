@@ -1,0 +1,115 @@
+"""What decides where a network has learnt the batch of the trials from every state.
+
+    python tools/experiments/ties.py [--seeds 3] [--quick] [--write]
+
+Five networks that are not of the benchmark and learn a batch easily: GRU, LSTM, and shallow MLPs
+and a CNN. Starts that are off by random factors, and too large. Of the states that the tuner
+`signal` tries: the start, the one that its trials alone would choose, the one with the lowest
+gradient deviation, the one that the tuner chooses, and the best in hindsight. SGD with momentum and
+Adam at five learning rates each. Needs the ``dev`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from graph_init.tuning.signal import Signal  # noqa: E402
+from tools.experiments import laboratory, study  # noqa: E402
+from tools.experiments.networks import CLASSES, MLP, NETWORKS, Network, PlainCNN  # noqa: E402
+from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
+
+
+class Gated(nn.Module):
+    """One layer of GRU over embedded symbols."""
+
+    def __init__(self, width: int = 48, symbols: int = 12) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(symbols, width)
+        self.gru = nn.GRU(width, width, 1, batch_first=True)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(self.embed(x))[0][:, -1])
+
+
+def _mlp(activation: type[nn.Module], depth: int) -> Network:
+    return Network(MLP, "digits", (("activation", activation), ("depth", depth), ("width", 64)))
+
+
+EASY = {
+    "GRU": Network(Gated, "recall"),
+    "LSTM, width 64": NETWORKS["lstm"].but(width=64),
+    "tanh MLP, 5 layers": _mlp(nn.Tanh, 5),
+    "ReLU MLP, 3 layers": _mlp(nn.ReLU, 3),
+    "CNN with norms, 4 layers": Network(
+        PlainCNN, "digits", (("depth", 4), ("norm", True), ("width", 24))
+    ),
+}
+STARTS = ("off", "large")
+WAYS = ("trials alone", "lowest deviation", "`signal`", "best in hindsight")
+
+
+def job(cases: Sequence[Case]) -> list[Row]:
+    """One start under one seed: its own row, and one for each way to choose."""
+    (case,) = cases
+    s = laboratory.subject(case.network, case.updates)
+    tuner = s.tuner("signal")
+    assert isinstance(tuner, Signal)
+    values = s.start(case.start, case.seed)
+    own, source = s.own(values), s.random(case.seed)
+    s.evaluator.step.move(own)
+    tried, rows = [], []
+    for _, scales in tuner.candidates(own, source):
+        tried.append(tuner.tried(own, scales, source, 30)[0])
+        state = s.scaled(values, dict(zip(s.evaluator.scaled, scales.tolist(), strict=True)))
+        rows.append(study.row(case, s.outcome(state, case.seed)))
+    alone = tuner.choose(tried, saturates=False)
+    chosen = {
+        "start": rows[0],
+        "trials alone": rows[next(k for k, t in enumerate(tried) if t is alone)],
+        "lowest deviation": rows[int(np.argmin([t.deviation for t in tried]))],
+        "`signal`": rows[next(k for k, t in enumerate(tried) if t is tuner.choose(tried))],
+        "best in hindsight": min(rows, key=lambda r: r.score),
+    }
+    return [
+        Row(r.label, r.start, way, r.seed, r.losses, r.rates) for way, r in chosen.items()
+    ]  # fmt: skip
+
+
+def experiment(given: argparse.Namespace) -> Page:
+    names = ["GRU"] if given.quick else list(EASY)
+    jobs = [
+        [Case(n, EASY[n], start, "states", seed, given.updates)]
+        for n in names for start in STARTS for seed in given.seeds
+    ]  # fmt: skip
+    found = Study([r for rows in study.parallel(job, jobs) for r in rows])
+    lines = [
+        "Training loss over that from the start: geometric mean over seeds and optimisers, with "
+        "its 95% interval.", "",
+    ]  # fmt: skip
+    lines += study.table(
+        ["network", "start", "from the start", *WAYS],
+        (
+            [n, start, found.shown(n, start, "start"),
+             *(study.ratio(found.differences((n, start, w), (n, start, "start"))) for w in WAYS)]
+            for n in names for start in STARTS
+        ),
+    )  # fmt: skip
+    return Page(lines)
+
+
+if __name__ == "__main__":
+    study.main(
+        __file__, __doc__, experiment, seeds=3, updates=110, first_seed=400,
+        path=ROOT / "docs" / "research" / "ties.md",
+    )  # fmt: skip

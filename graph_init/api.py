@@ -27,6 +27,7 @@ from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue, save, with_values
 from graph_init.parameters import Parameter, analyze
 from graph_init.schemes import Settings
+from graph_init.text import visible
 from graph_init.tuning import fitting
 from graph_init.version import __version__
 from graph_init.workload import Options, build
@@ -152,10 +153,11 @@ class Initialized:
 
 @dataclass(frozen=True)
 class Applied:
-    """The result of :func:`apply`."""
+    """The result of :func:`apply`; ``notes`` say what the user should know about the scales."""
 
     scales: dict[str, float]
     provenance: dict[str, str]
+    notes: list[str]
     _loaded: LoadedModel = field(repr=False)
     _values: Mapping[str, NewValue] = field(repr=False)
 
@@ -167,7 +169,7 @@ class Applied:
         save(self._loaded, self._values, path, self.provenance)
 
     def to_json(self) -> dict[str, Any]:
-        return {"scales": self.scales}
+        return {"scales": self.scales, "notes": self.notes}
 
 
 def inspect(
@@ -501,8 +503,8 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
         UnsupportedModelError: The model lacks a tensor that the scales name.
         NumericalError: A product does not fit the tensor's type.
     """
-    factors = scales_file.read(scales)
-    loaded = load(model)
+    read = scales_file.read(scales)
+    factors, loaded = read.factors, load(model)
     for name in factors:
         found = loaded.ir.graph.initializers.get(name)
         if found is None:
@@ -517,4 +519,10 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
             )
     values = {name: _Scaled(loaded, name, factor) for name, factor in factors.items()}
     provenance = {"graph_init.version": __version__, "graph_init.applied": "scales"}
-    return Applied(factors, provenance, loaded, values)
+    notes = []
+    if read.scheme != scales_file.KEEP:
+        notes.append(
+            f"the scales were found for weights of --scheme {visible(read.scheme)}, not for those "
+            "that the model had; on other weights they may be far off"
+        )
+    return Applied(factors, provenance, notes, loaded, values)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,23 @@ from graph_init.text import visible
 
 FORMAT = "graph-init/scales"
 VERSION = 1
+#: The scheme of scales that are for a model's own weights.
+KEEP = "keep"
 
 #: Bytes of a scales file; one of a million tensors has less.
 _LARGEST = 1 << 27
 
 
-def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, float]:
-    """Factor by name, of a file or of its content. Raises ModelFileError if it is anything else."""
+@dataclass(frozen=True)
+class Scales:
+    """Factor by name, and the scheme whose weights they belong to, as far as it is known."""
+
+    factors: dict[str, float]
+    scheme: str
+
+
+def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> Scales:
+    """What a file holds, or its content. Raises ModelFileError if it is anything else."""
     found = dict(source) if isinstance(source, Mapping) else _read_json(Path(source))
     if found.get("format") != FORMAT or not isinstance(found.get("scales"), Mapping):
         raise ModelFileError(
@@ -32,7 +43,10 @@ def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, float]
             f"the scales file has version {visible(str(found.get('version')))}; this program "
             f"reads {VERSION}"
         )
-    return {str(name): _factor(name, given) for name, given in found["scales"].items()}
+    factors = {str(name): _factor(name, given) for name, given in found["scales"].items()}
+    told = found.get("provenance")
+    scheme = told.get("graph_init.scheme") if isinstance(told, Mapping) else None
+    return Scales(factors, scheme if isinstance(scheme, str) else KEEP)
 
 
 def _factor(name: object, given: object) -> float:

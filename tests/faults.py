@@ -162,7 +162,7 @@ def _pair() -> Case:
         _times(5, "in.onnx", "out.onnx", scales=scales)(folder)
 
     def state(folder: Path) -> tuple[Any, float]:
-        return values(folder / "out.onnx"), scales_file.read(folder / "scales")["a"]
+        return values(folder / "out.onnx"), scales_file.read(folder / "scales").factors["a"]
 
     def between(old: Any, new: Any) -> list[Any]:
         return [(old[0], new[1])]  # from the scales, `apply` makes the new model

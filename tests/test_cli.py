@@ -63,6 +63,18 @@ def test_tables_for_people(model: Path, tmp_path: Path) -> None:
     assert run("doctor").exit_code == 0
 
 
+@pytest.mark.parametrize(("scheme", "told"), [("keep", False), ("he", True)])
+def test_apply_says_that_scales_are_for_other_weights(
+    model: Path, tmp_path: Path, scheme: str, told: bool
+) -> None:
+    scales, out = tmp_path / "s.json", tmp_path / "out.onnx"
+    run("initialize", model, "-o", out, "--scheme", scheme, "--steps", 1, "--save-scales", scales)
+    found = run("apply", scales, model, "-o", out, "--json")
+    assert found.exit_code == 0
+    assert ("weights of --scheme he" in found.stderr) == told
+    assert len(json.loads(found.stdout)["notes"]) == told
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -181,6 +181,8 @@ def test_gain_can_be_given() -> None:
     ("settings", "message"),
     [
         ({"name": "xaver"}, "did you mean 'xavier'"),
+        ({"name": "kaiming_normal_"}, "did you mean 'he'"),
+        ({"name": "Glorot-Uniform"}, "did you mean 'xavier-uniform'"),
         ({"name": "he", "std": 0.1}, "--std belongs to --scheme truncated-normal"),
         ({"name": "keep", "gain": 1.0}, "--gain belongs to"),
         ({"name": "he", "gain": -1.0}, "must be positive"),

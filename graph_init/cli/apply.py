@@ -6,7 +6,7 @@ import click
 from rich.text import Text
 
 from graph_init.cli.options import FILE, json_option
-from graph_init.cli.terminal import examples, guarded, out, print_json
+from graph_init.cli.terminal import examples, guarded, out, print_json, warn
 from graph_init.errors import UsageError
 from graph_init.output import targets
 
@@ -31,6 +31,7 @@ def apply(scales: str, model: str, output: str, as_json: bool) -> None:
         raise UsageError(f"-o {output} is the scales file; give another name")
     result = graph_init.apply(scales, model)
     result.save(output)
+    warn(result.notes)
     if as_json:
         return print_json({"output": output, **result.to_json()})
     out.print(Text(f"{len(result.scales)} tensors scaled → {output}"))

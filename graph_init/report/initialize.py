@@ -99,7 +99,8 @@ def _tries(result: Content, history: Sequence[Content]) -> Section:
         "States that were tried",
         [
             "Each state was trained for a few updates on one batch; the one that learns best is "
-            "taken. Trials with no finite loss have no bar.",
+            "taken. Where a network that can saturate has learnt the batch from several, that is "
+            "the one with the lowest gradient deviation. Trials with no finite loss have no bar.",
             f"Taken: {taken}.",
         ],
         [

@@ -74,6 +74,13 @@ SCHEMES: dict[str, Scheme] = {
     "truncated-normal": Scheme(truncated_normal, gain=STANDARD_DEVIATION),
 }
 NAMES = ("keep", *SCHEMES)
+#: What frameworks call them, to be suggested.
+_OTHER_NAMES = {
+    "kaiming": "he", "kaiming-normal": "he", "he-normal": "he", "kaiming-uniform": "he-uniform",
+    "glorot": "xavier", "glorot-normal": "xavier", "xavier-normal": "xavier",
+    "glorot-uniform": "xavier-uniform", "lecun-normal": "lecun", "trunc-normal": "truncated-normal",
+    "none": "keep",
+}  # fmt: skip
 #: A gain that is that of the activation behind each layer.
 BY_ACTIVATION = "activation"
 
@@ -102,7 +109,8 @@ class Settings:
     def check(self) -> None:
         """UsageError for an unknown scheme and for settings that it does not have."""
         if self.name not in NAMES:
-            near = get_close_matches(self.name, NAMES, 1)
+            other = _OTHER_NAMES.get(self.name.lower().rstrip("_").replace("_", "-"))
+            near = [other] if other else get_close_matches(self.name, NAMES, 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UsageError(f"--scheme {self.name}: choose one of {', '.join(NAMES)}{hint}")
         drawn = tuple(n for n in SCHEMES if n not in ("truncated-normal", "lsuv"))

@@ -33,7 +33,7 @@ FRAMEWORKS = frozenset(
     "torch jax flax equinox keras tensorflow transformers sklearn mnist1d lsuv safetensors".split()
 )
 SHOWN = ("numpy", "onnx", "onnx-ir", "networkx", "click", "rich")
-_TESTING = ("pytest", "hypothesis")
+_TESTING = ("pytest", "pytest-xdist", "hypothesis")
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,9 @@ def attempt(row: Row) -> str:
         ]
         healthy = run("-m", "graph_init", "doctor").returncode == 0
         tested = run(
-            "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not long", *without_frameworks()
-        )
+            "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "auto", "--dist", "worksteal",
+            "-m", "not long", *without_frameworks(),
+        )  # fmt: skip
         if tested.returncode:
             print(tested.stdout[-6000:], file=sys.stderr)
         last = re.sub(r" in .*| warnings?,?", "", tested.stdout.strip().splitlines()[-1])

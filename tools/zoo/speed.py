@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transformers", type=int, default=42, help="how many are exported")
     parser.add_argument("--light", nargs="*", help="names of light models [all nine]")
-    parser.add_argument("--steps", type=int, default=3, help="updates of a trial, or steps")
+    parser.add_argument("--steps", type=int, default=1, help="updates of a trial, or steps")
     parser.add_argument("--time-limit", default="1h")
     parser.add_argument("--write", action="store_true", help="into docs/zoo.md")
     given = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,12 @@ from torch.utils import _pytree as pytree  # noqa: E402
 import graph_init  # noqa: E402
 import graph_init_torch  # noqa: E402
 from graph_init import tuners  # noqa: E402
-from graph_init.errors import NumericalError, UnsupportedModelError, UsageError  # noqa: E402
+from graph_init.errors import (  # noqa: E402
+    NumericalError,
+    OutputError,
+    UnsupportedModelError,
+    UsageError,
+)
 from graph_init.frontends.correspondence import bind  # noqa: E402
 from graph_init.tuning.loop import TuningResult  # noqa: E402
 from graph_init_torch import frontend  # noqa: E402
@@ -363,6 +369,19 @@ def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch, tmp_
     saved = onnx.load(tmp_path / "out.onnx", load_external_data=False)
     assert any(i.external_data for i in saved.graph.initializer)
     mostly_equal(run_onnx(onnx.load(tmp_path / "out.onnx"), (example,), {}), expected)
+
+
+def test_a_full_temporary_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("graph_init.frontends.subject._MESSAGE_LIMIT", 0)
+    monkeypatch.setattr("onnx_ir.save", full)
+    module = PlainCNN()
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    with pytest.raises(OutputError, match="No space left on device; let TMPDIR"):
+        graph_init_torch.initialize_(module, (torch.randn(4, 3, 10, 10),))
+    assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
 
 
 # ---- safetensors

@@ -15,7 +15,7 @@ import onnx_ir
 
 from graph_init.builder import Array
 from graph_init.data_files import Data
-from graph_init.errors import NumericalError, UsageError
+from graph_init.errors import NumericalError, OutputError, UsageError
 from graph_init.frontends import Exported, Tensor, find, is_saved_model
 from graph_init.frontends.correspondence import bind
 from graph_init.model.load import LoadedModel, load
@@ -184,7 +184,13 @@ def _loaded(model: onnx_ir.Model) -> tuple[LoadedModel, tempfile.TemporaryDirect
     )
     if size < _MESSAGE_LIMIT:
         return load(onnx_ir.to_proto(model)), None
-    folder = tempfile.TemporaryDirectory(prefix="graph-init-")
-    path = Path(folder.name) / "model.onnx"
-    onnx_ir.save(model, path, external_data="model.onnx.data")
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="graph-init-")
+        path = Path(folder.name) / "model.onnx"
+        onnx_ir.save(model, path, external_data="model.onnx.data")
+    except OSError as error:
+        raise OutputError(
+            f"the temporary folder cannot take the exported model's {size / 1e6:,.0f} MB: "
+            f"{error.strerror or error}; let TMPDIR name a folder that can"
+        ) from error
     return load(path), folder

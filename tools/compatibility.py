@@ -20,10 +20,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -33,6 +30,12 @@ FRAMEWORKS = frozenset(
     "torch jax flax equinox keras tensorflow transformers sklearn mnist1d lsuv safetensors".split()
 )
 SHOWN = ("numpy", "onnx", "onnx-ir", "networkx", "click", "rich")
+#: Options of uv by what a row says.
+_RESOLUTIONS = {
+    "oldest": ("--resolution", "lowest-direct"),
+    "newest": (),
+    "pinned": ("--constraint", str(ROOT / "constraints.txt")),
+}
 _TESTING = ("pytest", "pytest-xdist", "hypothesis")
 
 
@@ -60,18 +63,6 @@ def interpreter(version: str) -> str:
     if found is None:
         raise SystemExit(f"there is no python{version}; install it, or leave its rows out")
     return found
-
-
-def oldest() -> list[str]:
-    """The lowest version of each requirement, of the library and of the extra ``zoo``."""
-    wanted = [Requirement(r) for r in metadata.requires("graph-init") or []]
-    return [
-        f"{r.name}=={s.version}.*"
-        for r in wanted
-        if r.marker is None or r.marker.evaluate({"extra": "zoo"})
-        for s in r.specifier
-        if s.operator == ">="
-    ]
 
 
 def without_frameworks() -> list[str]:
@@ -116,16 +107,15 @@ def attempt(row: Row) -> str:
                 env=environment,
             )  # fmt: skip
 
-        versions = {
-            "oldest": [*oldest()],
-            "newest": [],
-            "pinned": ["--constraint", str(ROOT / "constraints.txt")],
-        }[row.versions]
-        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        done = run(*pip, *versions, *_TESTING, f"{ROOT}[cpu,zoo]")
+        def install(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return run("-m", "uv", "pip", "install", "--quiet", "--python", python, *arguments)
+
+        run("-m", "pip", "install", "--quiet", "uv").check_returncode()
+        done = install(*_RESOLUTIONS[row.versions], f"{ROOT}[cpu,report,zoo]")
         if done.returncode:
-            why = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip failed"
+            why = " ".join(done.stderr.split()) or "the installer failed"
             return f"| {row.python} | {row.versions} |{' |' * len(SHOWN)} not installable: {why} |"
+        install(*_TESTING).check_returncode()
         shown = [
             run("-c", f"from importlib.metadata import version; print(version('{p}'))")
             for p in SHOWN

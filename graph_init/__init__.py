@@ -1,9 +1,6 @@
 """graph-init: scales of initial weights for any model that can be exported to ONNX."""
 
 from graph_init.api import (
-    Applied,
-    Initialized,
-    Inspection,
     apply,
     compare,
     initialize,
@@ -14,6 +11,7 @@ from graph_init.api import (
 from graph_init.comparison import Comparison, Plan
 from graph_init.errors import GraphInitError
 from graph_init.evaluation import Measurement
+from graph_init.results import Applied, Initialized, Inspection
 from graph_init.version import __version__
 
 __all__ = [

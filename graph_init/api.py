@@ -5,27 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir
 
-from graph_init import artifacts, comparison, initial_state, report, scales_file, tuners
+from graph_init import artifacts, comparison, initial_state, scales_file, tuners
 from graph_init import problem as problems
-from graph_init.builder import Array
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.data_files import Data
 from graph_init.engine import memory
-from graph_init.errors import NumericalError, UnsupportedModelError, UsageError
+from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.evaluation import Measurement, prepare
 from graph_init.frontends import subject as frontends
 from graph_init.frontends.subject import Subject
-from graph_init.model.load import LoadedModel, load
-from graph_init.model.save import NewValue, save, with_values
+from graph_init.model.load import load
+from graph_init.model.save import NewValue
+from graph_init.model.scaled import SCALED_TYPES, Scaled
 from graph_init.parameters import Parameter, analyze
+from graph_init.results import Applied, Initialized, Inspection
 from graph_init.schemes import Settings
 from graph_init.text import visible
 from graph_init.tuning import fitting
@@ -34,142 +32,6 @@ from graph_init.workload import Options, build
 
 #: Held-out batches on which ``initialize`` measures before and after.
 HELD_OUT = 2
-#: Element types that a factor can multiply.
-_SCALED_TYPES = frozenset(
-    {
-        onnx_ir.DataType.BFLOAT16,
-        onnx_ir.DataType.DOUBLE,
-        onnx_ir.DataType.FLOAT,
-        onnx_ir.DataType.FLOAT16,
-    }
-)
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What the graph analyzer found, in the order of the model's initializers."""
-
-    parameters: list[Parameter]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"parameters": [p.to_json() for p in self.parameters]}
-
-
-@dataclass
-class Initialized:
-    """The result of :func:`initialize`.
-
-    Attributes:
-        before: the start, filled by the scheme, on two held-out batches.
-        after: the same with the scales, on the same batches.
-        steps: entries of ``history``.
-        seconds: the whole call took.
-        history: a dictionary a step or tried state, with ``gradient_deviation`` and more.
-        scales: the factor on each scaled tensor of the start, by name.
-        provenance: what the file's ``metadata_props`` will say.
-        interrupted: whether Ctrl-C ended the tuning early.
-        output: where :meth:`save` wrote the model.
-        updated: the framework's model with the new values, if one was given.
-        tensors: these values by their names there, in the framework's own types and shapes.
-    """
-
-    before: Measurement
-    after: Measurement
-    steps: int
-    seconds: float
-    history: list[dict[str, Any]]
-    scales: dict[str, float]
-    provenance: dict[str, str]
-    interrupted: bool
-    #: The options as they took effect, and the number of the history's entry that was taken.
-    settings: dict[str, Any]
-    best_step: int
-    #: What was not as it should be, and what was done about it, in sentences.
-    notes: list[str] = field(default_factory=list)
-    output: str | None = None
-    #: The framework's model with the new values, if one was given, and these by their names there.
-    updated: Any = field(default=None, repr=False)
-    tensors: Mapping[str, Array] = field(default_factory=dict, repr=False)
-    _subject: Subject = field(repr=False, kw_only=True)
-    _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
-    _parameters: Sequence[Parameter] = field(repr=False, kw_only=True)
-
-    @property
-    def _loaded(self) -> LoadedModel:
-        return self._subject.loaded
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        """The initialised model, its weights embedded."""
-        return with_values(self._loaded, self._values, self.provenance)
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        scales: str | os.PathLike[str] | None = None,
-        own_data: bool = False,
-    ) -> None:
-        """Write the model; whole or not at all, with the input's own external-data layout.
-
-        With ``scales`` also the scales file of that name: both, or neither. ``own_data``: names of
-        data files begin with the model's, so that models with data can share a folder.
-        """
-        beside = (
-            {} if scales is None else {scales: scales_file.content(self.scales, self.provenance)}
-        )
-        save(self._loaded, self._values, path, self.provenance, beside, own_data=own_data)
-        self.output = str(path)
-
-    def save_scales(self, path: str | os.PathLike[str]) -> None:
-        """Write the scales file that :func:`apply` reads."""
-        scales_file.write(path, self.scales, self.provenance)
-
-    def save_report(self, path: str | os.PathLike[str]) -> None:
-        """Write a page (HTML, one file) that shows what was found."""
-        report.write(self.report_content(), path)
-
-    def report_content(self) -> dict[str, Any]:
-        """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
-        return report.gather(
-            "initialize", self.to_json(), self.provenance, self._loaded, self._parameters
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "output": self.output,
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "history": self.history,
-            "scales": self.scales,
-            "interrupted": self.interrupted,
-            "settings": self.settings,
-            "best_step": self.best_step,
-            "notes": self.notes,
-        }
-
-
-@dataclass(frozen=True)
-class Applied:
-    """The result of :func:`apply`; ``notes`` say what the user should know about the scales."""
-
-    scales: dict[str, float]
-    provenance: dict[str, str]
-    notes: list[str]
-    _loaded: LoadedModel = field(repr=False)
-    _values: Mapping[str, NewValue] = field(repr=False)
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        return with_values(self._loaded, self._values, self.provenance)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        save(self._loaded, self._values, path, self.provenance)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"scales": self.scales, "notes": self.notes}
 
 
 def inspect(
@@ -376,7 +238,7 @@ def initialize(
     new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
     updated, tensors = None, {}
     if subject.exported is None:
-        new.update({n: _Scaled(loaded, n, factors[n], filled.get(n)) for n in factors})
+        new.update({n: Scaled(loaded, n, factors[n], filled.get(n)) for n in factors})
     else:
         tensors = subject.new_values(factors, filled)
         new.update({n: tensors[n] for n in subject.owners if n in tensors})
@@ -468,33 +330,6 @@ def _bytes(limit: str | None) -> int | None:
     return None if limit is None else memory.parse(limit)
 
 
-@dataclass(frozen=True)
-class _Scaled:
-    """``factor`` × a tensor, computed when it is written: in float64, rounded once to its type."""
-
-    loaded: LoadedModel
-    name: str
-    factor: float
-    filled: Array | None = None
-
-    def __call__(self) -> Array:
-        tensor = self.loaded.ir.graph.initializers[self.name].const_value
-        assert tensor is not None
-        source = tensor.numpy()
-        base = source if self.filled is None else self.filled
-        with np.errstate(over="ignore"):
-            new = (base.astype(np.float64) * self.factor).astype(source.dtype)
-        memory.release(source)
-        # An element may not become infinite, nor all of them zero.
-        lost = np.isfinite(base) & ~np.isfinite(new)
-        if lost.any() or (base.any() and not new.any()):
-            raise NumericalError(
-                f"'{self.name}' times {self.factor:g} does not fit {source.dtype}; nothing was "
-                "written. Use a wider type for the model"
-            )
-        return new
-
-
 def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> Applied:
     """Multiply the tensors of ``model`` by the factors of a scales file (or its content).
 
@@ -512,12 +347,12 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
                 f"the model has no initializer '{name}', which the scales file names; see "
                 "`graph-init inspect`"
             )
-        if found.const_value is None or found.const_value.dtype not in _SCALED_TYPES:
+        if found.const_value is None or found.const_value.dtype not in SCALED_TYPES:
             raise UnsupportedModelError(
                 f"initializer '{name}', which the scales file names, does not hold floats of 16, "
                 "32 or 64 bits; see `graph-init inspect`"
             )
-    values = {name: _Scaled(loaded, name, factor) for name, factor in factors.items()}
+    values = {name: Scaled(loaded, name, factor) for name, factor in factors.items()}
     provenance = {"graph_init.version": __version__, "graph_init.applied": "scales"}
     notes = []
     if read.scheme != scales_file.KEEP:

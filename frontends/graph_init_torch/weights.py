@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from graph_init.api import Initialized
 from graph_init.errors import UsageError
+from graph_init.results import Initialized
 from graph_init_torch.frontend import unwrapped
 
 

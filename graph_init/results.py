@@ -1,0 +1,145 @@
+"""What the public functions return: figures, and models to write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from graph_init import report, scales_file
+from graph_init.builder import Array
+from graph_init.evaluation import Measurement
+from graph_init.frontends.subject import Subject
+from graph_init.model.load import LoadedModel
+from graph_init.model.save import NewValue, save, with_values
+from graph_init.parameters import Parameter
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the graph analyzer found, in the order of the model's initializers."""
+
+    parameters: list[Parameter]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"parameters": [p.to_json() for p in self.parameters]}
+
+
+@dataclass
+class Initialized:
+    """The result of :func:`initialize`.
+
+    Attributes:
+        before: the start, filled by the scheme, on two held-out batches.
+        after: the same with the scales, on the same batches.
+        steps: entries of ``history``.
+        seconds: the whole call took.
+        history: a dictionary a step or tried state, with ``gradient_deviation`` and more.
+        scales: the factor on each scaled tensor of the start, by name.
+        provenance: what the file's ``metadata_props`` will say.
+        interrupted: whether Ctrl-C ended the tuning early.
+        output: where :meth:`save` wrote the model.
+        updated: the framework's model with the new values, if one was given.
+        tensors: these values by their names there, in the framework's own types and shapes.
+    """
+
+    before: Measurement
+    after: Measurement
+    steps: int
+    seconds: float
+    history: list[dict[str, Any]]
+    scales: dict[str, float]
+    provenance: dict[str, str]
+    interrupted: bool
+    #: The options as they took effect, and the number of the history's entry that was taken.
+    settings: dict[str, Any]
+    best_step: int
+    #: What was not as it should be, and what was done about it, in sentences.
+    notes: list[str] = field(default_factory=list)
+    output: str | None = None
+    #: The framework's model with the new values, if one was given, and these by their names there.
+    updated: Any = field(default=None, repr=False)
+    tensors: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    _subject: Subject = field(repr=False, kw_only=True)
+    _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
+    _parameters: Sequence[Parameter] = field(repr=False, kw_only=True)
+
+    @property
+    def _loaded(self) -> LoadedModel:
+        return self._subject.loaded
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The initialised model, its weights embedded."""
+        return with_values(self._loaded, self._values, self.provenance)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scales: str | os.PathLike[str] | None = None,
+        own_data: bool = False,
+    ) -> None:
+        """Write the model; whole or not at all, with the input's own external-data layout.
+
+        With ``scales`` also the scales file of that name: both, or neither. ``own_data``: names of
+        data files begin with the model's, so that models with data can share a folder.
+        """
+        beside = (
+            {} if scales is None else {scales: scales_file.content(self.scales, self.provenance)}
+        )
+        save(self._loaded, self._values, path, self.provenance, beside, own_data=own_data)
+        self.output = str(path)
+
+    def save_scales(self, path: str | os.PathLike[str]) -> None:
+        """Write the scales file that :func:`apply` reads."""
+        scales_file.write(path, self.scales, self.provenance)
+
+    def save_report(self, path: str | os.PathLike[str]) -> None:
+        """Write a page (HTML, one file) that shows what was found."""
+        report.write(self.report_content(), path)
+
+    def report_content(self) -> dict[str, Any]:
+        """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
+        return report.gather(
+            "initialize", self.to_json(), self.provenance, self._loaded, self._parameters
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "output": self.output,
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "history": self.history,
+            "scales": self.scales,
+            "interrupted": self.interrupted,
+            "settings": self.settings,
+            "best_step": self.best_step,
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The result of :func:`apply`; ``notes`` say what the user should know about the scales."""
+
+    scales: dict[str, float]
+    provenance: dict[str, str]
+    notes: list[str]
+    _loaded: LoadedModel = field(repr=False)
+    _values: Mapping[str, NewValue] = field(repr=False)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return with_values(self._loaded, self._values, self.provenance)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        save(self._loaded, self._values, path, self.provenance)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"scales": self.scales, "notes": self.notes}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.builder import FLOATS, Array, Builder, Value
@@ -75,7 +76,10 @@ def load() -> tuple[NodeCase, ...]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tuple(_cases(load_model_tests(kind="node")))
+        cases = load_model_tests(kind="node")
+    if cases[0].model is None:
+        pytest.skip(f"onnx {onnx.__version__} has its node cases in files")
+    return tuple(_cases(cases))
 
 
 def _cases(cases: Sequence[Any]) -> Iterator[NodeCase]:

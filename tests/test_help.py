@@ -7,10 +7,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 
 import click
 import pytest
 from click.testing import CliRunner
+from packaging.version import Version
 
 from graph_init import schemes, tuners
 from graph_init.cli import cli, options
@@ -52,6 +54,8 @@ def test_summaries_are_shown_whole(name: str) -> None:
     ],
 )
 def test_misspelt_words_are_answered_with_the_right_ones(words: list[str], expected: str) -> None:
+    if expected == "initialize" and Version(version("click")) < Version("8.4"):
+        pytest.skip("click suggests commands from 8.4 on")
     found = CliRunner().invoke(cli, words)
     assert found.exit_code == 2 and expected in found.output
 

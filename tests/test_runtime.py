@@ -12,6 +12,8 @@ import pytest
 def test_the_engine_comes_without_torch_and_leaves_its_training_package_importable(
     statement: str,
 ) -> None:
+    if statement != "pass":
+        pytest.importorskip("torch", reason="its training package imports PyTorch")
     code = (
         "import sys\n"
         "from graph_init.engine.runtime import bindings\n"

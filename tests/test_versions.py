@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init.errors import UnsupportedModelError
+from graph_init.errors import ModelFileError, UnsupportedModelError
 from tests.small_models import model, plain_cnn
 
 
@@ -22,11 +22,20 @@ def batch() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("opset", "ir"), [(13, 7), (17, 8), (21, 10), (23, 11), (25, 13)])
 def test_the_same_network_gives_the_same_number_in_every_version(opset: int, ir: int) -> None:
+    if opset > onnx.defs.onnx_opset_version():
+        pytest.skip(f"onnx {onnx.__version__} does not know opset {opset}")
     reference = graph_init.measure(plain_cnn(4), data=batch()).gradient_deviation
     other = plain_cnn(4)
     other.opset_import[0].version = opset
     other.ir_version = ir
     assert graph_init.measure(other, data=batch()).gradient_deviation == reference
+
+
+def test_a_model_newer_than_the_onnx_package_says_so() -> None:
+    newer = plain_cnn(4)
+    newer.ir_version = onnx.IR_VERSION + 1
+    with pytest.raises(ModelFileError, match="pip install --upgrade onnx"):
+        graph_init.measure(newer)
 
 
 def with_last(op: str, opset: int, **attributes: object) -> onnx.ModelProto:

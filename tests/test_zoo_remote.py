@@ -71,6 +71,7 @@ def test_a_worker_is_lost_in_the_middle(
 
 
 def test_models_from_a_web_server(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
     handler = partial(SimpleHTTPRequestHandler, directory=str(finished[0]))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -90,6 +91,8 @@ def test_models_from_a_web_server(finished: tuple[Path, Path], tmp_path: Path) -
 def test_an_object_store(
     finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
     source, expected = finished
     with object_store() as (fs, environment):
         for key, value in environment.items():

@@ -324,7 +324,18 @@ def _check_valid(proto: onnx.ModelProto, label: str) -> None:
         # ValueError: UnicodeDecodeError, where its message quotes what is no text.
         # Its message quotes the model; the first line says what is wrong.
         words = visible(str(error).strip().partition("\n")[0])
-        raise ModelFileError(f"{label} is not valid ONNX: {words}") from error
+        raise ModelFileError(f"{label} is not valid ONNX: {words}{_if_newer(proto)}") from error
+
+
+def _if_newer(proto: onnx.ModelProto) -> str:
+    """What helps where a model is of a later standard than the installed onnx knows."""
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if proto.ir_version <= onnx.IR_VERSION and opset <= onnx.defs.onnx_opset_version():
+        return ""
+    return (
+        f". It is of a later version of ONNX (IR {proto.ir_version}, opset {opset}) than onnx "
+        f"{onnx.__version__} knows: pip install --upgrade onnx"
+    )
 
 
 def _normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:

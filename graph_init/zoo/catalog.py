@@ -181,7 +181,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise UsageError(f"'{url}': {error}") from error
+        raise UsageError(f"'{url}': {error}; pip install 'fsspec[{protocol}]'") from error
     except ValueError as error:
         raise UsageError(f"'{url}': fsspec knows no file system '{protocol}'") from error
     return fs, path

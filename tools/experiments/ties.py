@@ -1,6 +1,6 @@
 """What decides where a network has learnt the batch of the trials from every state.
 
-    python tools/experiments/ties.py [--seeds 3] [--quick] [--write]
+    python tools/experiments/ties.py [--seeds 6] [--quick] [--write]
 
 Five networks that are not of the benchmark and learn a batch easily: GRU, LSTM, and shallow MLPs
 and a CNN. Starts that are off by random factors, and too large. Of the states that the tuner
@@ -110,6 +110,6 @@ def experiment(given: argparse.Namespace) -> Page:
 
 if __name__ == "__main__":
     study.main(
-        __file__, __doc__, experiment, seeds=3, updates=110, first_seed=400,
+        __file__, __doc__, experiment, seeds=6, updates=110, first_seed=400,
         path=ROOT / "docs" / "research" / "ties.md",
     )  # fmt: skip

@@ -127,7 +127,7 @@ def attempt(row: Row) -> str:
         )  # fmt: skip
         if tested.returncode:
             print(tested.stdout[-6000:], file=sys.stderr)
-        last = re.sub(r" in .*| warnings?,?", "", tested.stdout.strip().splitlines()[-1])
+        last = re.sub(r" in .*|, \d+ warnings?", "", tested.stdout.strip().splitlines()[-1])
         cells = " | ".join(s.stdout.strip() for s in shown)
         verdict = "" if healthy else "doctor: bad; "
         return f"| {row.python} | {row.versions} | {cells} | {verdict}{last.strip('= ')} |"

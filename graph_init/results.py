@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx
 
-from graph_init import report, scales_file
+from graph_init import report as reports
+from graph_init import scales_file
 from graph_init.builder import Array
 from graph_init.evaluation import Measurement
 from graph_init.frontends.subject import Subject
@@ -81,16 +82,21 @@ class Initialized:
         path: str | os.PathLike[str],
         *,
         scales: str | os.PathLike[str] | None = None,
+        report: str | os.PathLike[str] | None = None,
         own_data: bool = False,
     ) -> None:
         """Write the model; whole or not at all, with the input's own external-data layout.
 
-        With ``scales`` also the scales file of that name: both, or neither. ``own_data``: names of
-        data files begin with the model's, so that models with data can share a folder.
+        With ``scales`` and ``report`` also the scales file and the page of these names: all, or
+        none. ``own_data``: names of data files begin with the model's, so that models with data can
+        share a folder.
         """
-        beside = (
-            {} if scales is None else {scales: scales_file.content(self.scales, self.provenance)}
-        )
+        beside: list[tuple[str | os.PathLike[str], bytes]] = []
+        if scales is not None:
+            beside.append((scales, scales_file.content(self.scales, self.provenance)))
+        if report is not None:
+            reports.require(report)
+            beside.append((report, reports.rendered(self._content(str(path)))))
         save(self._loaded, self._values, path, self.provenance, beside, own_data=own_data)
         self.output = str(path)
 
@@ -100,13 +106,15 @@ class Initialized:
 
     def save_report(self, path: str | os.PathLike[str]) -> None:
         """Write a page (HTML, one file) that shows what was found."""
-        report.write(self.report_content(), path)
+        reports.write(self.report_content(), path)
 
     def report_content(self) -> dict[str, Any]:
         """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
-        return report.gather(
-            "initialize", self.to_json(), self.provenance, self._loaded, self._parameters
-        )
+        return self._content(self.output)
+
+    def _content(self, output: str | None) -> dict[str, Any]:
+        told = {**self.to_json(), "output": output}
+        return reports.gather("initialize", told, self.provenance, self._loaded, self._parameters)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -139,7 +139,7 @@ def _times(factor: float, source: str, out: str, **options: Any) -> Callable[[Pa
             if v.const_value is not None
         }
         beside = {folder / k: v for k, v in options.items()}
-        save(loaded, new, folder / out, beside={p: c(factor) for p, c in beside.items()})
+        save(loaded, new, folder / out, beside=[(p, c(factor)) for p, c in beside.items()])
 
     return write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import hashlib
 import json
@@ -242,6 +243,31 @@ def test_a_bad_place_is_wrong_usage_before_the_work(
         found = CliRunner().invoke(cli, [*words, "--report", target])
         assert found.exit_code == 2, found.output
         assert str(tmp_path / place.split("/")[0]).rstrip("/.") in found.stderr.replace("\n", "")
+
+
+def test_model_scales_and_report_are_written_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(plain_cnn(2, 4, 4), tmp_path / "m.onnx")
+    out, scales, page = (str(tmp_path / n) for n in ("o.onnx", "s.json", "r.html"))
+    words = ["initialize", str(tmp_path / "m.onnx"), "-o", out, "--steps", "1"]
+    words += ["--save-scales", scales, "--report", page]
+
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            sys.modules["graph_init.model.save"], "_serialized", full
+        )  # the last that is written
+        found = CliRunner().invoke(cli, words)
+    assert found.exit_code == 1 and "No space left" in found.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "o.onnx", "s.json", "r.html"}
+    assert out in Path(page).read_text(encoding="utf-8")
+    found = CliRunner().invoke(cli, [*words[:-1], scales])
+    assert found.exit_code == 2 and "is to hold two things" in found.stderr
 
 
 def test_a_missing_extra_is_named_before_the_work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from graph_init.cli.terminal import (
     shown,
     warn,
 )
+from graph_init.errors import UsageError
 from graph_init.output import targets
 
 
@@ -53,10 +55,14 @@ def initialize(
     import graph_init
     from graph_init import report, tuners
 
+    # Refused now, not after the work.
     for path in filter(None, (output, save_scales)):
-        targets.file(path)  # refused now, not after the work
+        targets.file(path)
     if report_file:
         report.require(report_file)
+    for path, other in combinations(filter(None, (output, save_scales, report_file)), 2):
+        if targets.same(path, other):
+            raise UsageError(f"{other} is to hold two things; give one of them another name")
     with progress(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
@@ -74,9 +80,7 @@ def initialize(
             )
 
         result = graph_init.initialize(model, on_step=show, **options)
-    result.save(output, scales=save_scales)
-    if report_file:
-        result.save_report(report_file)
+    result.save(output, scales=save_scales, report=report_file)
     if result.interrupted:
         err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
     warn(result.notes)

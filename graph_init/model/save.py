@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -43,7 +43,7 @@ def save(
     new_values: Mapping[str, NewValue],
     out: str | os.PathLike[str],
     metadata: Mapping[str, str] = {},
-    beside: Mapping[str | os.PathLike[str], bytes] = {},
+    beside: Sequence[tuple[str | os.PathLike[str], bytes]] = (),
     *,
     own_data: bool = False,
 ) -> None:
@@ -63,10 +63,14 @@ def save(
     file).
     """
     target = _checked_target(loaded, out)
-    others = {targets.file(path): content for path, content in beside.items()}
-    for path in others:
+    others: dict[Path, bytes] = {}
+    for name, content in beside:
+        path = targets.file(name)
         if path == target or (loaded.path is not None and targets.same(path, loaded.path)):
             raise UsageError(f"{path} cannot be written: it is the model itself")
+        if path in others:
+            raise UsageError(f"{path} is to hold two things; give one of them another name")
+        others[path] = content
     proto, pending = _edited(loaded, new_values, metadata)
     if any(map(is_external, tensors(proto))) and targets.moves(out):
         raise UsageError(

@@ -16,7 +16,7 @@ from graph_init.output import targets
 from graph_init.output.transaction import Transaction
 from graph_init.report.content import gather
 
-__all__ = ["gather", "require", "write", "write_zoo"]
+__all__ = ["gather", "rendered", "require", "write", "write_zoo"]
 
 
 def require(path: str | os.PathLike[str]) -> None:
@@ -30,10 +30,19 @@ def require(path: str | os.PathLike[str]) -> None:
 def write(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write the page of ``content``, which a result's ``report_content()`` gives."""
     require(path)
+    _write(path, _pieces(content))
+
+
+def rendered(content: Mapping[str, Any]) -> bytes:
+    """The page of ``content``, as :func:`write` has it."""
+    return "".join(_pieces(content)).encode()
+
+
+def _pieces(content: Mapping[str, Any]) -> Iterable[str]:
     from graph_init.report import compare, document, initialize
 
     pages = {"initialize": initialize.page, "compare": compare.page}
-    _write(path, document.single(pages[content["kind"]](content)))
+    return document.single(pages[content["kind"]](content))
 
 
 def write_zoo(

@@ -5,7 +5,7 @@
 For each row a new virtual environment outside the repository, with the versions that the row says:
 the oldest ones that pyproject.toml allows, the newest that the registry has, or those of
 constraints.txt. There `graph-init doctor`, and all tests that need no framework. `--write` puts the
-table into docs/compatibility.md. Needs the package registry, and the Pythons as ``python3.10`` and
+rows into the table of docs/compatibility.md, where others stay. Needs the package registry, and the Pythons as ``python3.10`` and
 so on, or under pyenv.
 """
 
@@ -139,18 +139,20 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=names, choices=names)
     parser.add_argument("--write", action="store_true", help="into docs/compatibility.md")
     given = parser.parse_args()
+    head, found, page = PAGE.read_text(encoding="utf-8").partition(MARK)
+    assert found, f"{PAGE} has no line {MARK}"
+    kept = {tuple(line.split(" | ")[:2]): line for line in page.splitlines() if line[:3] == "| 3"}
+    for row in ROWS:
+        if row.name in given.rows:
+            line = attempt(row)
+            kept[f"| {row.python}", row.versions] = line
+            print(line, flush=True)
     lines = [
         f"| Python | libraries | {' | '.join(SHOWN)} | tests |",
         f"|---|---|{'---|' * len(SHOWN)}---|",
+        *(kept[key] for r in ROWS if (key := (f"| {r.python}", r.versions)) in kept),
     ]
-    print("\n".join(lines), flush=True)
-    for row in ROWS:
-        if row.name in given.rows:
-            lines.append(attempt(row))
-            print(lines[-1], flush=True)
     if given.write:
-        head, found, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
-        assert found, f"{PAGE} has no line {MARK}"
         PAGE.write_text(f"{head}{MARK}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 

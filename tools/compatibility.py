@@ -5,8 +5,8 @@
 For each row a new virtual environment outside the repository, with the versions that the row says:
 the oldest ones that pyproject.toml allows, the newest that the registry has, or those of
 constraints.txt. There `graph-init doctor`, and all tests that need no framework. `--write` puts the
-rows into the table of docs/compatibility.md, where others stay. Needs the package registry, and the Pythons as ``python3.10`` and
-so on, or under pyenv.
+rows into the table of docs/compatibility.md, where others stay. Needs the package registry, and the
+Pythons as ``python3.10`` and so on, or under pyenv.
 """
 
 from __future__ import annotations

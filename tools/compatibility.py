@@ -113,7 +113,8 @@ def attempt(row: Row) -> str:
         run("-m", "pip", "install", "--quiet", "uv").check_returncode()
         done = install(*_RESOLUTIONS[row.versions], f"{ROOT}[cpu,report,zoo]")
         if done.returncode:
-            why = " ".join(done.stderr.split()).partition(" and graph-init")[0]
+            said = " ".join(done.stderr.split())
+            why = said.partition("Because ")[2].partition(" and graph-init")[0] or said
             return f"| {row.python} | {row.versions} |{' |' * len(SHOWN)} not installable: {why} |"
         install(*_TESTING).check_returncode()
         shown = [

@@ -24,7 +24,12 @@ LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 def tried(entry: dict[str, Any]) -> str:
     """A line for a state that the tuner has tried."""
     loss = entry["trial_loss"]
-    end = "finite at no learning rate" if loss is None else f"with a loss of {loss:.3g}"
+    if loss is None:
+        end = "finite at no learning rate"
+    elif loss < 1e-6:
+        end = "with its one random row learnt"
+    else:
+        end = f"with a loss of {loss:.3g}"
     return f"  {entry['state']}: its trial ends {end}"
 
 

@@ -355,7 +355,7 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
     values = {name: Scaled(loaded, name, factor) for name, factor in factors.items()}
     provenance = {"graph_init.version": __version__, "graph_init.applied": "scales"}
     notes = []
-    if read.scheme != scales_file.KEEP:
+    if read.scheme != "keep":
         notes.append(
             f"the scales were found for weights of --scheme {visible(read.scheme)}, not for those "
             "that the model had; on other weights they may be far off"

@@ -16,8 +16,6 @@ from graph_init.text import visible
 
 FORMAT = "graph-init/scales"
 VERSION = 1
-#: The scheme of scales that are for a model's own weights.
-KEEP = "keep"
 
 #: Bytes of a scales file; one of a million tensors has less.
 _LARGEST = 1 << 27
@@ -25,7 +23,7 @@ _LARGEST = 1 << 27
 
 @dataclass(frozen=True)
 class Scales:
-    """Factor by name, and the scheme whose weights they belong to, as far as it is known."""
+    """Factor by name, and the scheme whose weights they belong to; ``keep``: the model's own."""
 
     factors: dict[str, float]
     scheme: str
@@ -46,7 +44,7 @@ def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> Scales:
     factors = {str(name): _factor(name, given) for name, given in found["scales"].items()}
     told = found.get("provenance")
     scheme = told.get("graph_init.scheme") if isinstance(told, Mapping) else None
-    return Scales(factors, scheme if isinstance(scheme, str) else KEEP)
+    return Scales(factors, scheme if isinstance(scheme, str) else "keep")
 
 
 def _factor(name: object, given: object) -> float:

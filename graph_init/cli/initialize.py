@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Any
 
 import click
@@ -22,7 +21,6 @@ from graph_init.cli.terminal import (
     shown,
     warn,
 )
-from graph_init.errors import UsageError
 from graph_init.output import targets
 
 
@@ -60,9 +58,7 @@ def initialize(
         targets.file(path)
     if report_file:
         report.require(report_file)
-    for path, other in combinations(filter(None, (output, save_scales, report_file)), 2):
-        if targets.same(path, other):
-            raise UsageError(f"{other} is to hold two things; give one of them another name")
+    targets.require_distinct((output, save_scales, report_file))
     with progress(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),

@@ -63,14 +63,11 @@ def save(
     file).
     """
     target = _checked_target(loaded, out)
-    others: dict[Path, bytes] = {}
-    for name, content in beside:
-        path = targets.file(name)
+    targets.require_distinct(name for name, _ in beside)
+    others = {targets.file(name): content for name, content in beside}
+    for path in others:
         if path == target or (loaded.path is not None and targets.same(path, loaded.path)):
             raise UsageError(f"{path} cannot be written: it is the model itself")
-        if path in others:
-            raise UsageError(f"{path} is to hold two things; give one of them another name")
-        others[path] = content
     proto, pending = _edited(loaded, new_values, metadata)
     if any(map(is_external, tensors(proto))) and targets.moves(out):
         raise UsageError(

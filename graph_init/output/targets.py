@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 
 from graph_init.errors import OutputError, UsageError
@@ -52,6 +54,13 @@ def same(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
         return os.path.samefile(a, b)
     except OSError:
         return os.path.realpath(a) == os.path.realpath(b)
+
+
+def require_distinct(paths: Iterable[str | os.PathLike[str] | None]) -> None:
+    """UsageError if two outputs are, or will be, the same file; None is no output."""
+    for path, other in combinations([p for p in paths if p is not None], 2):
+        if same(path, other):
+            raise UsageError(f"{other} is to hold two things; give one of them another name")
 
 
 def moves(path: str | os.PathLike[str]) -> bool:

@@ -61,7 +61,7 @@ def trials(steps: int) -> Candidate:
     """`signal` with trials of ``steps`` updates."""
 
     def find(s: Subject, values: Values, seed: int) -> Scales:
-        return _named(s, _tuner(s)(s.own(values), s.random(seed), steps).scales)
+        return s.named(s.signal(s.own(values), s.random(seed), steps).scales)
 
     return find
 
@@ -70,9 +70,9 @@ def selected(s: Subject, values: Values, seed: int) -> Scales:
     """Of the states that `signal` tries, that with the lowest gradient deviation."""
     source = s.random(seed)
     s.evaluator.step.move(s.own(values))
-    states = [scales for _, scales in _tuner(s).candidates(s.own(values), source)]
+    states = [scales for _, scales in s.signal.candidates(s.own(values), source)]
     found = [s.evaluator.step(source.batch(-1), x).gradient_deviation for x in states]
-    return _named(s, states[int(np.nanargmin(found))])
+    return s.named(states[int(np.nanargmin(found))])
 
 
 def lowered(*, first: bool, relative: bool) -> Candidate:
@@ -96,7 +96,7 @@ def lowered(*, first: bool, relative: bool) -> Candidate:
             if relative:
                 direction = direction - direction.mean()
             log = log - 0.05 * (1 + np.cos(np.pi * k / _STEPS)) * direction
-        return _named(s, np.exp(log))
+        return s.named(np.exp(log))
 
     return find
 
@@ -139,16 +139,6 @@ def _tensors(source: Source, number: int) -> dict[str, torch.Tensor]:
     batch = source.batch(number)
     target = next(n for n in batch if n != "x")
     return {"x": torch.from_numpy(batch["x"]), "target": torch.from_numpy(batch[target])}
-
-
-def _tuner(s: Subject) -> Signal:
-    tuner = s.tuner("signal")
-    assert isinstance(tuner, Signal)
-    return tuner
-
-
-def _named(s: Subject, scales: Any) -> Scales:
-    return dict(zip(s.evaluator.scaled, np.asarray(scales).tolist(), strict=True))
 
 
 CANDIDATES: dict[str, Candidate] = {

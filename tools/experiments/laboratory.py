@@ -176,15 +176,23 @@ class Subject:
         """What a tuner finds for ``values`` with its default steps, on batches of ``source``."""
         own = self.own(values)
         self.evaluator.step.move(own)
-        found = self.tuner(name)(own, source, tuners.kind(name).steps).scales
-        return dict(zip(self.evaluator.scaled, found.tolist(), strict=True))
+        return self.named(self.tuner(name)(own, source, tuners.kind(name).steps).scales)
 
     def trial(self, values: Mapping[str, Any], seed: int) -> float:
         """The loss that the tuner ``signal`` judges the state by."""
+        ones, steps = np.ones(len(self.evaluator.scaled)), tuners.kind("signal").steps
+        return self.signal.trial(self.own(values), ones, self.random(seed), steps).last
+
+    @property
+    def signal(self) -> Signal:
+        """The default tuner."""
         tuner = self.tuner("signal")
         assert isinstance(tuner, Signal)
-        ones, steps = np.ones(len(self.evaluator.scaled)), tuners.kind("signal").steps
-        return tuner.trial(self.own(values), ones, self.random(seed), steps).last
+        return tuner
+
+    def named(self, scales: Any) -> dict[str, float]:
+        """A tuner's vector of scales, by the tensors' names."""
+        return dict(zip(self.evaluator.scaled, np.asarray(scales).tolist(), strict=True))
 
     def tuner(self, name: str) -> tuners.Tuner:
         if name not in self._tuners:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from torch import nn
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.tuning.signal import Signal  # noqa: E402
+from graph_init import tuners  # noqa: E402
 from tools.experiments import laboratory, study  # noqa: E402
-from tools.experiments.networks import CLASSES, MLP, NETWORKS, Network, PlainCNN  # noqa: E402
+from tools.experiments.networks import CLASSES, NETWORKS, Network  # noqa: E402
 from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
 
 
@@ -42,18 +43,12 @@ class Gated(nn.Module):
         return self.head(self.gru(self.embed(x))[0][:, -1])
 
 
-def _mlp(activation: type[nn.Module], depth: int) -> Network:
-    return Network(MLP, "digits", (("activation", activation), ("depth", depth), ("width", 64)))
-
-
 EASY = {
     "GRU": Network(Gated, "recall"),
     "LSTM, width 64": NETWORKS["lstm"].but(width=64),
-    "tanh MLP, 5 layers": _mlp(nn.Tanh, 5),
-    "ReLU MLP, 3 layers": _mlp(nn.ReLU, 3),
-    "CNN with norms, 4 layers": Network(
-        PlainCNN, "digits", (("depth", 4), ("norm", True), ("width", 24))
-    ),
+    "tanh MLP, 5 layers": NETWORKS["mlp-tanh"].but(depth=5, width=64),
+    "ReLU MLP, 3 layers": NETWORKS["mlp-relu"].but(depth=3, width=64),
+    "CNN with norms, 4 layers": NETWORKS["plain-cnn-bn"].but(depth=4, width=24),
 }
 STARTS = ("off", "large")
 WAYS = ("trials alone", "lowest deviation", "`signal`", "best in hindsight")
@@ -63,27 +58,24 @@ def job(cases: Sequence[Case]) -> list[Row]:
     """One start under one seed: its own row, and one for each way to choose."""
     (case,) = cases
     s = laboratory.subject(case.network, case.updates)
-    tuner = s.tuner("signal")
-    assert isinstance(tuner, Signal)
+    tuner, steps = s.signal, tuners.kind("signal").steps
     values = s.start(case.start, case.seed)
     own, source = s.own(values), s.random(case.seed)
     s.evaluator.step.move(own)
     tried, rows = [], []
     for _, scales in tuner.candidates(own, source):
-        tried.append(tuner.tried(own, scales, source, 30)[0])
-        state = s.scaled(values, dict(zip(s.evaluator.scaled, scales.tolist(), strict=True)))
+        tried.append(tuner.tried(own, scales, source, steps)[0])
+        state = s.scaled(values, s.named(scales))
         rows.append(study.row(case, s.outcome(state, case.seed)))
-    alone = tuner.choose(tried, saturates=False)
+    places = {id(t): k for k, t in enumerate(tried)}
     chosen = {
         "start": rows[0],
-        "trials alone": rows[next(k for k, t in enumerate(tried) if t is alone)],
+        "trials alone": rows[places[id(tuner.choose(tried, saturates=False))]],
         "lowest deviation": rows[int(np.argmin([t.deviation for t in tried]))],
-        "`signal`": rows[next(k for k, t in enumerate(tried) if t is tuner.choose(tried))],
+        "`signal`": rows[places[id(tuner.choose(tried))]],
         "best in hindsight": min(rows, key=lambda r: r.score),
     }
-    return [
-        Row(r.label, r.start, way, r.seed, r.losses, r.rates) for way, r in chosen.items()
-    ]  # fmt: skip
+    return [replace(r, treatment=way) for way, r in chosen.items()]
 
 
 def experiment(given: argparse.Namespace) -> Page:

@@ -9,8 +9,8 @@ from graph_init.api import (
     write_artifacts,
 )
 from graph_init.comparison import Comparison, Plan
+from graph_init.deviation.evaluator import Measurement
 from graph_init.errors import GraphInitError
-from graph_init.evaluation import Measurement
 from graph_init.results import Applied, Initialized, Inspection
 from graph_init.version import __version__
 

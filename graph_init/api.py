@@ -10,25 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from graph_init import artifacts, comparison, initial_state, scales_file, tuners
-from graph_init import problem as problems
+from graph_init import comparison
+from graph_init.analysis import Parameter, analyze
 from graph_init.comparison import Comparison, Plan, Progress
-from graph_init.data_files import Data
+from graph_init.deviation.evaluator import Measurement, prepare
 from graph_init.engine import memory
-from graph_init.errors import UnsupportedModelError, UsageError
-from graph_init.evaluation import Measurement, prepare
-from graph_init.frontends import subject as frontends
-from graph_init.frontends.subject import Subject
+from graph_init.errors import UnsupportedModelError, UsageError, printable
+from graph_init.frontends import resolve as frontends
+from graph_init.frontends.resolve import ResolvedModel
+from graph_init.init import initial_state
+from graph_init.init.schemes import Settings
+from graph_init.model import scales_file
 from graph_init.model.load import load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
-from graph_init.parameters import Parameter, analyze
+from graph_init.problem import forward_graph
+from graph_init.problem.data_files import Data
+from graph_init.problem.workload import Options, build
 from graph_init.results import Applied, Initialized, Inspection
-from graph_init.schemes import Settings
-from graph_init.text import visible
-from graph_init.tuning import fitting
+from graph_init.training import artifacts
+from graph_init.tuning import dtype_limits, registry
 from graph_init.version import __version__
-from graph_init.workload import Options, build
 
 #: Held-out batches on which ``initialize`` measures before and after.
 HELD_OUT = 2
@@ -58,7 +60,7 @@ def inspect(
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UsageError: An expression is wrong, or is found in no name.
     """
-    subject = frontends.take(model, args, kwargs, export)
+    subject = frontends.resolve(model, args, kwargs, export)
     return Inspection(_analyzed(subject, trainable, freeze))
 
 
@@ -117,9 +119,9 @@ def measure(
         NumericalError: The loss or the deviation is not finite.
         EngineError: The installed onnxruntime is no training build.
     """
-    subject = frontends.take(model, args, kwargs, export)
+    subject = frontends.resolve(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
-    values = problems.initial_values(loaded)
+    values = forward_graph.initial_values(loaded)
     options = Options(
         subject.data(data), subject.batch_size(batch_size), seed,
         subject.loss(loss, output_name),
@@ -154,7 +156,7 @@ def initialize(
     gain: float | str | None = None,
     std: float | None = None,
     steps: int | None = None,
-    optimizer: str = tuners.DEFAULT,
+    optimizer: str = registry.DEFAULT,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Initialized:
     """Find the norm of every scalable tensor from which the model trains well.
@@ -177,17 +179,17 @@ def initialize(
             ``sign``.
     """
     start = time.perf_counter()
-    kind = tuners.kind(optimizer)
+    kind = registry.kind(optimizer)
     steps = kind.steps if steps is None else steps
     if steps < 0:
         raise UsageError(f"--steps must not be negative, not {steps}")
-    subject = frontends.take(model, args, kwargs, export)
+    subject = frontends.resolve(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     options = Options(
         subject.data(data), subject.batch_size(batch_size), seed,
         subject.loss(loss, output_name),
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, False,
-        kind.slopes, micro_batch, device, difference_step, _bytes(memory_limit),
+        kind.scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
     workload = build(loaded, parameters, state.values, options)
@@ -210,7 +212,7 @@ def initialize(
     notes = [f"at the start {before.problem}"] if before.problem else []
     dtypes = {p.name: p.dtype.lower() for p in parameters}
     for n, factor in factors.items():
-        if (limit := fitting.limit(factor, values[n], dtypes[n])) is not None:
+        if (limit := dtype_limits.limit(factor, values[n], dtypes[n])) is not None:
             factors[n] = limit.taken
             notes.append(limit.sentence(n, dtypes[n]))
     after = run.measure(held_out, np.array(list(factors.values())), False)
@@ -280,7 +282,7 @@ def compare(
         plan: which states, optimisers, learning rates and seeds, and for how many updates.
         on_progress: receives what is being done, how much of it is done, and how much there is.
     """
-    subject = frontends.take(model, args, kwargs, export)
+    subject = frontends.resolve(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     options = Options(
         subject.data(data), subject.batch_size(batch_size), seed,
@@ -322,7 +324,9 @@ def write_artifacts(
     artifacts.write(workload.problem, state.values, optimizer, Path(folder))
 
 
-def _analyzed(subject: Subject, trainable: Sequence[str], freeze: Sequence[str]) -> list[Parameter]:
+def _analyzed(
+    subject: ResolvedModel, trainable: Sequence[str], freeze: Sequence[str]
+) -> list[Parameter]:
     return analyze(subject.loaded.ir, trainable, freeze, subject.trained, subject.buffers)
 
 
@@ -357,7 +361,7 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
     notes = []
     if read.scheme != "keep":
         notes.append(
-            f"the scales were found for weights of --scheme {visible(read.scheme)}, not for those "
-            "that the model had; on other weights they may be far off"
+            f"the scales were found for weights of --scheme {printable(read.scheme)}, not for "
+            "those that the model had; on other weights they may be far off"
         )
     return Applied(factors, provenance, notes, loaded, values)

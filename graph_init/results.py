@@ -10,13 +10,13 @@ from typing import Any
 import onnx
 
 from graph_init import report as reports
-from graph_init import scales_file
-from graph_init.builder import Array
-from graph_init.evaluation import Measurement
-from graph_init.frontends.subject import Subject
+from graph_init.analysis import Parameter
+from graph_init.deviation.evaluator import Measurement
+from graph_init.frontends.resolve import ResolvedModel
+from graph_init.ir import Array
+from graph_init.model import scales_file
 from graph_init.model.load import LoadedModel
 from graph_init.model.save import NewValue, save, with_values
-from graph_init.parameters import Parameter
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Initialized:
     #: The framework's model with the new values, if one was given, and these by their names there.
     updated: Any = field(default=None, repr=False)
     tensors: Mapping[str, Array] = field(default_factory=dict, repr=False)
-    _subject: Subject = field(repr=False, kw_only=True)
+    _subject: ResolvedModel = field(repr=False, kw_only=True)
     _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
     _parameters: Sequence[Parameter] = field(repr=False, kw_only=True)
 

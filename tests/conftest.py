@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_init import tuners, tuning
+from graph_init import tuning
+from graph_init.tuning import registry
 
 # Read when they are first imported, in whichever test that is.
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -31,6 +32,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> str:
         result = tuning.TuningResult(factors, 0, [], False)
         return lambda values, source, steps, on_step=None: result
 
-    kinds = {**tuners.TUNERS, "drawn": tuners.Kind(prepare, 0, False)}
-    monkeypatch.setattr(tuners, "TUNERS", kinds)
+    kinds = {**registry.TUNERS, "drawn": registry.TunerSpec(prepare, 0, False)}
+    monkeypatch.setattr(registry, "TUNERS", kinds)
     return "drawn"

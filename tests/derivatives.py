@@ -18,8 +18,8 @@ from onnx.reference.op_run import OpRun
 
 from graph_init.autodiff import primal
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import MICROSOFT, Array, Builder, Value
 from graph_init.errors import UnsupportedModelError
+from graph_init.ir import MICROSOFT, Array, Builder, Value
 
 STEP = 1e-5
 
@@ -196,7 +196,7 @@ class Derivatives:
         self.rng = np.random.default_rng(seed)
         loss: Value | None = None
         for output in outputs:
-            if output.is_float and output.active and output.size:
+            if output.is_float and output.requires_grad and output.size:
                 weights = b.constant(self.rng.standard_normal(output.dims))
                 curved = b.add(output, b.scale(b.mul(output, output), 0.5))
                 term = b.sum(b.mul(weights, curved), keepdims=False)

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from graph_init.builder import Array
+from graph_init.ir import Array
 from tests.node_cases import NodeCase
 
-ROWS, LENGTH, HEADS, WIDTH = 2, 5, 2, 4
-HIDDEN = HEADS * WIDTH
+ROWS, LENGTH, OUTPUT_STDS, WIDTH = 2, 5, 2, 4
+HIDDEN = OUTPUT_STDS * WIDTH
 
 
 def _floats(*shape: int, seed: int = 0) -> Array:
@@ -94,21 +94,21 @@ def _packed(x: Array, key: Array, longer: Array) -> Iterator[NodeCase]:
     """Queries, keys and values in one tensor, which the engine takes on GPUs only."""
 
     def apart(v: Array) -> Array:
-        return v.reshape(*v.shape[:2], HEADS, 1, WIDTH)
+        return v.reshape(*v.shape[:2], OUTPUT_STDS, 1, WIDTH)
 
     yield _case(
         "MultiHeadAttention packed",
         "MultiHeadAttention",
         [np.concatenate([apart(x), apart(key), apart(key + 1)], axis=3)],
         like=[x, key, key + 1],
-        num_heads=HEADS,
+        num_heads=OUTPUT_STDS,
     )
     yield _case(
         "MultiHeadAttention packed key and value",
         "MultiHeadAttention",
         [x, np.concatenate([apart(longer), apart(longer + 1)], axis=3)],
         like=[x, longer, longer + 1],
-        num_heads=HEADS,
+        num_heads=OUTPUT_STDS,
     )
 
 
@@ -167,7 +167,7 @@ def fused() -> Iterator[NodeCase]:
         (" scale", [], {"scale": 0.3}),
         (
             " past",
-            [None, _floats(2, ROWS, HEADS, 3, WIDTH)],
+            [None, _floats(2, ROWS, OUTPUT_STDS, 3, WIDTH)],
             {"unidirectional": 1},
         ),
     ):
@@ -177,11 +177,11 @@ def fused() -> Iterator[NodeCase]:
             "Attention",
             [x, weights, wide, *extra],
             outputs,
-            num_heads=HEADS,
+            num_heads=OUTPUT_STDS,
             **attrs,
         )
     key, value = _floats(ROWS, 7, HIDDEN, seed=7), _floats(ROWS, 7, HIDDEN, seed=8)
-    added = _floats(ROWS, HEADS, LENGTH, 7, seed=9)
+    added = _floats(ROWS, OUTPUT_STDS, LENGTH, 7, seed=9)
     padding = np.ones((ROWS, LENGTH), np.int32)
     padding[0, 3:] = 0
     for name, inputs in (
@@ -191,7 +191,9 @@ def fused() -> Iterator[NodeCase]:
         (" padding", [x, skip, skip, None, padding]),
         (" added", [x, key, value, wide, None, added]),
     ):
-        yield _case(f"MultiHeadAttention{name}", "MultiHeadAttention", inputs, num_heads=HEADS)
+        yield _case(
+            f"MultiHeadAttention{name}", "MultiHeadAttention", inputs, num_heads=OUTPUT_STDS
+        )
     yield from _packed(x, skip, key)
     query = _floats(ROWS, LENGTH, 4 * 16, seed=10)
     small = [_floats(ROWS, LENGTH, 2 * 16, seed=k) for k in (11, 12)]

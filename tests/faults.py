@@ -20,9 +20,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graph_init import scales_file
 from graph_init.errors import GraphInitError
-from graph_init.model import load, save
+from graph_init.model import load, save, scales_file
 from graph_init.output import folders
 
 #: Calls that change something; those that only remove do not fail for want of space.

@@ -17,8 +17,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graph_init.builder import FLOATS, Array, Builder, Value
 from graph_init.errors import GraphInitError
+from graph_init.ir import FLOATS, Array, Builder, Value
 from graph_init.lowering import Context, run
 
 #: Inputs that say how to compute and are never parameters: constants in every exported graph.
@@ -144,7 +144,7 @@ def lower(case: NodeCase, precision: int = TensorProto.FLOAT) -> Lowered:
         array = np.asarray(value)
         if _is_float(array) and name not in control:
             array = array.astype(helper.tensor_dtype_to_np_dtype(precision))
-            inputs[name] = b.input(name, precision, array.shape, active=True)
+            inputs[name] = b.input(name, precision, array.shape, requires_grad=True)
             feeds[name] = array
             environment[name] = inputs[name]
         else:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from graph_init.builder import Array
 from graph_init.errors import GraphInitError
+from graph_init.ir import Array
 from tests import engine_cases, node_cases
 from tests.derivatives import Derivatives
 from tests.node_cases import NodeCase
@@ -66,7 +66,7 @@ def _derivatives(case: NodeCase) -> Outcome:
     except GraphInitError as error:
         return Outcome(case, "refused", str(error))
     outputs = list(lowered.outputs.values())
-    if not any(v.active and v.size for v in outputs):
+    if not any(v.requires_grad and v.size for v in outputs):
         return Outcome(case, "excluded", "no output that moves")
     if sum(a.size for a in lowered.feeds.values()) > LARGEST:
         return Outcome(case, "excluded", f"more than {LARGEST} numbers")

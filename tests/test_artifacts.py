@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init.builder import Array
 from graph_init.cli import cli
+from graph_init.ir import Array
 from tests.small_models import model, plain_cnn
 
 pytest.importorskip("torch")  # onnxruntime.training imports it

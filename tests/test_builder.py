@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from graph_init.builder import Array, Builder, Value, evaluate
 from graph_init.errors import UnsupportedModelError
+from graph_init.ir import Array, Builder, Value, evaluate
 
 F = TensorProto.FLOAT
 
@@ -81,10 +81,10 @@ def test_unknown_shapes_are_named() -> None:
 
 def test_frozen_values_do_not_move() -> None:
     b = Builder()
-    x = b.input("x", F, (4,), active=True)
-    assert b.mul(x, x).active
-    assert not b.frozen(x).active
-    assert b.frozen(b.input("y", F, (4,))) is b.inputs[-1]
+    x = b.input("x", F, (4,), requires_grad=True)
+    assert b.mul(x, x).requires_grad
+    assert not b.stop_gradient(x).requires_grad
+    assert b.stop_gradient(b.input("y", F, (4,))) is b.inputs[-1]
 
 
 def test_models_leave_out_what_is_not_needed() -> None:

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init import collapse
 from graph_init.cli import cli
+from graph_init.deviation import collapse
 from tests import small_models
 from tests.small_models import deep_mlp, scaled
 

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 import graph_init
-from graph_init.builder import Array
 from graph_init.cli import cli
 from graph_init.errors import UsageError
+from graph_init.ir import Array
 from tests.small_models import plain_cnn
 
 pytest.importorskip("onnxruntime")

@@ -12,8 +12,8 @@ from onnx import TensorProto
 from graph_init.autodiff import primal
 from graph_init.autodiff.contraction import Products, contract, dot
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import Array, Builder, Value
 from graph_init.engine.session import Session
+from graph_init.ir import Array, Builder, Value
 from graph_init.lowering import patches
 
 Network = Callable[[Builder, Value, Value], Value]
@@ -48,8 +48,8 @@ def test_contractions_equal_products_with_the_gradient(name: str) -> None:
     network, x_shape, w_shape = CASES[name]
     forward = Builder()
     x = forward.input("x", TensorProto.FLOAT, x_shape)
-    v = forward.input("v", TensorProto.FLOAT, x_shape[1:], active=True)
-    w = forward.input("w", TensorProto.FLOAT, w_shape, active=True)
+    v = forward.input("v", TensorProto.FLOAT, x_shape[1:], requires_grad=True)
+    w = forward.input("w", TensorProto.FLOAT, w_shape, requires_grad=True)
     y = forward.op("Tanh", network(forward, forward.op("Tanh", forward.mul(x, v)), w))
     loss = forward.barrier(forward.sum(forward.mul(y, y), keepdims=False))
     p = primal.build(forward.model([loss]), loss.name, ["v", "w"])

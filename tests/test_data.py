@@ -10,10 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init.builder import Array
-from graph_init.data import FixedBatches
-from graph_init.data_files import read
 from graph_init.errors import UsageError
+from graph_init.ir import Array
+from graph_init.problem.batches import FixedBatches
+from graph_init.problem.data_files import read
 from tests.small_models import model
 
 pytest.importorskip("onnxruntime")

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from graph_init import doctor
 from graph_init.cli import cli
+from graph_init.engine import doctor
 
 
 def findings(*wanted_bad: str) -> dict[str, doctor.Finding]:

@@ -18,9 +18,8 @@ import onnx
 import pytest
 
 import graph_init
-from graph_init import scales_file
 from graph_init.errors import OutputError, UsageError
-from graph_init.model import load, save
+from graph_init.model import load, save, scales_file
 from graph_init.output import folders, signals, transaction
 from tests.faults import (
     CASES,

@@ -26,7 +26,7 @@ from graph_init import frontends
 from graph_init.errors import MissingExtraError, NumericalError, UnsupportedModelError, UsageError
 from graph_init.frontends import Exported, Tensor
 from graph_init.frontends.correspondence import bind
-from graph_init.frontends.subject import Subject
+from graph_init.frontends.resolve import ResolvedModel
 from tests import docs_fixtures, docs_pages, small_models
 
 
@@ -305,9 +305,9 @@ def test_looking_for_a_frontend_imports_no_framework() -> None:
 # ---- new values
 
 
-def subject_of(tensor: Tensor) -> Subject:
+def subject_of(tensor: Tensor) -> ResolvedModel:
     exported = Exported(product(P), [tensor], lambda values: None)
-    return Subject(None, exported, {tensor.name: (tensor,)})  # type: ignore[arg-type]
+    return ResolvedModel(None, exported, {tensor.name: (tensor,)})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])

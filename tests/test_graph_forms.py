@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init.builder import Array
 from graph_init.errors import UnsupportedModelError
+from graph_init.ir import Array
 
 pytest.importorskip("onnxruntime")
 

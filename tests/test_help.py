@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
-from graph_init import schemes, tuners
 from graph_init.cli import cli, options
+from graph_init.init import schemes
+from graph_init.tuning import registry
 
 
 def test_what_is_listed_without_the_library_is_what_the_library_has() -> None:
     assert options.SCHEMES == schemes.NAMES
-    assert set(options.TUNERS) == set(tuners.TUNERS) and options.DEFAULT_TUNER == tuners.DEFAULT
+    assert set(options.TUNERS) == set(registry.TUNERS) and options.DEFAULT_TUNER == registry.DEFAULT
 
 
 @pytest.mark.parametrize("name", list(cli.commands))

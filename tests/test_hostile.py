@@ -17,11 +17,16 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init import data_files, scales_file
-from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, UsageError
-from graph_init.model import load, save
-from graph_init.model.locations import tame
-from graph_init.text import visible
+from graph_init.errors import (
+    GraphInitError,
+    ModelFileError,
+    UnsupportedModelError,
+    UsageError,
+    printable,
+)
+from graph_init.model import load, save, scales_file
+from graph_init.model.locations import safe_location
+from graph_init.problem import data_files
 from tests.small_models import model
 from tools.mutations import lay_out
 
@@ -111,9 +116,9 @@ def test_hostile_names_are_measured_and_written_as_they_are(tmp_path: Path) -> N
 
 
 def test_visible() -> None:
-    assert visible("plain näme") == "plain näme"
-    assert visible("\x1b[2J\n\x00\u202e\ud800") == "\\x1b[2J\\n\\x00\\u202e\\ud800"
-    assert len(visible("a" * 10**6)) < 400
+    assert printable("plain näme") == "plain näme"
+    assert printable("\x1b[2J\n\x00\u202e\ud800") == "\\x1b[2J\\n\\x00\\u202e\\ud800"
+    assert len(printable("a" * 10**6)) < 400
 
 
 def test_names_that_the_program_gives_itself_may_be_the_models() -> None:
@@ -297,7 +302,7 @@ def test_a_protobuf_bomb_is_counted_before_it_is_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight million empty nodes in 16 MiB."""
-    monkeypatch.setattr("graph_init.model.wire.MAX_FIELDS", 100_000)
+    monkeypatch.setattr("graph_init.model.protobuf_limits.MAX_FIELDS", 100_000)
     body = b"\x0a\x00" * (1 << 23)
     size = len(body)
     length = bytes([size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14 & 0x7F | 0x80,
@@ -445,10 +450,10 @@ def test_a_long_sum_of_gradients_is_not_a_deep_recursion() -> None:
     """The weight of a loop of 600 iterations has a gradient of as many terms."""
     pytest.importorskip("onnxruntime")
     from graph_init.autodiff.contraction import Products, contract
-    from graph_init.builder import Builder
+    from graph_init.ir import Builder
 
     b = Builder()
-    theta = b.input("theta", TensorProto.FLOAT, (4, 4), active=True)
+    theta = b.input("theta", TensorProto.FLOAT, (4, 4), requires_grad=True)
     total = b.input("g", TensorProto.FLOAT, (4, 4))
     for k in range(3000):
         term = b.input(f"g{k}", TensorProto.FLOAT, (4, 4))
@@ -559,7 +564,7 @@ def test_a_model_does_not_choose_what_is_written(
     (folder / "deep").mkdir(parents=True)
     (folder / "away").symlink_to(tmp_path)
     (folder / "deep" / "away").symlink_to(tmp_path)
-    assert tame(location, folder) == expected
+    assert safe_location(location, folder) == expected
 
 
 @pytest.mark.parametrize("location", [".profile", "conftest.py", "sub/w.bin", "link/w.bin"])

@@ -18,11 +18,11 @@ pytest.importorskip("keras", reason="Keras is not installed")
 BACKEND = os.environ["KERAS_BACKEND"]
 pytest.importorskip(BACKEND, reason=f"{BACKEND}, the backend, is not installed")
 
-import keras  # noqa: E402
-from keras import layers  # noqa: E402
+import keras
+from keras import layers
 
-import graph_init_keras  # noqa: E402
-from tests import frontend_checks, keras_models  # noqa: E402
+import graph_init_keras
+from tests import frontend_checks, keras_models
 
 if BACKEND == "jax":
     import jax

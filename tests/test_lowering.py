@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from graph_init.autodiff.rules import COVERED
-from graph_init.builder import ZERO_DERIVATIVE, Builder, Value
 from graph_init.errors import UnsupportedModelError
+from graph_init.ir import ZERO_DERIVATIVE, Builder, Value
 from graph_init.lowering import PRIMITIVES, run
 from tests import node_cases
 from tests.operator_report import Outcome, backend_lowering
@@ -17,7 +17,7 @@ def lowered(op: str, shapes: list[tuple[int, ...]], **attributes: object) -> Bui
     b = Builder()
     environment: dict[str, Value | None] = {"": None}
     for k, shape in enumerate(shapes):
-        environment[f"x{k}"] = b.input(f"x{k}", TensorProto.FLOAT, shape, active=True)
+        environment[f"x{k}"] = b.input(f"x{k}", TensorProto.FLOAT, shape, requires_grad=True)
     node = helper.make_node(op, [f"x{k}" for k in range(len(shapes))], ["y"], "it", **attributes)
     run(b, [node], environment, 19)
     return b
@@ -56,7 +56,9 @@ def test_what_moves_is_made_of_primitives_with_tangent_rules() -> None:
     for outcome in outcomes:
         if outcome.status == "equal":
             b = node_cases.lower(outcome.case).builder
-            moving = {n.op for n in b.nodes if any(o is not None and o.active for o in n.outputs)}
+            moving = {
+                n.op for n in b.nodes if any(o is not None and o.requires_grad for o in n.outputs)
+            }
             assert moving <= COVERED | {"Gelu"}, outcome.case.name  # Gelu has a rule of its own
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graph_init
 from graph_init.cli import cli
 from graph_init.errors import NumericalError, UnsupportedModelError, UsageError
-from graph_init.tuning import fitting
+from graph_init.tuning import dtype_limits
 from tests.small_models import deep_mlp, model, one_layer, plain_cnn, scaled
 
 
@@ -151,7 +151,7 @@ def test_factors_are_kept_where_the_type_can_hold_them(tmp_path: Path) -> None:
         (0.5, 1e-7, "float16", 1.0),  # that which is too small already is not made smaller
         (2.0, 65504, "float16", 1.0),
     ):
-        found = fitting.limit(factor, ones * np.float32(size), dtype)
+        found = dtype_limits.limit(factor, ones * np.float32(size), dtype)
         assert found is not None and found.taken == pytest.approx(taken, rel=1e-6)
         assert dtype in found.sentence("w", dtype)
     for factor, size, dtype in (
@@ -159,8 +159,8 @@ def test_factors_are_kept_where_the_type_can_hold_them(tmp_path: Path) -> None:
         (1e-30, 1.0, "bfloat16"),
         (1e9, 1, "float32"),
     ):
-        assert fitting.limit(factor, ones * np.float32(size), dtype) is None
-    assert fitting.limit(3.0, 0 * ones, "float16") is None
+        assert dtype_limits.limit(factor, ones * np.float32(size), dtype) is None
+    assert dtype_limits.limit(3.0, 0 * ones, "float16") is None
     # The first layer reads numbers so large that its weights would have to be 1e-8.
     made = chain(("Tanh", {}), size=8)
     made.graph.node[0].input[0] = "large"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from graph_init.builder import Array, Builder, Value
 from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.ir import Array, Builder, Value
 from graph_init.lowering import run
-from graph_init.objective import Objective, Term, attach, random_target
+from graph_init.problem.loss import Objective, Term, attach, random_target
 
 torch = pytest.importorskip("torch")
 rt = pytest.importorskip("onnxruntime")
@@ -24,7 +24,7 @@ def attached(
     b = Builder()
     environment: dict[str, Value | None] = {
         "": None,
-        "x": b.input("x", TensorProto.FLOAT, shape, active=True),
+        "x": b.input("x", TensorProto.FLOAT, shape, requires_grad=True),
     }
     run(b, [*nodes], environment, opset)
     y = environment["y"]

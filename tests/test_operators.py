@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graph_init.builder import ZERO_DERIVATIVE
+from graph_init.ir import ZERO_DERIVATIVE
 from graph_init.lowering.registry import UNSUPPORTED
 from tests import operator_report
 from tests.operator_report import Outcome

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-import graph_init  # noqa: E402
-from tests.oracle_models import CASES, Case, export  # noqa: E402
-from tests.torch_oracle import deviation  # noqa: E402
+import graph_init
+from tests.oracle_models import CASES, Case, export
+from tests.torch_oracle import deviation
 
 TRANSFORMERS = {"vit", "bert", "gpt2", "llama"}
 

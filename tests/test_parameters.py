@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
+from graph_init.analysis import Parameter, analyze, to_networkx
 from graph_init.errors import UsageError
-from graph_init.parameters import Parameter, analyze, to_networkx
 
 RNG = np.random.default_rng(0)
 

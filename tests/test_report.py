@@ -21,19 +21,18 @@ from hypothesis import strategies as st
 
 import graph_init
 from graph_init import report
+from graph_init.analysis import analyze
 from graph_init.cli import cli
-from graph_init.errors import GraphInitError, UsageError
+from graph_init.errors import GraphInitError, UsageError, escaped
 from graph_init.model.load import load
-from graph_init.parameters import analyze
-from graph_init.text import escaped
 from tests import report_cases
 from tests.small_models import deep_mlp, plain_cnn
 
 pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")
 
-from graph_init.report import initialize, lanes
-from graph_init.report.outline import outline
+from graph_init.report import graph_layout, initialize
+from graph_init.report.graph_summary import outline
 
 NAMES = ["w0", "w1", "w2"]
 
@@ -342,8 +341,8 @@ def test_lines_of_a_drawing_meet(data: st.DataObject) -> None:
         sorted(data.draw(st.sets(st.integers(0, row - 1), max_size=3))) if row else []
         for row in range(count)
     ]
-    heights = [lanes.HEIGHT * data.draw(st.integers(1, 3)) for _ in inputs]
-    pieces, width = lanes.draw(inputs, heights)
+    heights = [graph_layout.HEIGHT * data.draw(st.integers(1, 3)) for _ in inputs]
+    pieces, width = graph_layout.draw(inputs, heights)
     leaving: set[int] = set()
     for row, (piece, height) in enumerate(zip(pieces, heights, strict=True)):
         above = {int(x) for x in re.findall(r"M(\d+) 0(?=[VC])", piece.lines)}
@@ -351,7 +350,7 @@ def test_lines_of_a_drawing_meet(data: st.DataObject) -> None:
         down = re.findall(rf"M(\d+) \d+V{height}(?!\d)", piece.lines)
         bent = re.findall(rf" (\d+) {height}(?= |$)", piece.lines)
         leaving = {int(x) for x in (*down, *bent)}
-        arriving = re.findall(rf"M(\d+) 0(?:V{lanes.HEIGHT // 2}(?!\d)|C)", piece.lines)
+        arriving = re.findall(rf"M(\d+) 0(?:V{graph_layout.HEIGHT // 2}(?!\d)|C)", piece.lines)
         assert len(set(arriving)) == len(set(inputs[row]))
         assert 0 < piece.x < width
     assert not leaving

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from graph_init.builder import Array, Builder, Value
-from graph_init.builder.schedule import arrange, peak_bytes
 from graph_init.engine.session import Session
+from graph_init.ir import Array, Builder, Value
+from graph_init.ir.schedule import arrange, peak_bytes
 
 SHAPE = (32, 256)
 

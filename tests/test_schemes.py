@@ -11,12 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy import stats
 
 import graph_init
-from graph_init import schemes
-from graph_init.builder import Array
+from graph_init.analysis import Parameter
 from graph_init.errors import UsageError
-from graph_init.parameters import Parameter
-from graph_init.schemes import Settings
-from graph_init.schemes.gains import gain
+from graph_init.init import schemes
+from graph_init.init.gains import gain
+from graph_init.init.schemes import Settings
+from graph_init.ir import Array
 from tests.small_models import model, plain_cnn
 
 torch = pytest.importorskip("torch")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from graph_init.builder import Builder
 from graph_init.engine.session import Session
+from graph_init.ir import Builder
 
 pytest.importorskip("onnxruntime")
 
@@ -21,7 +21,7 @@ import gc
 from pathlib import Path
 import numpy as np
 from onnx import TensorProto
-from graph_init.builder import Builder
+from graph_init.ir import Builder
 from graph_init.engine.session import Session
 
 def resident():

@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 import graph_init
-from graph_init import initial_state, workload
+from graph_init.analysis import analyze
 from graph_init.cli import cli
+from graph_init.init import initial_state
+from graph_init.init.lsuv import UnitVariance
+from graph_init.init.schemes import Settings
 from graph_init.model.load import load
-from graph_init.parameters import analyze
-from graph_init.schemes import Settings
-from graph_init.schemes.lsuv import UnitVariance
+from graph_init.problem import workload
 from tests import small_models
 from tests.small_models import deep_mlp, scaled
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from graph_init.autodiff.rules import COVERED
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.ir import MICROSOFT, Builder, Value
 from graph_init.lowering import run
 from tests.derivatives import Derivatives, evaluator
 
@@ -131,7 +131,7 @@ def test_tangents_of_tangents(op: str, make: Make, shapes: list[tuple[int, ...]]
     rng = np.random.default_rng(0)
     b = Builder(DOUBLE)
     xs, ts, us = (
-        [b.input(f"{name}{k}", DOUBLE, s, active=True) for k, s in enumerate(shapes)]
+        [b.input(f"{name}{k}", DOUBLE, s, requires_grad=True) for k, s in enumerate(shapes)]
         for name in "xtu"
     )
     y = b.op("Tanh", make(b, *xs))
@@ -231,7 +231,7 @@ def test_random_graphs(program: list[tuple[str, int, int]], seed: int) -> None:
     environment: dict[str, Value | None] = {"": None}
     for name in ("w0", "w1", "w2", "gain"):
         shape = (4,) if name == "gain" else (4, 4)
-        environment[name] = b.input(name, DOUBLE, shape, active=True)
+        environment[name] = b.input(name, DOUBLE, shape, requires_grad=True)
     constants = {"one": np.ones(()), "flip": np.array([3, -3, 0, 0]), "zero": np.array([0]),
                  "two": np.array([2]), "six": np.array([6])}  # fmt: skip
     environment |= {n: b.constant(a) for n, a in constants.items()}

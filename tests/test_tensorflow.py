@@ -11,10 +11,10 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 pytest.importorskip("tf2onnx", reason="tf2onnx is not installed")
 
-import graph_init  # noqa: E402
-import graph_init_tensorflow  # noqa: E402
-from graph_init.errors import ModelFileError, UnsupportedModelError, UsageError  # noqa: E402
-from tests import frontend_checks  # noqa: E402
+import graph_init
+import graph_init_tensorflow
+from graph_init.errors import ModelFileError, UnsupportedModelError, UsageError
+from tests import frontend_checks
 
 X = np.random.default_rng(0).standard_normal((5, 8, 8, 3)).astype(np.float32)
 

@@ -18,25 +18,25 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("sklearn")
 
-import onnxruntime  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils import _pytree as pytree  # noqa: E402
+import onnxruntime
+from torch import nn
+from torch.utils import _pytree as pytree
 
-import graph_init  # noqa: E402
-import graph_init_torch  # noqa: E402
-from graph_init import tuners  # noqa: E402
-from graph_init.errors import (  # noqa: E402
+import graph_init
+import graph_init_torch
+from graph_init.errors import (
     NumericalError,
     OutputError,
     UnsupportedModelError,
     UsageError,
 )
-from graph_init.frontends.correspondence import bind  # noqa: E402
-from graph_init.tuning.loop import TuningResult  # noqa: E402
-from graph_init_torch import frontend  # noqa: E402
-from tests import torch_oracle  # noqa: E402
-from tests.torch_models import CASES, PlainCNN, Recurrent, Tied  # noqa: E402
-from tools import rescue  # noqa: E402
+from graph_init.frontends.correspondence import bind
+from graph_init.tuning import registry
+from graph_init.tuning.loop import TuningResult
+from graph_init_torch import frontend
+from tests import torch_oracle
+from tests.torch_models import CASES, PlainCNN, Recurrent, Tied
+from tools import rescue
 
 #: Exporting these takes longest, and the others have what they have.
 LONG = frozenset({"Mamba", "ViT"})
@@ -55,8 +55,8 @@ class Drawn:
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    kinds = {**tuners.TUNERS, "drawn": tuners.Kind(Drawn, 1, False)}
-    monkeypatch.setattr(tuners, "TUNERS", kinds)
+    kinds = {**registry.TUNERS, "drawn": registry.TunerSpec(Drawn, 1, False)}
+    monkeypatch.setattr(registry, "TUNERS", kinds)
     torch.manual_seed(0)
     yield
 
@@ -213,7 +213,7 @@ def test_the_recurrent_weights_know_their_fan_in() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["signal", "sign"])
-def test_the_tuners_are_those_of_the_core(optimizer: str) -> None:
+def test_the_registry_are_those_of_the_core(optimizer: str) -> None:
     module = PlainCNN()
     with torch.no_grad():
         for p in module.parameters():
@@ -360,7 +360,7 @@ def test_a_module_on_a_gpu_stays_there(dtype: Any) -> None:
 
 
 def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("graph_init.frontends.subject._MESSAGE_LIMIT", 0)
+    monkeypatch.setattr("graph_init.frontends.resolve._MESSAGE_LIMIT", 0)
     module, example = PlainCNN(), torch.randn(4, 3, 10, 10)
     result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
     expected = evaluated(module, (example,), {})
@@ -375,7 +375,7 @@ def test_a_full_temporary_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("graph_init.frontends.subject._MESSAGE_LIMIT", 0)
+    monkeypatch.setattr("graph_init.frontends.resolve._MESSAGE_LIMIT", 0)
     monkeypatch.setattr("onnx_ir.save", full)
     module = PlainCNN()
     before = {n: v.clone() for n, v in module.state_dict().items()}

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_init import initial_state, workload
-from graph_init.builder import Array
+from graph_init.analysis import analyze
+from graph_init.init import initial_state
+from graph_init.init.schemes import Settings
+from graph_init.ir import Array
 from graph_init.model.load import load
-from graph_init.parameters import analyze
-from graph_init.schemes import Settings
+from graph_init.problem import workload
 from graph_init.training import runner
 from graph_init.training.optimizers import OPTIMIZERS
 
@@ -147,7 +148,7 @@ def test_scores_are_those_of_pytorch(tmp_path: Path) -> None:
     net = MLP()
     load_, values, entry = prepared(net, tmp_path, "eval")
     x, y = (np.concatenate(a) for a in zip(*batches(4), strict=True))
-    score = runner.Evaluation(load_.problem, {entry: x, "target": y})
+    score = runner.Scorer(load_.problem, {entry: x, "target": y})
     found = score(runner.pack(load_.problem, values))
     logits = net(torch.from_numpy(x))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(y)).item()

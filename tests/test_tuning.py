@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_init import tuners, tuning
+from graph_init import tuning
 from graph_init.errors import NumericalError, UsageError
+from graph_init.tuning import registry
 
 
 def test_an_unknown_optimizer_comes_with_a_suggestion() -> None:
     with pytest.raises(UsageError, match="did you mean 'sign'"):
-        tuners.kind("sing")
+        registry.kind("sing")
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Evaluation:
 
 
 def test_sign_steps_have_momentum() -> None:
-    optimizer = tuning.Sign()
+    optimizer = tuning.SignMomentum()
     norms = optimizer.step(np.array([2.0, -3.0]), np.array([5.0, 5.0]))
     assert norms == pytest.approx([4.9, 5.1])
     norms = optimizer.step(np.array([1.0, 1.0]), norms)
@@ -35,7 +36,7 @@ def test_sign_steps_have_momentum() -> None:
 
 
 def test_norms_stay_positive() -> None:
-    optimizer, norms = tuning.Sign(), np.array([0.25])
+    optimizer, norms = tuning.SignMomentum(), np.array([0.25])
     for _ in range(20):
         norms = optimizer.step(np.ones(1), norms)
     assert 0 < norms[0] < 1e-5
@@ -45,7 +46,7 @@ def test_best_is_kept_not_last() -> None:
     """The lowest deviation is where the first norm is 4.5; the steps go far beyond."""
     norms = np.array([5.0, 5.0])
     result = tuning.tune(
-        lambda s, n: Evaluation(abs(5 * s[0] - 4.5)), norms, tuning.Sign(), steps=30
+        lambda s, n: Evaluation(abs(5 * s[0] - 4.5)), norms, tuning.SignMomentum(), steps=30
     )
     assert abs(5 * result.scales[0] - 4.5) < 0.2
     assert len(result.history) == 30
@@ -56,7 +57,7 @@ def test_vanishing_does_not_win() -> None:
     result = tuning.tune(
         lambda s, n: Evaluation(s[0], 0.9 if s[0] < 0.9 else 0.1),
         np.array([5.0, 5.0]),
-        tuning.Sign(),
+        tuning.SignMomentum(),
         steps=30,
     )
     assert 0.9 <= result.scales[0] < 1
@@ -71,17 +72,17 @@ def test_a_lucky_batch_does_not_win() -> None:
             seen[number] = scales[0]
         return Evaluation(0.0 if number == 3 else scales[0] + (scales[0] == seen.get(3)))
 
-    result = tuning.tune(evaluate, np.array([5.0, 5.0]), tuning.Sign(), steps=8)
+    result = tuning.tune(evaluate, np.array([5.0, 5.0]), tuning.SignMomentum(), steps=8)
     assert result.best_step not in (0, 3)
 
 
 def test_non_finite_start_is_an_error_and_later_ones_are_undone() -> None:
     with pytest.raises(NumericalError):
-        tuning.tune(lambda s, n: Evaluation(np.nan), np.ones(2), tuning.Sign(), steps=3)
+        tuning.tune(lambda s, n: Evaluation(np.nan), np.ones(2), tuning.SignMomentum(), steps=3)
     result = tuning.tune(
         lambda s, n: Evaluation(s[0] if s[0] > 0.95 else np.inf),
         np.array([5.0, 5.0]),
-        tuning.Sign(),
+        tuning.SignMomentum(),
         steps=20,
     )
     assert 0.95 < result.scales[0] < 1

@@ -182,8 +182,8 @@ def test_killed_anywhere_a_run_ends_as_if_it_had_not_been(
     wait(lambda: model_processes(runner.pid), runner)
     model_processes(runner.pid)[0].kill()
     wait(lambda: len(journal(output)) > kept, runner)
-    for zygote in psutil.Process(runner.pid).children():
-        zygote.kill()
+    for forkserver in psutil.Process(runner.pid).children():
+        forkserver.kill()
     told, errors = runner.communicate(timeout=300)
     assert runner.returncode == 0, errors
     assert contents(output) == contents(expected)

@@ -140,7 +140,7 @@ def object_store() -> Iterator[tuple[Any, dict[str, str]]]:
 def model_processes(runner: int) -> list[psutil.Process]:
     """The processes that work on models for ``runner``, a process id."""
     try:
-        zygotes = psutil.Process(runner).children()
-        return [child for zygote in zygotes for child in zygote.children()]
+        forkservers = psutil.Process(runner).children()
+        return [child for forkserver in forkservers for child in forkserver.children()]
     except psutil.NoSuchProcess:
         return []

@@ -12,11 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import torch
+import transformers
 
-from tests.architecture_report import Result, evaluate  # noqa: E402
-from tests.architectures import ARCHITECTURES  # noqa: E402
+from tests.architecture_report import Result, evaluate
+from tests.architectures import ARCHITECTURES
 
 TABLE = ROOT / "docs" / "architectures.md"
 

@@ -89,11 +89,11 @@ def run_torch(name: str, folder: Path, count: int, threads: int) -> dict[str, An
 def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[str, Any]:
     import numpy as np
 
-    from graph_init.evaluation import prepare
+    from graph_init.analysis import analyze
+    from graph_init.deviation.evaluator import prepare
     from graph_init.model.load import load
-    from graph_init.parameters import analyze
-    from graph_init.problem import initial_values
-    from graph_init.workload import Options, build
+    from graph_init.problem.forward_graph import initial_values
+    from graph_init.problem.workload import Options, build
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import onnxruntime  # noqa: F401  the library is not what is measured

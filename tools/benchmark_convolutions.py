@@ -21,9 +21,9 @@ from onnx import TensorProto
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.builder import MICROSOFT, Array, Builder, Value  # noqa: E402
-from graph_init.engine.session import Session  # noqa: E402
-from graph_init.lowering import patches  # noqa: E402
+from graph_init.engine.session import Session
+from graph_init.ir import MICROSOFT, Array, Builder, Value
+from graph_init.lowering import patches
 
 SIZES = (
     (64, 32), (128, 16), (256, 8), (512, 4), (256, 16), (512, 8), (16, 4), (64, 4), (256, 4),

@@ -23,12 +23,13 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init import initial_state, workload  # noqa: E402
-from graph_init.model.load import load  # noqa: E402
-from graph_init.parameters import analyze  # noqa: E402
-from graph_init.schemes import Settings  # noqa: E402
-from graph_init.training import runner  # noqa: E402
-from tools.compare_examples import CASES, export  # noqa: E402
+from graph_init.analysis import analyze
+from graph_init.init import initial_state
+from graph_init.init.schemes import Settings
+from graph_init.model.load import load
+from graph_init.problem import workload
+from graph_init.training import runner
+from tools.compare_examples import CASES, export
 
 ROUNDS, RATE = 3, 1e-3
 

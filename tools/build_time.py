@@ -21,11 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.evaluation import Evaluator, prepare  # noqa: E402
-from graph_init.model.load import load  # noqa: E402
-from graph_init.parameters import analyze  # noqa: E402
-from graph_init.problem import initial_values  # noqa: E402
-from graph_init.workload import Options, build  # noqa: E402
+from graph_init.analysis import analyze
+from graph_init.deviation.evaluator import Evaluator, prepare
+from graph_init.model.load import load
+from graph_init.problem.forward_graph import initial_values
+from graph_init.problem.workload import Options, build
 
 WIDTH, ROWS, BLOCK = 8, 2, 20
 

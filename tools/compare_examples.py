@@ -23,7 +23,7 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import graph_init  # noqa: E402
+import graph_init
 
 Arrays = dict[str, Any]
 

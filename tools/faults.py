@@ -31,11 +31,12 @@ import onnx
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init import cli, scales_file  # noqa: E402
-from graph_init.comparison import pictures  # noqa: E402, F401 (imported once, before all forks)
-from graph_init.engine.runtime import bindings  # noqa: E402
-from tests.faults import CASES, fail_everywhere, kill_everywhere, listing, strays  # noqa: E402
-from tests.small_models import plain_cnn  # noqa: E402
+from graph_init import cli
+from graph_init.comparison import pictures  # noqa: F401 (imported once, before all forks)
+from graph_init.engine.runtime import bindings
+from graph_init.model import scales_file
+from tests.faults import CASES, fail_everywhere, kill_everywhere, listing, strays
+from tests.small_models import plain_cnn
 
 #: Every third command is asked to end, the others are killed.
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)

@@ -22,13 +22,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from graph_init import problem as problems
+from graph_init.analysis import analyze
 from graph_init.autodiff import primal
 from graph_init.deviation import taylor
-from graph_init.frontends import subject
-from graph_init.parameters import analyze
-from graph_init.problem import Problem
-from graph_init.workload import Options, build
+from graph_init.frontends.resolve import resolve
+from graph_init.problem import forward_graph
+from graph_init.problem.forward_graph import Problem
+from graph_init.problem.workload import Options, build
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mathematics.md"
@@ -150,11 +150,11 @@ def _scaled(model: onnx.ModelProto, name: str, factor: float) -> float:
 
 
 def _problem(depth: int) -> Problem:
-    loaded = subject.take(network(depth), None, None, None).loaded
+    loaded = resolve(network(depth), None, None, None).loaded
     options = Options(
         None, ROWS, 0, "cross-entropy", None, {}, "eval", "taylor", True, True
     )  # fmt: skip
-    return build(loaded, analyze(loaded.ir), problems.initial_values(loaded), options).problem
+    return build(loaded, analyze(loaded.ir), forward_graph.initial_values(loaded), options).problem
 
 
 def _products(depth: int) -> np.ndarray:

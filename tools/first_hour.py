@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import docs_pages  # noqa: E402
-from tests.docs_pages import Block, unlike  # noqa: E402
+from tests import docs_pages
+from tests.docs_pages import Block, unlike
 
 PAGE = "docs/tutorial.md"
 #: What stands in place of the page's own lines, where there is a clone.

@@ -113,8 +113,8 @@ class _Watch:
 def work(seed: int, numbers: Iterator[int], stream: IO[str]) -> None:
     """Try the mutants with these numbers; a line before and a line after each."""
     import graph_init
-    from graph_init import data_files  # noqa: F401  imported before memory is limited
     from graph_init.engine.runtime import onnxruntime
+    from graph_init.problem import data_files  # noqa: F401  imported before memory is limited
     from tools import mutations
 
     onnxruntime()

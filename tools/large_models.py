@@ -76,11 +76,11 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
     import numpy as np
 
     import graph_init
-    from graph_init.evaluation import prepare
+    from graph_init.analysis import analyze
+    from graph_init.deviation.evaluator import prepare
     from graph_init.model.load import load
-    from graph_init.parameters import analyze
-    from graph_init.problem import initial_values
-    from graph_init.workload import Options, build
+    from graph_init.problem.forward_graph import initial_values
+    from graph_init.problem.workload import Options, build
 
     case = CASES[name]
     start = time.perf_counter()

@@ -688,7 +688,7 @@ def _scales(kind: str, rng: Generator) -> Mutant:
     return Mutant(kind, "own-plain", {"m.onnx": _sound_model(), "s.json": raw})
 
 
-#: Kind → (share, maker).
+#: TunerSpec → (share, maker).
 _KINDS: dict[str, tuple[float, Callable[[str, Generator], Mutant]]] = {
     "model, bytes": (0.25, _model_bytes),
     "model, structure": (0.5, _model_structure),

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import graph_init  # noqa: E402
-from graph_init.builder import Array  # noqa: E402
+import graph_init
+from graph_init.ir import Array
 
 DEPTH, WIDTH = 10, 16
 

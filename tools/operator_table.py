@@ -18,11 +18,11 @@ import onnx
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.builder import MICROSOFT, ZERO_DERIVATIVE  # noqa: E402
-from graph_init.lowering import PRIMITIVES, RULES  # noqa: E402
-from graph_init.lowering.registry import UNSUPPORTED  # noqa: E402
-from tests import operator_report  # noqa: E402
-from tests.operator_report import Outcome  # noqa: E402
+from graph_init.ir import MICROSOFT, ZERO_DERIVATIVE
+from graph_init.lowering import PRIMITIVES, RULES
+from graph_init.lowering.registry import UNSUPPORTED
+from tests import operator_report
+from tests.operator_report import Outcome
 
 TABLE = ROOT / "docs" / "operators.md"
 #: Operators with float results that stand for no function of their inputs' numbers.

@@ -23,8 +23,8 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import graph_init  # noqa: E402
-from graph_init import zoo  # noqa: E402
+import graph_init
+from graph_init import zoo
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -25,8 +25,8 @@ import onnx
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import graph_init  # noqa: E402
-from graph_init import report  # noqa: E402
+import graph_init
+from graph_init import report
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 DRAWN = (

@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import benchmark  # noqa: E402
-from tools.benchmark_models import CASES, SMALL  # noqa: E402
+from tools import benchmark
+from tools.benchmark_models import CASES, SMALL
 
 STEPS = 500
 _SAMPLED = 2

@@ -17,10 +17,10 @@ from typing import Any
 import onnx
 
 import graph_init
-from graph_init.data_files import Data
 from graph_init.errors import UsageError
 from graph_init.frontends import find
-from graph_init.frontends.subject import take
+from graph_init.frontends.resolve import resolve
+from graph_init.problem.data_files import Data
 from graph_init_jax.models import Function
 
 __all__ = ["Function", "compare", "export", "initialize", "initialize_", "measure"]
@@ -122,7 +122,7 @@ def export(
 ) -> onnx.ModelProto:
     """``model`` as ONNX, with every parameter named after its place; also to ``path``."""
     model, args = _whole(model, params, args)
-    return take(model, args, kwargs, {"vmap": vmap}).onnx(path)
+    return resolve(model, args, kwargs, {"vmap": vmap}).onnx(path)
 
 
 def _whole(model: Any, params: Any, args: Sequence[Any] | None) -> tuple[Any, Sequence[Any]]:

@@ -13,8 +13,8 @@ from typing import Any
 import onnx
 
 import graph_init
-from graph_init.data_files import Data
-from graph_init.frontends.subject import take
+from graph_init.frontends.resolve import resolve
+from graph_init.problem.data_files import Data
 
 __all__ = ["compare", "export", "initialize_", "measure"]
 
@@ -69,4 +69,4 @@ def export(
     path: str | os.PathLike[str] | None = None,
 ) -> onnx.ModelProto:
     """``model`` as ONNX, evaluated, with every variable under its own path; also to ``path``."""
-    return take(model, args, kwargs).onnx(path)
+    return resolve(model, args, kwargs).onnx(path)

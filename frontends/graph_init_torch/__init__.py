@@ -14,8 +14,8 @@ import onnx
 from torch import nn
 
 import graph_init
-from graph_init.data_files import Data
-from graph_init.frontends.subject import take
+from graph_init.frontends.resolve import resolve
+from graph_init.problem.data_files import Data
 from graph_init_torch.weights import save_safetensors
 
 __all__ = ["compare", "export", "initialize_", "measure", "save_safetensors"]
@@ -91,7 +91,7 @@ def export(
     dynamic_shapes: Any = None,
 ) -> onnx.ModelProto:
     """``module`` as ONNX, evaluated, with every parameter under its own name; also to ``path``."""
-    subject = take(module, args, kwargs, {"dynamic_shapes": dynamic_shapes})
+    subject = resolve(module, args, kwargs, {"dynamic_shapes": dynamic_shapes})
     return subject.onnx(path)
 
 

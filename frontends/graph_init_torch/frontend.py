@@ -25,9 +25,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graph_init.builder import Array
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.frontends import Exported, Tensor
+from graph_init.ir import Array
 from graph_init_torch.blame import culprit
 from graph_init_torch.copies import as_float32, copy_of
 

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from graph_init.builder import Builder, Node, Value
+from graph_init.ir import Builder, Node, Value
 
 _WINDOW = ("strides", "dilations", "pads", "group")
 
@@ -70,7 +70,7 @@ def dot(b: Builder, x: Value, y: Value) -> Value:
     """
     parts = math.gcd(x.size, 64)
     left, right = (b.reshape(v, [parts, 1, v.size // parts]) for v in (x, y))
-    return b.sum(b.product(left, right, turn_b=True), keepdims=False)
+    return b.sum(b.product(left, right, transpose_b=True), keepdims=False)
 
 
 def _key(node: Node) -> tuple[object, ...] | None:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
-from graph_init.builder import ZERO_DERIVATIVE
 from graph_init.engine.runtime import bindings, onnxruntime
 from graph_init.errors import UnsupportedModelError
+from graph_init.ir import ZERO_DERIVATIVE
 
 
 def build_gradient(

@@ -11,8 +11,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from graph_init.autodiff.gradient import build_gradient
-from graph_init.builder import Builder, Node, Value
 from graph_init.errors import UnsupportedModelError
+from graph_init.ir import Builder, Node, Value
 from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
 
 SCALE_INPUT = "graph_init.scales"
@@ -64,7 +64,7 @@ def build(
         tensor = info.type.tensor_type
         shape = tuple(d.dim_value for d in tensor.shape.dim)
         environment[info.name] = b.input(
-            info.name, tensor.elem_type, shape, active=info.name in wanted
+            info.name, tensor.elem_type, shape, requires_grad=info.name in wanted
         )
     if scaled:
         scales = b.input(SCALE_INPUT, TensorProto.FLOAT, (len(scaled),))
@@ -73,7 +73,7 @@ def build(
             assert stored is not None
             s = b.reshape(b.op("Slice", scales, b.ints([k]), b.ints([k + 1])), [])
             scaled_value = b.mul(stored, b.cast(s, stored.dtype))
-            scaled_value.active = True
+            scaled_value.requires_grad = True
             environment[n] = scaled_value
     theta = {n: v for n in parameters if (v := environment[n]) is not None}
     environment = {aliases[n]: v for n, v in environment.items()}
@@ -102,7 +102,7 @@ def _parts(b: Builder, forward: onnx.ModelProto, parameters: Sequence[str]) -> d
     types = {i.name: i.type.tensor_type for i in forward.graph.input}
     shapes = [tuple(d.dim_value for d in types[n].shape.dim) for n in parameters]
     sizes = [math.prod(s) for s in shapes]
-    vector = b.input(PACKED_INPUT, b.precision, (sum(sizes),), active=True)
+    vector = b.input(PACKED_INPUT, b.precision, (sum(sizes),), requires_grad=True)
     parts = b.multi("Split", [vector, b.ints(sizes)], [True] * len(sizes), attrs={"axis": 0})
     named = zip(parameters, parts, shapes, strict=True)
     return {n: b.reshape(part, shape) for n, part, shape in named if part is not None}

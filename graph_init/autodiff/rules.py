@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from graph_init.builder import Builder, Node, Value
+from graph_init.ir import Builder, Node, Value
 from graph_init.lowering.activation import step
 
 # -- linear: operator -> positions of the operands in which it is jointly linear ----------------

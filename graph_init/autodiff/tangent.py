@@ -13,8 +13,8 @@ from functools import reduce
 import numpy as np
 
 from graph_init.autodiff.rules import BILINEAR, LINEAR, NONLINEAR, SPECIAL
-from graph_init.builder import ZERO_DERIVATIVE, Builder, Node, Value
 from graph_init.errors import UnsupportedModelError
+from graph_init.ir import ZERO_DERIVATIVE, Builder, Node, Value
 
 
 def tangents(b: Builder, nodes: Iterable[Node], seeds: Mapping[Value, Value]) -> dict[Value, Value]:
@@ -30,7 +30,7 @@ def tangents(b: Builder, nodes: Iterable[Node], seeds: Mapping[Value, Value]) ->
         output = next(o for o in node.outputs if o is not None)
         if output in seeds or not output.is_float or node.op in ZERO_DERIVATIVE:
             continue
-        b.origin = node.origin
+        b.source_node = node.source_node
         t = _declared(b, output, found) or _tangent(b, node, output, found)
         if t is not None:
             found[output] = t
@@ -39,9 +39,9 @@ def tangents(b: Builder, nodes: Iterable[Node], seeds: Mapping[Value, Value]) ->
 
 def _declared(b: Builder, y: Value, found: Mapping[Value, Value]) -> Value | None:
     """The tangent of a value whose derivative is known as a whole."""
-    if y not in b.declared:
+    if y not in b.custom_jvps:
         return None
-    x, derivative = b.declared[y]
+    x, derivative = b.custom_jvps[y]
     return b.mul(derivative(), found[x]) if x in found else None
 
 

@@ -22,7 +22,7 @@ from graph_init.cli.terminal import examples, guarded, out, print_json
 @guarded
 def doctor(as_json: bool) -> None:
     """Say whether this installation can work, and what to run if not."""
-    from graph_init.doctor import check
+    from graph_init.engine.doctor import check
 
     findings = check()
     healthy = all(f.ok for f in findings)

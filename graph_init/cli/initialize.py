@@ -51,7 +51,8 @@ def initialize(
 ) -> None:
     """Tune the scales of MODEL and write OUT."""
     import graph_init
-    from graph_init import report, tuners
+    from graph_init import report
+    from graph_init.tuning import registry
 
     # Refused now, not after the work.
     for path in filter(None, (output, save_scales)):
@@ -63,7 +64,7 @@ def initialize(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
     ) as bar:
-        steps, kind = options["steps"], tuners.kind(options["optimizer"])
+        steps, kind = options["steps"], registry.kind(options["optimizer"])
         total = None if kind.tries else kind.steps if steps is None else steps
         task = bar.add_task("tuning", total=total, gd="…", vanished="…")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-#: That of ``graph_init.tuners``, which is not imported before a command runs.
+#: That of ``graph_init.tuning.registry``, which is not imported before a command runs.
 DEFAULT_TUNER = "signal"
 TUNERS = ("signal", "sign")
-#: Those of ``graph_init.schemes``.
+#: Those of ``graph_init.init.schemes``.
 SCHEMES = (
     "keep", "he", "he-uniform", "xavier", "xavier-uniform", "lecun", "lecun-uniform", "orthogonal",
     "delta-orthogonal", "lsuv", "truncated-normal",

@@ -24,9 +24,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from graph_init.cli import process
-from graph_init.errors import GraphInitError, OutputError
+from graph_init.errors import GraphInitError, OutputError, escaped
 from graph_init.output.signals import Terminated
-from graph_init.text import escaped
 
 
 @contextmanager

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from graph_init import data as batches
-from graph_init import data_files, evaluation, initial_state, schemes, tuners, workload
-from graph_init.builder import Array
+from graph_init.analysis import Parameter
 from graph_init.comparison.plan import DEFAULT_SCHEMES, Plan
 from graph_init.comparison.result import Comparison, Row, Run, State
+from graph_init.deviation import evaluator as evaluation
 from graph_init.errors import NumericalError, UsageError
+from graph_init.init import initial_state, schemes
+from graph_init.init.schemes import Settings
+from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
-from graph_init.parameters import Parameter
-from graph_init.problem import initial_values
-from graph_init.schemes import Settings
+from graph_init.problem import batches, data_files, workload
+from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
+from graph_init.tuning import registry
 from graph_init.version import __version__
 
 __all__ = ["DEFAULT_SCHEMES", "Comparison", "Plan", "Row", "Run", "State", "compare"]
@@ -133,7 +135,7 @@ def _split(
 
 def _held_out(
     subject: _Subject, load: workload.Workload, values: dict[str, Array], arrays: dict[str, Array]
-) -> runner.Evaluation:
+) -> runner.Scorer:
     """The evaluation on the held-out rows, in batches as large as the model takes them."""
     rows = min(len(a) for a in arrays.values())
     fixed = {v.name for v in load.problem.inputs} - load.problem.batched
@@ -143,7 +145,7 @@ def _held_out(
     options = replace(subject.options, data=arrays, batch_size=size)
     scored = workload.build(subject.loaded, subject.parameters, values, options)
     assert isinstance(scored.source, batches.FixedBatches)
-    return runner.Evaluation(scored.problem, scored.source.arrays)
+    return runner.Scorer(scored.problem, scored.source.arrays)
 
 
 def _states(
@@ -154,7 +156,7 @@ def _states(
     problem = load.problem
     run = evaluation.prepare(load, base)
     ones = np.ones(len(run.scaled))
-    tuner = tuners.kind(plan.tuner).prepare(run, load, subject.parameters)
+    tuner = registry.kind(plan.tuner).prepare(run, load, subject.parameters)
     ranges = batches.index_ranges(problem.builder, problem.inputs)
     wanted = [
         (scheme, tuned, seed)
@@ -176,7 +178,7 @@ def _states(
         try:
             if tuned:
                 values = _tuned(run, tuner, values, source, plan.tuning_steps)
-            run.move(values)
+            run.set_parameters(values)
             found = run.measure([-1, -2], ones, False)
         except NumericalError as error:
             states.append(State(name, scheme, tuned, seed, None, str(error)))
@@ -190,13 +192,13 @@ def _states(
 
 def _tuned(
     run: evaluation.Evaluator,
-    tuner: tuners.Tuner,
+    tuner: registry.Tuner,
     values: dict[str, Array],
     source: batches.Source,
     steps: int,
 ) -> dict[str, Array]:
     """``values`` with the scales that the tuner finds."""
-    run.move(values)
+    run.set_parameters(values)
     result = tuner(values, source, steps)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -207,7 +209,7 @@ def _tuned(
 def _train(
     subject: _Subject,
     load: workload.Workload,
-    held_out: runner.Evaluation,
+    held_out: runner.Scorer,
     states: Sequence[State],
     vectors: Sequence[Array],
 ) -> list[Run]:

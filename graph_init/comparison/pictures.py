@@ -8,8 +8,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from graph_init.builder import Array
 from graph_init.comparison.result import Comparison, Run
+from graph_init.ir import Array
 
 matplotlib.use("Agg")  # no display is needed, nor touched
 

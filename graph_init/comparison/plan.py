@@ -8,10 +8,10 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from graph_init import tuners
 from graph_init.errors import UsageError
-from graph_init.schemes import NAMES
+from graph_init.init.schemes import NAMES
 from graph_init.training.optimizers import OPTIMIZERS
+from graph_init.tuning import registry
 
 #: States compared by default, each of them tuned and not.
 DEFAULT_SCHEMES = ("keep", "he", "xavier", "orthogonal", "lsuv")
@@ -47,7 +47,7 @@ class Plan:
     updates: int = 300
     held_out: float = 0.2
     on_data: bool = False
-    tuner: str = tuners.DEFAULT
+    tuner: str = registry.DEFAULT
     steps: int | None = None
     workers: int | None = None
 
@@ -67,7 +67,7 @@ class Plan:
         ):  # fmt: skip
             if number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
-        tuners.kind(self.tuner)
+        registry.kind(self.tuner)
         if self.steps is not None and self.steps < 0:
             raise UsageError(f"--steps must not be negative, not {self.steps}")
         if not 0 < self.held_out < 1:
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def tuning_steps(self) -> int:
-        return min(tuners.kind(self.tuner).steps, STEPS) if self.steps is None else self.steps
+        return min(registry.kind(self.tuner).steps, STEPS) if self.steps is None else self.steps
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
         """The grid of this optimiser, the same for all states."""

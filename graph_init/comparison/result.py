@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from graph_init import report
-from graph_init.evaluation import Measurement, finite
+from graph_init.analysis import Parameter
+from graph_init.deviation.evaluator import Measurement, finite
 from graph_init.model.load import LoadedModel
 from graph_init.output import folders
-from graph_init.parameters import Parameter
 
 #: A run has trained if its loss fell below this share of where it began.
 _TRAINED = 0.9

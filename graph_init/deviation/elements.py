@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from graph_init.builder import Array
 from graph_init.deviation.result import EPSILON, Statistics
+from graph_init.ir import Array
 
 _BLOCK = 1 << 20
 

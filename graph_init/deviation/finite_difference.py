@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graph_init.autodiff import primal
-from graph_init.builder import Array
 from graph_init.deviation import elements
 from graph_init.deviation.gradients import (
     GRADIENT,
@@ -28,8 +27,9 @@ from graph_init.deviation.gradients import (
     gradient_program,
     merge_spreads,
 )
-from graph_init.deviation.result import Evaluation, evaluation
+from graph_init.deviation.result import DeviationResult, evaluation
 from graph_init.engine import memory
+from graph_init.ir import Array
 
 #: Steps are this share of ‖θ‖ long, unless they are given: shorter ones drown in float32 rounding,
 #: longer ones see the curvature change (docs/taylor-and-finite-differences.md).
@@ -38,14 +38,14 @@ _TINY = 1e-30
 
 
 class FiniteDifference:
-    """(batch, scales) → :class:`Evaluation`."""
+    """(batch, scales) → :class:`DeviationResult`."""
 
     def __init__(self, p: primal.Primal, setting: Setting, step: float | None = None) -> None:
         """``step``: h; by default h·‖g‖ is :data:`RELATIVE_STEP` of ‖θ‖."""
         program = gradient_program(p)
         setting.require_memory(
             program.peak,
-            4 if setting.slopes else 3,
+            4 if setting.scale_gradient else 3,
             ["take --micro-batch", "a smaller --batch-size", "smaller sizes with --dim"],
         )
         weights = setting.weights
@@ -56,14 +56,14 @@ class FiniteDifference:
         # The weights where the next gradient is taken, and the three gradients that are kept.
         self._at = {n: np.empty_like(weights.values[n]) for n in self._gradient.names}
         self._g0, self._g1 = self._gradient.buffers(), self._gradient.buffers()
-        self._last = self._gradient.buffers() if setting.slopes else None
+        self._last = self._gradient.buffers() if setting.scale_gradient else None
         self._factors: dict[str, np.float32] = {}
 
-    def move(self, values: Mapping[str, Array]) -> None:
+    def set_parameters(self, values: Mapping[str, Array]) -> None:
         """Evaluate other parameters from now on."""
-        self._weights.move(values)
+        self._weights.set_parameters(values)
 
-    def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
+    def __call__(self, batch: Mapping[str, Array], scales: Array) -> DeviationResult:
         """``scales`` has one float a scaled tensor."""
         slices = list(self._cut(batch))
         chosen = np.asarray(scales, np.float32)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from graph_init.autodiff.primal import Primal
-from graph_init.builder import Array, Builder, Program, Value
 from graph_init.engine import memory
 from graph_init.engine.session import Session
+from graph_init.ir import Array, Builder, Program, Value
 
 #: What stands before the parameter's name in the names of outputs.
 GRADIENT = "gradient:"
@@ -84,7 +84,7 @@ class Weights:
         self.scaled = list(scaled)
         self._buffers: dict[str, Array] = {}
 
-    def move(self, values: Mapping[str, Array]) -> None:
+    def set_parameters(self, values: Mapping[str, Array]) -> None:
         """Take other parameters from now on."""
         self.values = {n: values[n] for n in self.values}
 
@@ -107,7 +107,7 @@ class Setting:
     fed: Mapping[str, Array]
     cut: Cut
     slices: int
-    slopes: bool
+    scale_gradient: bool
     device: str = "cpu"
     memory_limit: int | None = None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graph_init.builder import Array
+from graph_init.ir import Array
 
 #: ε of the published algorithm.
 EPSILON = 1e-5
@@ -24,7 +24,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class DeviationResult:
     """Gradient deviation on one batch; ``log_scale_gradient`` has one element a scaled tensor.
 
     ``deviation_sums``, ``vanished``, ``gradient_squares`` and ``value_squares`` are those of
@@ -49,9 +49,9 @@ def evaluation(
     elements: int,
     log_scale_gradient: Array,
     extras: Sequence[float],
-) -> Evaluation:
+) -> DeviationResult:
     """``elements``: the number N of trainable elements, over which deviation is a mean."""
-    return Evaluation(
+    return DeviationResult(
         float(loss),
         float(statistics.deviation.astype(np.float64).sum() / elements),
         float(np.sqrt(statistics.gradient_squares.astype(np.float64).sum())),
@@ -65,7 +65,7 @@ def evaluation(
     )
 
 
-def failure(found: Evaluation) -> tuple[str, Array] | None:
+def failure(found: DeviationResult) -> tuple[str, Array] | None:
     """What failed first, in words with the place of a tensor in them, and at which parameters.
 
     None if all numbers are finite. A loss that is not finite is of no parameter.

@@ -18,7 +18,6 @@ import numpy as np
 from graph_init.autodiff import primal
 from graph_init.autodiff.contraction import Products, contract
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import Array, Program, Value
 from graph_init.deviation import elements
 from graph_init.deviation.gradients import (
     GRADIENT,
@@ -28,7 +27,8 @@ from graph_init.deviation.gradients import (
     merge_spreads,
     named,
 )
-from graph_init.deviation.result import Evaluation, evaluation
+from graph_init.deviation.result import DeviationResult, evaluation
+from graph_init.ir import Array, Program, Value
 
 #: What stands before the parameter's name in the names of inputs and outputs.
 _G, _U, _Z = "g:", "u:", "z:"
@@ -79,14 +79,14 @@ def _directions(p: primal.Primal, prefix: str) -> dict[str, Value]:
 
 
 class SlicedTaylor:
-    """(batch, scales) → :class:`Evaluation`, the batch in slices."""
+    """(batch, scales) → :class:`DeviationResult`, the batch in slices."""
 
     def __init__(self, p: primal.Primal, setting: Setting) -> None:
-        graphs = models(p, setting.weights.scaled if setting.slopes else ())
+        graphs = models(p, setting.weights.scaled if setting.scale_gradient else ())
         programs = [g for g in (graphs.gradient, graphs.change, graphs.mixed) if g is not None]
         setting.require_memory(
             max(g.peak for g in programs),
-            5 if setting.slopes else 3,
+            5 if setting.scale_gradient else 3,
             ["take a smaller --micro-batch", "--method finite-difference"],
         )
         self._weights, self._cut = setting.weights, setting.cut
@@ -101,11 +101,11 @@ class SlicedTaylor:
         self._hu = self._change.buffers() if self._mixed else {}
         self._u = self._gradient.buffers() if self._mixed else {}
 
-    def move(self, values: Mapping[str, Array]) -> None:
+    def set_parameters(self, values: Mapping[str, Array]) -> None:
         """Evaluate other parameters from now on."""
-        self._weights.move(values)
+        self._weights.set_parameters(values)
 
-    def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
+    def __call__(self, batch: Mapping[str, Array], scales: Array) -> DeviationResult:
         """``scales`` has one float a scaled tensor."""
         theta = self._weights.at(scales)
         slices = list(self._cut(batch))

@@ -26,10 +26,10 @@ from graph_init.autodiff import primal
 from graph_init.autodiff.contraction import Products, contract, dot
 from graph_init.autodiff.primal import SCALE_INPUT
 from graph_init.autodiff.tangent import tangents
-from graph_init.builder import Array, Builder, Program, Value
-from graph_init.deviation.result import EPSILON, Evaluation, Statistics, evaluation
+from graph_init.deviation.result import EPSILON, DeviationResult, Statistics, evaluation
 from graph_init.engine import memory
 from graph_init.engine.session import Session
+from graph_init.ir import Array, Builder, Program, Value
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _vector(b: Builder, scalars: Sequence[Value]) -> Value:
 
 
 class Taylor:
-    """(batch, scales) → :class:`Evaluation`, the whole batch in one run of one graph."""
+    """(batch, scales) → :class:`DeviationResult`, the whole batch in one run of one graph."""
 
     def __init__(
         self,
@@ -150,11 +150,11 @@ class Taylor:
         self._session = Session(graph.program, device)
         self._session.fix({**values, **fed})
 
-    def move(self, values: Mapping[str, Array]) -> None:
+    def set_parameters(self, values: Mapping[str, Array]) -> None:
         """Evaluate other parameters from now on."""
         self._session.fix({n: values[n] for n in self._graph.parameters})
 
-    def __call__(self, batch: Mapping[str, Array], scales: Array) -> Evaluation:
+    def __call__(self, batch: Mapping[str, Array], scales: Array) -> DeviationResult:
         """``scales`` has one float a scaled tensor."""
         found = self._session({**batch, SCALE_INPUT: np.asarray(scales, np.float32)})
         loss, *vectors = (found[n] for n in self._session.outputs)

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from graph_init.builder import Array
 from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.ir import Array
 
 #: What the engine takes for each byte that the schedule says is alive: measured 1.2 to 1.4 over the
 #: models of docs/performance.md, since freed blocks do not always fit what comes next.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from graph_init.builder import Array, Builder, Program
 from graph_init.engine.runtime import onnxruntime
 from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.ir import Array, Builder, Program
 
 #: Devices by the name of the option, with the engine's provider.
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

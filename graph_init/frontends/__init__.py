@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from graph_init.builder import Array
 from graph_init.errors import MissingExtraError
+from graph_init.ir import Array
 
 __all__ = ["EXTRAS", "GROUP", "Exported", "Frontend", "Tensor", "find"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graph_init.builder import Array
+from graph_init.ir import Array
 
 
 class Graph:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graph_init.builder import Array
+from graph_init.ir import Array
 
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

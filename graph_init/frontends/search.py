@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from graph_init.builder import Array
 from graph_init.frontends import Tensor
 from graph_init.frontends.arrangement import Expression, Order, Rows, Run, Stack, Whole
 from graph_init.frontends.content import fingerprint, same
+from graph_init.ir import Array
 
 #: Axes of a tensor whose orders are all tried.
 _MAX_RANK = 5

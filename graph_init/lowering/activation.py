@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 from numpy.polynomial import Polynomial
 
-from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.ir import MICROSOFT, Builder, Value
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -24,15 +24,15 @@ def step(b: Builder, x: Value) -> Value:
 @lowers("Div")
 def _div(b: Builder, c: Call) -> Value:
     x, y = c[0], c[1]
-    if not y.active or not y.is_float:
-        return b.op("Div", x, y) if not x.active else b.mul(x, b.reciprocal(y))
+    if not y.requires_grad or not y.is_float:
+        return b.op("Div", x, y) if not x.requires_grad else b.mul(x, b.reciprocal(y))
     return b.mul(x, b.reciprocal(y))
 
 
 @lowers("Pow")
 def _pow(b: Builder, c: Call) -> Value:
     x, y = c[0], c[1]
-    if not c.active:
+    if not c.requires_grad:
         return b.op("Pow", x, y)
     power = float(y.const.flat[0]) if y.const is not None and y.const.size == 1 else None
     if power is not None and power == int(power) and 1 <= abs(power) <= 8:
@@ -176,7 +176,7 @@ def _quick_gelu(b: Builder, c: Call) -> Value:
 
 def _gelu_erf(b: Builder, x: Value) -> Value:
     """Where it moves, the engine's own, whose derivatives are known: see gradient_ops."""
-    return b.op("Gelu", x, domain=MICROSOFT) if x.active else gelu_derivative(b, x, 0)
+    return b.op("Gelu", x, domain=MICROSOFT) if x.requires_grad else gelu_derivative(b, x, 0)
 
 
 def gelu_derivative(b: Builder, x: Value, order: int) -> Value:
@@ -195,7 +195,7 @@ def gelu_derivative(b: Builder, x: Value, order: int) -> Value:
         for _ in range(order - 2):
             factor = factor.deriv() - Polynomial([0, 1]) * factor
         value = b.mul(_horner(b, x, factor), _density(b, x))
-    b.declare(value, x, lambda: gelu_derivative(b, x, order + 1))
+    b.custom_jvp(value, x, lambda: gelu_derivative(b, x, order + 1))
     return value
 
 
@@ -294,9 +294,9 @@ def _shrink(b: Builder, c: Call) -> Value:
 def _mod(b: Builder, c: Call) -> Value:
     """x − q y with the whole number q taken from the engine's own remainder."""
     x, y, truncate = c[0], c[1], int(c.attrs.get("fmod", 0))
-    if not c.active:
+    if not c.requires_grad:
         return b.op("Mod", x, y, fmod=truncate)
-    fixed, by = b.frozen(x), b.frozen(y)
+    fixed, by = b.stop_gradient(x), b.stop_gradient(y)
     rest = b.op("Mod", fixed, by, fmod=1)
     if not truncate:  # the remainder takes the divisor's sign
         wrong = b.op("Less", b.mul(rest, by), b.scalar(0.0, rest))

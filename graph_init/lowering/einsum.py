@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 
-from graph_init.builder import Builder, Value
+from graph_init.ir import Builder, Value
 from graph_init.lowering.registry import Call, lowers
 
 Term = tuple[Value, list[str]]  # a tensor, and the label of each of its axes

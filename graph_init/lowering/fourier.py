@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graph_init.builder import Builder, Value
+from graph_init.ir import Builder, Value
 from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.ir import MICROSOFT, Builder, Value
 from graph_init.lowering.activation import hard_sigmoid
 from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.linear import gemm, plain_conv

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.ir import MICROSOFT, Builder, Value
 from graph_init.lowering import patches
 from graph_init.lowering.activation import gelu_derivative, step
 from graph_init.lowering.linear import plain_conv

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graph_init.builder import Builder, Value
+from graph_init.ir import Builder, Value
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -17,7 +17,7 @@ def _arc(b: Builder, tangent: Value, angle: Value) -> Value:
     is exactly zero, so that δ − δ³/3 has the same value and the same first four derivatives as
     arctan δ; no primitive for the function itself is needed.
     """
-    frozen = b.frozen(tangent)
+    frozen = b.stop_gradient(tangent)
     change = b.mul(
         b.sub(tangent, frozen),
         b.reciprocal(b.add(_one(b, tangent), b.mul(tangent, frozen))),
@@ -28,7 +28,7 @@ def _arc(b: Builder, tangent: Value, angle: Value) -> Value:
 
 @lowers("Atan")
 def _atan(b: Builder, c: Call) -> Value:
-    return _arc(b, c[0], b.op("Atan", b.frozen(c[0])))
+    return _arc(b, c[0], b.op("Atan", b.stop_gradient(c[0])))
 
 
 def _sine_to_tangent(b: Builder, x: Value) -> Value:
@@ -38,13 +38,13 @@ def _sine_to_tangent(b: Builder, x: Value) -> Value:
 
 @lowers("Asin")
 def _asin(b: Builder, c: Call) -> Value:
-    return _arc(b, _sine_to_tangent(b, c[0]), b.op("Asin", b.frozen(c[0])))
+    return _arc(b, _sine_to_tangent(b, c[0]), b.op("Asin", b.stop_gradient(c[0])))
 
 
 @lowers("Acos")
 def _acos(b: Builder, c: Call) -> Value:
     tangent = b.op("Neg", _sine_to_tangent(b, c[0]))
-    return _arc(b, tangent, b.op("Acos", b.frozen(c[0])))
+    return _arc(b, tangent, b.op("Acos", b.stop_gradient(c[0])))
 
 
 @lowers("Asinh")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from graph_init.builder import FLOATS, Builder, Value
+from graph_init.ir import FLOATS, Builder, Value
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -60,7 +60,7 @@ def slice_axis(b: Builder, x: Value, axis: int, start: int, stop: int) -> Value:
 @lowers("Slice")
 def _slice(b: Builder, c: Call) -> Value:
     x = c[0]
-    if not c.active and any(v is not None and v.const is None for v in c.inputs[1:]):
+    if not c.requires_grad and any(v is not None and v.const is None for v in c.inputs[1:]):
         return b.op("Slice", *c.inputs)
     starts, ends = c.ints("starts", 1) or [], c.ints("ends", 2) or []
     axes = c.ints("axes", 3) or list(range(len(starts)))
@@ -95,7 +95,7 @@ def _split(b: Builder, c: Call) -> list[Value | None]:
 def _gather(b: Builder, c: Call) -> Value:
     x, i = c[0], c[1]
     axis = c.attrs.get("axis", 0) % x.rank if x.shape is not None else c.attrs.get("axis", 0)
-    if c.active:
+    if c.requires_grad:
         if i.const is not None:
             i = non_negative(b, i, x.dims[axis])
         if i.rank == 0:
@@ -108,13 +108,15 @@ def _gather(b: Builder, c: Call) -> Value:
 def _gather_elements(b: Builder, c: Call) -> Value:
     x, i = c[0], c[1]
     axis = c.attrs.get("axis", 0) % x.rank
-    return b.op("GatherElements", x, non_negative(b, i, x.dims[axis]) if c.active else i, axis=axis)
+    return b.op(
+        "GatherElements", x, non_negative(b, i, x.dims[axis]) if c.requires_grad else i, axis=axis
+    )
 
 
 @lowers("GatherND")
 def _gather_nd(b: Builder, c: Call) -> Value:
     x, i, lead = c[0], c[1], c.attrs.get("batch_dims", 0)
-    if c.active:
+    if c.requires_grad:
         i = non_negative(b, i, x.dims[lead : lead + i.dims[-1]])
     return b.op("GatherND", x, i, batch_dims=lead)
 
@@ -185,7 +187,7 @@ def _pad_by_index(
 @lowers("Tile")
 def _tile(b: Builder, c: Call) -> Value:
     x = c[0]
-    if not c.active and c[1].const is None:
+    if not c.requires_grad and c[1].const is None:
         return b.op("Tile", x, c[1])
     repeats = c.ints("repeats", 1) or []
     apart = [d for size in x.dims for d in (1, size)]
@@ -213,7 +215,7 @@ def _transpose(b: Builder, c: Call) -> Value:
 @lowers("Trilu")
 def _trilu(b: Builder, c: Call) -> Value:
     x = c[0]
-    if not c.active:
+    if not c.requires_grad:
         return b.op("Trilu", *c.inputs, upper=c.attrs.get("upper", 1))
     offset = int(k.flat[0]) if (k := c.const(1)) is not None else 0
     ones = np.ones(x.dims[-2:], bool)

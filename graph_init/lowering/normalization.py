@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graph_init.builder import MICROSOFT, Builder, Value
+from graph_init.ir import MICROSOFT, Builder, Value
 from graph_init.lowering.linear import per_channel
 from graph_init.lowering.registry import Call, lowers
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_init.builder import Builder, Shape, Value
+from graph_init.ir import Builder, Shape, Value
 
 #: Channels, in and out, from which on this is done: with half as many a step of the benchmark's
 #: CNNs is no faster, and larger.
@@ -117,7 +117,7 @@ def _kernel(b: Builder, w: Value) -> Value:
 def convolve(b: Builder, x: Value, w: Value, place: Window) -> Value:
     """(N, M, OH, OW)."""
     matrix = b.reshape(_kernel(b, w), [w.dims[0], place.taps * w.dims[1]])
-    y = b.product(_patches(b, x, place), matrix, turn_b=True)
+    y = b.product(_patches(b, x, place), matrix, transpose_b=True)
     return _images(b, y, x.dims[0], _space(x.dims[2:], place))
 
 
@@ -131,5 +131,5 @@ def input_derivative(b: Builder, delta: Value, x: Value, w: Value, place: Window
 
 def kernel_derivative(b: Builder, delta: Value, x: Value, w: Value, place: Window) -> Value:
     """(M, C, *kernel)."""
-    matrix = b.product(_rows(b, delta), _patches(b, x, place), turn_a=True)
+    matrix = b.product(_rows(b, delta), _patches(b, x, place), transpose_a=True)
     return b.transpose(b.reshape(matrix, [w.dims[0], *place.kernel, w.dims[1]]), [0, 3, 1, 2])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_init.builder import Builder, Value
+from graph_init.ir import Builder, Value
 from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.linear import convolve, window
 from graph_init.lowering.registry import Call, lowers
@@ -72,7 +72,7 @@ def _max_pool(b: Builder, c: Call) -> list[Value | None]:
     assert y is not None and indices is not None
     for i, size in enumerate(w.out):
         y, indices = (slice_axis(b, v, 2 + i, 0, size) for v in (y, indices))
-    if x.active:
+    if x.requires_grad:
         flat = b.reshape(x, [-1])
         y = b.reshape(b.op("Gather", flat, b.reshape(indices, [-1]), axis=0), y.dims)
     if c.attrs.get("storage_order") and len(c.wanted) > 1:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_init.builder import Builder, Value
+from graph_init.ir import Builder, Value
 from graph_init.lowering.activation import elu, hard_sigmoid, positive, softplus
 from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers

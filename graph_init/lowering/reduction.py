@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graph_init.builder import Builder, Value
+from graph_init.ir import Builder, Value
 from graph_init.lowering.accumulate import product
 from graph_init.lowering.registry import Call, lowers
 
@@ -73,7 +73,7 @@ def _extremes(b: Builder, c: Call) -> Value:
     x, axes = c[0], _axes(c)
     if x.size == 0:
         return _constant_of_empty(b, c, axes, -np.inf if c.op == "ReduceMax" else np.inf)
-    if not x.active:
+    if not x.requires_grad:
         return b.op(c.op, x, b.ints(axes), keepdims=c.attrs.get("keepdims", 1))
     keep = [i for i in range(x.rank) if i not in axes]
     moved = b.transpose(x, keep + axes)
@@ -93,7 +93,7 @@ def _top_k(b: Builder, c: Call) -> list[Value | None]:
     attrs = {"axis": axis, **{k: c.attrs.get(k, 1) for k in ("largest", "sorted")}}
     values, indices = b.multi("TopK", [x, count], (True, True), attrs=attrs)
     assert indices is not None
-    if x.active:
+    if x.requires_grad:
         values = b.op("GatherElements", x, indices, axis=axis)
     return [values, indices]
 

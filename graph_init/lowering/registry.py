@@ -1,6 +1,6 @@
 """The table of lowering rules, and the interpreter that applies them.
 
-A rule rewrites one operator call into primitives on a :class:`~graph_init.builder.Builder`, in
+A rule rewrites one operator call into primitives on a :class:`~graph_init.ir.Builder`, in
 which all shapes are static. An operator without a rule is used as it is if it is a primitive or if
 no trainable parameter depends on it, else the ONNX standard's own function body is used if it has
 one. What is left raises :class:`UnsupportedModelError`.
@@ -15,8 +15,8 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from graph_init.builder import OPSET, ZERO_DERIVATIVE, Array, Builder, Value
 from graph_init.errors import ModelFileError, UnsupportedModelError
+from graph_init.ir import OPSET, ZERO_DERIVATIVE, Array, Builder, Value
 
 #: Operators that the gradient builder differentiates on CPU and the tangent rules cover.
 PRIMITIVES = frozenset(
@@ -104,8 +104,8 @@ class Call:
         return None if array is None else [int(v) for v in array.ravel()]
 
     @property
-    def active(self) -> bool:
-        return any(v is not None and v.active for v in self.inputs)
+    def requires_grad(self) -> bool:
+        return any(v is not None and v.requires_grad for v in self.inputs)
 
     @property
     def label(self) -> str:
@@ -138,9 +138,9 @@ def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
     if standard and call.op in PRIMITIVES:
         return b.multi(call.op, call.inputs, call.wanted, attrs=call.attrs)
     body = _function_body(call) if standard else None
-    if body is not None and (call.active or not _engine_knows(call)):
+    if body is not None and (call.requires_grad or not _engine_knows(call)):
         return _inline(b, call, body)
-    if call.active and call.op not in ZERO_DERIVATIVE:
+    if call.requires_grad and call.op not in ZERO_DERIVATIVE:
         why = UNSUPPORTED.get(call.op, "has no differentiation rule; replace it by standard ones")
         raise call.refuse(
             f"{why}. A trainable parameter lies before it: freeze those with --freeze to measure "
@@ -251,7 +251,7 @@ def run(
             environment,
             outer or {},
         )
-        b.origin = call.name
+        b.source_node = call.name
         try:
             values = lower_call(b, call)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:

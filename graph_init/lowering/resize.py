@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graph_init.builder import Array, Builder, Value
+from graph_init.ir import Array, Builder, Value
 from graph_init.lowering.registry import Call, lowers
 
 

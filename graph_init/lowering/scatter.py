@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_init.builder import Array, Builder, Value
+from graph_init.ir import Array, Builder, Value
 from graph_init.lowering.layout import non_negative, slice_axis
 from graph_init.lowering.registry import Call, lowers
 
@@ -71,7 +71,7 @@ def scatter_rows(b: Builder, c: Call, x: Value, index: Value, updates: Value, ho
 def _scatter_elements(b: Builder, c: Call) -> Value:
     x, updates = c[0], c[2]
     axis, how = c.attrs.get("axis", 0) % x.rank, c.attrs.get("reduction", "none")
-    if not c.active:
+    if not c.requires_grad:
         return b.op("ScatterElements", x, c[1], updates, axis=axis, reduction=how)
     index = non_negative(b, c[1], x.dims[axis])
     if how == "none":
@@ -95,7 +95,7 @@ def _scatter_elements(b: Builder, c: Call) -> Value:
 def _scatter_nd(b: Builder, c: Call) -> Value:
     x, index, updates = c[0], c[1], c[2]
     how = c.attrs.get("reduction", "none")
-    if not c.active:
+    if not c.requires_grad:
         return b.op("ScatterND", x, index, updates, reduction=how)
     depth = index.dims[-1]
     strides = np.cumprod([1, *x.dims[1:depth][::-1]])[::-1]

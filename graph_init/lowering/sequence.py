@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from graph_init.builder import Builder, Value
+from graph_init.ir import Builder, Value
 from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 
@@ -17,8 +17,8 @@ class SequenceValue(Value):
 
 
 def _sequence(b: Builder, items: list[Value]) -> SequenceValue:
-    active = any(v.active for v in items)
-    return SequenceValue(b.unique("sequence"), 0, None, active=active, items=items)
+    active = any(v.requires_grad for v in items)
+    return SequenceValue(b.unique("sequence"), 0, None, requires_grad=active, items=items)
 
 
 def _items(c: Call) -> list[Value]:

@@ -18,8 +18,7 @@ import onnx
 import onnx.helper
 import onnx_ir
 
-from graph_init.errors import ModelFileError
-from graph_init.text import visible
+from graph_init.errors import ModelFileError, printable
 
 MAX_DEPTH = 32
 """Graphs within graphs (bodies of If, Loop and Scan)."""
@@ -367,14 +366,14 @@ def _all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def _shown(name: str) -> str:
-    return f"'{visible(name)}'"
+    return f"'{printable(name)}'"
 
 
 def _label(node: onnx.NodeProto) -> str:
     name = node.name or (node.output[0] if node.output else "")
-    return f"{_shown(name)} ({visible(node.op_type)})"
+    return f"{_shown(name)} ({printable(node.op_type)})"
 
 
 def _shown_function(key: _Key) -> str:
     domain, name, overload = key
-    return visible(":".join(filter(None, (f"{domain}.{name}" if domain else name, overload))))
+    return printable(":".join(filter(None, (f"{domain}.{name}" if domain else name, overload))))

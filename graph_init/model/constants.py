@@ -14,9 +14,8 @@ import onnx_ir
 from onnx.reference import ReferenceEvaluator
 
 from graph_init.engine import memory
-from graph_init.errors import UnsupportedModelError
-from graph_init.model.work import MAX_FOLDED_ELEMENTS, is_bounded
-from graph_init.text import visible
+from graph_init.errors import UnsupportedModelError, printable
+from graph_init.model.fold_cost import MAX_FOLDED_ELEMENTS, is_bounded
 
 MAX_FOLDED_BYTES = 2**32
 """Bytes that all values computed from constants may take together."""
@@ -92,7 +91,8 @@ def fold_constants(model: onnx_ir.Model) -> None:
                 taken += sum(result.array.nbytes for result in results)
             if taken > room:
                 raise UnsupportedModelError(
-                    f"node '{visible(node.name or '')}' ({node.op_type}): what the model computes "
+                    f"node '{printable(node.name or '')}' ({node.op_type}): what the model "
+                    "computes "
                     f"from constants takes more than {room / 1e9:.2g} GB; store its weights as "
                     "initializers"
                 )

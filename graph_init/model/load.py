@@ -21,11 +21,10 @@ import onnx_ir
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common as passes
 
-from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError
+from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, printable
 from graph_init.model.checks import check, check_tensor
 from graph_init.model.constants import fold_constants, subgraphs_of
-from graph_init.model.wire import check_wire
-from graph_init.text import visible
+from graph_init.model.protobuf_limits import check_wire
 
 _MAX_MESSAGE = 2**31 - 1
 """Bytes that protobuf reads at once."""
@@ -93,7 +92,7 @@ def load(
         path = Path(source)
         base_dir = path.parent
         proto = _read(path)
-    label = "the model in memory" if path is None else visible(str(path))
+    label = "the model in memory" if path is None else printable(str(path))
     if not proto.graph.node:
         raise ModelFileError(f"{label} is not a valid ONNX model: its graph has no nodes")
     check(proto, label)
@@ -107,7 +106,7 @@ def load(
         raise UnsupportedModelError(f"there is not enough memory to read {label}") from error
     except Exception as error:
         # onnx_ir raises many kinds of error for what the checker lets through.
-        reason = visible(f"{type(error).__name__}: {error}")
+        reason = printable(f"{type(error).__name__}: {error}")
         raise ModelFileError(f"{label} cannot be read as an ONNX model: {reason}") from error
     return LoadedModel(proto, path, ir, base_dir)
 
@@ -154,7 +153,7 @@ def densify(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    label = visible(str(path))
+    label = printable(str(path))
     try:
         status = path.stat()
         # What has no end, or waits for somebody to write, is never read.
@@ -180,7 +179,7 @@ def _read(path: Path) -> onnx.ModelProto:
     except (DecodeError, ValueError) as error:
         raise ModelFileError(
             f"{label} is not a valid ONNX model (truncated, or another kind of file): "
-            f"{visible(str(error))}"
+            f"{printable(str(error))}"
         ) from error
     except MemoryError as error:
         raise UnsupportedModelError(f"there is not enough memory to read {label}") from error
@@ -224,12 +223,12 @@ def _check_external(proto: onnx.ModelProto, base_dir: Path | None, label: str) -
     for tensor in filter(is_external, tensors(proto)):
         entries = [entry.key for entry in tensor.external_data]
         location = external_entry(tensor, "location") or ""
-        what = f"{label}: external data of tensor '{visible(tensor.name)}'"
+        what = f"{label}: external data of tensor '{printable(tensor.name)}'"
         if len(set(entries)) < len(entries):
-            raise ModelFileError(f"{what} has two entries of one key: {visible(str(entries))}")
+            raise ModelFileError(f"{what} has two entries of one key: {printable(str(entries))}")
         if base_dir is None:
             raise ModelFileError(
-                f"{what} is in file '{visible(location)}', but the folder is unknown for a model "
+                f"{what} is in file '{printable(location)}', but the folder is unknown for a model "
                 "in memory; give the path of the model file, or load the data into the model"
             )
         if location not in sizes:
@@ -245,7 +244,7 @@ def _check_external(proto: onnx.ModelProto, base_dir: Path | None, label: str) -
         if start + length > sizes[location]:
             raise ModelFileError(
                 f"{what}: bytes {start} to {start + length} are outside of data file "
-                f"{base_dir / visible(location)}, which has {sizes[location]} bytes (truncated?)"
+                f"{base_dir / printable(location)}, which has {sizes[location]} bytes (truncated?)"
             )
 
 
@@ -255,14 +254,14 @@ def _number(tensor: onnx.TensorProto, key: str, default: int, what: str) -> int:
     if text is None or (text == "" and key == "offset"):
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ModelFileError(f"{what} has the malformed {key} '{visible(text)}'")
+        raise ModelFileError(f"{what} has the malformed {key} '{printable(text)}'")
     return int(text)
 
 
 def _data_file_size(location: str, base_dir: Path, what: str) -> int:
     normal = posixpath.normpath(location.replace("\\", "/"))
     absolute = posixpath.isabs(normal) or ntpath.isabs(location) or ntpath.splitdrive(location)[0]
-    shown = visible(location)
+    shown = printable(location)
     if not location or absolute or normal == ".." or normal.startswith("../") or "\0" in location:
         raise ModelFileError(
             f"{what} has location '{shown}', which is not inside the model's folder {base_dir}"
@@ -273,7 +272,8 @@ def _data_file_size(location: str, base_dir: Path, what: str) -> int:
         real, folder = data_path.resolve(), base_dir.resolve()
         if not real.is_relative_to(folder):
             raise ModelFileError(
-                f"{what}: data file {base_dir / shown} is a link to {visible(str(real))}, outside "
+                f"{what}: data file {base_dir / shown} is a link to {printable(str(real))}, "
+                "outside "
                 "of the model's folder; replace the link by a copy of the file"
             )
         if not data_path.exists():
@@ -323,7 +323,7 @@ def _check_valid(proto: onnx.ModelProto, label: str) -> None:
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         # ValueError: UnicodeDecodeError, where its message quotes what is no text.
         # Its message quotes the model; the first line says what is wrong.
-        words = visible(str(error).strip().partition("\n")[0])
+        words = printable(str(error).strip().partition("\n")[0])
         raise ModelFileError(f"{label} is not valid ONNX: {words}{_if_newer(proto)}") from error
 
 

@@ -13,7 +13,7 @@ _DATA_SUFFIXES = frozenset(
 _LONGEST = 120  # characters of a name, to which a prefix and a suffix may be added
 
 
-def tame(location: str, folder: Path) -> str:
+def safe_location(location: str, folder: Path) -> str:
     """A location like ``location``, from a model, that is safe to write in ``folder``.
 
     The model's author must not choose what the user's folder gets: no part is hidden, ``..``, or

@@ -25,7 +25,7 @@ from graph_init.model.load import (
     is_external,
     tensors,
 )
-from graph_init.model.locations import tame
+from graph_init.model.locations import safe_location
 from graph_init.output import targets
 from graph_init.output.transaction import Staged, Transaction
 
@@ -335,7 +335,7 @@ def _stage_external(
     """Copy each data file to its folder beside ``target`` with the pending changes made."""
     result = {}
     for location, members in _by_file(loaded, proto).items():
-        folder = (target.parent / tame(location, target.parent)).parent
+        folder = (target.parent / safe_location(location, target.parent)).parent
         transaction.make_folder(folder)
         with transaction.stage(folder) as (stream, staged):
             with loaded.open_data(location) as original:
@@ -369,7 +369,7 @@ def _place_external(
     """Give the data files names that nobody has, and let the tensors refer to these."""
     taken = {target.name}
     for location, members in _by_file(loaded, proto).items():
-        chosen = _choose_location(tame(location, target.parent), target, taken, own_data)
+        chosen = _choose_location(safe_location(location, target.parent), target, taken, own_data)
         taken.add(chosen)
         transaction.name(staged[location], target.parent / chosen)
         changed = any(_key(tensor) in pending for tensor in members)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir
 
-from graph_init.builder import Array
 from graph_init.engine import memory
 from graph_init.errors import NumericalError
+from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
 
 #: Element types that a factor can multiply.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graph_init.analysis import Parameter
 from graph_init.model.load import LoadedModel
-from graph_init.parameters import Parameter
 
 
 def gather(
@@ -17,7 +17,7 @@ def gather(
     parameters: Sequence[Parameter],
 ) -> dict[str, Any]:
     """``result`` is what the command ``kind`` (``initialize`` or ``compare``) prints as JSON."""
-    from graph_init.report.outline import outline
+    from graph_init.report.graph_summary import outline
 
     name = loaded.path.name if loaded.path else loaded.proto.graph.name or "model"
     return {

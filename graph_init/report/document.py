@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from typing import Any
 
-from graph_init.errors import MissingExtraError
+from graph_init.errors import MissingExtraError, escaped
 from graph_init.report.text import finite, rounded
 from graph_init.report.view import Page
-from graph_init.text import escaped
 from graph_init.version import __version__
 
 #: What the page says of the charts' library, whose text it carries.

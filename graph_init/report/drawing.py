@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graph_init.report import lanes, text
-from graph_init.report.outline import INPUT
+from graph_init.report import graph_layout, text
+from graph_init.report.graph_summary import INPUT
 from graph_init.report.view import Drawing, Step, Tensor
 
 #: So many scalable tensors of a row have a line of their own.
@@ -31,9 +31,10 @@ def draw(
     scalable = {t["name"] for t in tensors if t["scalable"]}
     listed = [[n for n in row["tensors"] if n in scalable] for row in graph["rows"]]
     heights = [
-        lanes.HEIGHT * max(1, min(len(names), _LINES) + (len(names) > _LINES)) for names in listed
+        graph_layout.HEIGHT * max(1, min(len(names), _LINES) + (len(names) > _LINES))
+        for names in listed
     ]
-    pieces, width = lanes.draw([row["inputs"] for row in graph["rows"]], heights)
+    pieces, width = graph_layout.draw([row["inputs"] for row in graph["rows"]], heights)
     largest = max((t.get("share_after") or 0.0 for t in tensors), default=0.0) or 1.0
     steps = [
         Step(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graph_init.report import text
-from graph_init.report.lanes import Piece
+from graph_init.report.graph_layout import Piece
 
 Row = Mapping[str, Any]
 

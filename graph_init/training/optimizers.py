@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graph_init.builder import Array, Builder, Value
+from graph_init.ir import Array, Builder, Value
 
 MOMENTUM = 0.9
 BETAS = (0.9, 0.999)

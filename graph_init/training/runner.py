@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from graph_init.autodiff import primal
-from graph_init.builder import Array, Value
 from graph_init.engine.session import Session
-from graph_init.problem import Problem
+from graph_init.ir import Array, Value
+from graph_init.problem.forward_graph import Problem
 from graph_init.training.optimizers import CORRECTIONS, OPTIMIZERS, RATE, bias_corrections
 
 _STATE = "state:"
@@ -122,7 +122,7 @@ class Score:
     accuracy: float | None
 
 
-class Evaluation:
+class Scorer:
     """The forward pass on held-out data, in batches of the problem's size."""
 
     def __init__(self, problem: Problem, arrays: Mapping[str, Array], threads: int = 1) -> None:

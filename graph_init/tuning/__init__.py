@@ -1,6 +1,6 @@
 """Optimisers of the scales, and the loop that runs them."""
 
-from graph_init.tuning.loop import Evaluation, Optimizer, TuningResult, tune
-from graph_init.tuning.sign import Sign
+from graph_init.tuning.loop import Deviation, Optimizer, TuningResult, tune
+from graph_init.tuning.metainit import SignMomentum
 
-__all__ = ["Evaluation", "Optimizer", "Sign", "TuningResult", "tune"]
+__all__ = ["Deviation", "Optimizer", "SignMomentum", "TuningResult", "tune"]

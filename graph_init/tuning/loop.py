@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graph_init.builder import Array
 from graph_init.errors import NumericalError
+from graph_init.ir import Array
 
 
 class Optimizer(Protocol):
@@ -20,7 +20,7 @@ class Optimizer(Protocol):
     def rest(self) -> None: ...
 
 
-class Evaluation(Protocol):
+class Deviation(Protocol):
     """What the loop reads of an evaluation of gradient deviation."""
 
     @property
@@ -59,7 +59,7 @@ _MAY_VANISH = 0.5
 
 
 def tune(
-    evaluate: Callable[[Array, int], Evaluation],
+    evaluate: Callable[[Array, int], Deviation],
     norms: Array,
     optimizer: Optimizer,
     steps: int,
@@ -118,7 +118,7 @@ def tune(
 
 
 def _judge(
-    evaluate: Callable[[Array, int], Evaluation], finalists: list[tuple[float, int, Array]]
+    evaluate: Callable[[Array, int], Deviation], finalists: list[tuple[float, int, Array]]
 ) -> tuple[int, Array] | None:
     """The step and scales of the finalist with the lowest mean over the common batches."""
     if len(finalists) < 2:

@@ -2,8 +2,9 @@
 
 ``run(sources, output)`` does it, and returns what ``read(output)`` reads back: a row a model. How
 it is put together: ``catalog`` and ``manifest`` say which models there are, ``runner`` hands them
-to a ``cluster``, whose workers (``node``) have each done in a process (``isolation``, ``zygote``,
-``work``) when the ``budget`` of memory allows, and enters the outcome in the ``journal``.
+to a ``cluster``, whose workers (``node``) have each done in a process (``isolation``,
+``forkserver``, ``job``) when the ``budget`` of memory allows, and enters the outcome in the
+``journal``.
 """
 
 from graph_init.zoo.overview import Row, Zoo, read

@@ -26,7 +26,7 @@ _LOOK = 0.1
 _STARTING = 300.0
 _START = (
     "import json, sys; sys.path[:], *protocols = json.loads(sys.argv[1]); "
-    "from graph_init.zoo.zygote import main; main(protocols)"
+    "from graph_init.zoo.forkserver import main; main(protocols)"
 )
 
 
@@ -67,7 +67,7 @@ class Outcome:
         return f"its process {how}{words}"
 
 
-class Zygote:
+class Forkserver:
     """Starts processes; itself started when it is first needed, and again if it has died."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class Zygote:
 
 def run(
     task: dict[str, Any],
-    zygote: Zygote,
+    forkserver: Forkserver,
     budget: Budget,
     wanted: Callable[[], bool],
     on_news: Callable[[str], None],
@@ -139,7 +139,7 @@ def run(
     watched: Any = None
     psutil = extra.module("psutil")
     protocols = {task[k].partition("://")[0] for k in ("source", "output") if "://" in task[k]}
-    with zygote.connect(sorted(protocols)) as connection:
+    with forkserver.connect(sorted(protocols)) as connection:
         budget.enter(connection)
         try:
             connection.sendall(json.dumps(task).encode() + b"\n")

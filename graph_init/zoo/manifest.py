@@ -26,9 +26,11 @@ from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
 
-from graph_init import api, schemes, tuners
+from graph_init import api
 from graph_init.engine import memory
 from graph_init.errors import UsageError
+from graph_init.init import schemes
+from graph_init.tuning import registry
 from graph_init.zoo import extra
 
 FORMAT = "graph-init/zoo"
@@ -126,7 +128,7 @@ def _scheme(value: Any) -> str:
 
 
 def _tuner(value: Any) -> str:
-    tuners.kind(_text(value))
+    registry.kind(_text(value))
     return str(value)
 
 

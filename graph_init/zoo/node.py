@@ -28,7 +28,7 @@ class _Node:
 
     def __init__(self) -> None:
         cores, total, models = _share()
-        self.zygote = isolation.Zygote()
+        self.forkserver = isolation.Forkserver()
         self.budget = Budget(total)
         self.threads = max(1, cores // models)
         self.stopped: set[str] = set()
@@ -81,7 +81,7 @@ def close() -> None:
     global _node
     with _lock:
         if _node is not None:
-            _node.zygote.close()
+            _node.forkserver.close()
             _node = None
 
 
@@ -142,7 +142,7 @@ def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
         told = {**task, "scratch": str(folder), "memory_limit": limit, "threads": threads}
         try:
             outcome = isolation.run(
-                told, node.zygote, node.budget, lambda: task["run"] not in node.stopped, tell
+                told, node.forkserver, node.budget, lambda: task["run"] not in node.stopped, tell
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -28,12 +28,12 @@ import torch
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.data import Source  # noqa: E402
-from graph_init.tuning.signal import SATURATING, Signal  # noqa: E402
-from tools.experiments import laboratory, study  # noqa: E402
-from tools.experiments.laboratory import Subject, Values  # noqa: E402
-from tools.experiments.networks import NETWORKS  # noqa: E402
-from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
+from graph_init.problem.batches import Source
+from graph_init.tuning.restore import SATURATING, Restore
+from tools.experiments import laboratory, study
+from tools.experiments.laboratory import Subject, Values
+from tools.experiments.networks import NETWORKS
+from tools.experiments.study import Case, Page, Row, Study
 
 NAMES = ("plain-cnn", "residual-cnn-bn", "mlp-tanh")
 STARTS = ("default", "off")
@@ -48,7 +48,7 @@ def restored(head: float, saturating: float = SATURATING) -> Candidate:
     """The signal restored, the output at ``head``, whatever a trial says."""
 
     def find(s: Subject, values: Values, seed: int) -> Scales:
-        tuner = Signal(s.evaluator, s.workload, s.parameters, saturating)
+        tuner = Restore(s.evaluator, s.workload, s.parameters, saturating)
         factors, heads = tuner.restored(s.own(values), s.random(seed))
         scales = {n: f * (head if n in heads else 1.0) for n, f in factors.items()}
         finite = np.isfinite(list(scales.values())).all() and min(scales.values()) > 0
@@ -69,7 +69,7 @@ def trials(steps: int) -> Candidate:
 def selected(s: Subject, values: Values, seed: int) -> Scales:
     """Of the states that `signal` tries, that with the lowest gradient deviation."""
     source = s.random(seed)
-    s.evaluator.step.move(s.own(values))
+    s.evaluator.step.set_parameters(s.own(values))
     states = [scales for _, scales in s.signal.candidates(s.own(values), source)]
     found = [s.evaluator.step(source.batch(-1), x).gradient_deviation for x in states]
     return s.named(states[int(np.nanargmin(found))])
@@ -83,7 +83,7 @@ def lowered(*, first: bool, relative: bool) -> Candidate:
 
     def find(s: Subject, values: Values, seed: int) -> Scales:
         source = s.random(seed)
-        s.evaluator.step.move(s.own(values))
+        s.evaluator.step.set_parameters(s.own(values))
         log = np.zeros(len(s.evaluator.scaled))
         if first:
             begun = restored(0.3)(s, values, seed)

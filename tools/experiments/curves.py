@@ -20,9 +20,9 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.experiments import laboratory, study  # noqa: E402
-from tools.experiments.networks import NETWORKS  # noqa: E402
-from tools.experiments.study import Case, Page  # noqa: E402
+from tools.experiments import laboratory, study
+from tools.experiments.networks import NETWORKS
+from tools.experiments.study import Case, Page
 
 NAMES = ("plain-cnn", "residual-cnn-bn", "mlp-tanh", "lstm")
 START, OPTIMIZER = "off", "sgd"

@@ -22,16 +22,21 @@ from torch import nn
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init import data as batches  # noqa: E402
-from graph_init import evaluation, initial_state, tuners, workload  # noqa: E402
-from graph_init.model.load import LoadedModel, load  # noqa: E402
-from graph_init.parameters import analyze  # noqa: E402
-from graph_init.schemes import Settings  # noqa: E402
-from graph_init.training import runner  # noqa: E402
-from graph_init.training.optimizers import OPTIMIZERS  # noqa: E402
-from graph_init.tuning.signal import Signal  # noqa: E402
-from tools.experiments.networks import CLASSES, Network  # noqa: E402
-from tools.experiments.tasks import TASKS  # noqa: E402
+from graph_init.analysis import analyze
+from graph_init.deviation import evaluator as evaluation
+from graph_init.init import initial_state
+from graph_init.init.schemes import Settings
+from graph_init.model.load import LoadedModel, load
+from graph_init.problem import (
+    batches,
+    workload,
+)
+from graph_init.training import runner
+from graph_init.training.optimizers import OPTIMIZERS
+from graph_init.tuning import registry
+from graph_init.tuning.restore import Restore
+from tools.experiments.networks import CLASSES, Network
+from tools.experiments.tasks import TASKS
 
 Values = dict[str, Any]
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -85,7 +90,7 @@ class Subject:
         self.base = initial_state.fill(self.loaded, self.parameters, Settings(), 0).values
         self.workload = self.load()
         self.problem = self.workload.problem
-        self._tuners: dict[str, tuners.Tuner] = {}
+        self._tuners: dict[str, registry.Tuner] = {}
         self.scalable = [p.name for p in self.problem.parameters if p.scalable]
 
     def load(self, data: Any = None, *, batch: int = BATCH, seed: int = 0) -> workload.Workload:
@@ -152,7 +157,7 @@ class Subject:
         """``values`` left alone (``start``), filled by a scheme, or tuned."""
         if treatment == "start":
             return dict(values)
-        if treatment in tuners.TUNERS:
+        if treatment in registry.TUNERS:
             return self.tuned(treatment, values, seed)
         return self.scheme(treatment, seed, values)
 
@@ -175,28 +180,28 @@ class Subject:
     ) -> dict[str, float]:
         """What a tuner finds for ``values`` with its default steps, on batches of ``source``."""
         own = self.own(values)
-        self.evaluator.step.move(own)
-        return self.named(self.tuner(name)(own, source, tuners.kind(name).steps).scales)
+        self.evaluator.step.set_parameters(own)
+        return self.named(self.tuner(name)(own, source, registry.kind(name).steps).scales)
 
     def trial(self, values: Mapping[str, Any], seed: int) -> float:
         """The loss that the tuner ``signal`` judges the state by."""
-        ones, steps = np.ones(len(self.evaluator.scaled)), tuners.kind("signal").steps
+        ones, steps = np.ones(len(self.evaluator.scaled)), registry.kind("signal").steps
         return self.signal.trial(self.own(values), ones, self.random(seed), steps).last
 
     @property
-    def signal(self) -> Signal:
+    def signal(self) -> Restore:
         """The default tuner."""
         tuner = self.tuner("signal")
-        assert isinstance(tuner, Signal)
+        assert isinstance(tuner, Restore)
         return tuner
 
     def named(self, scales: Any) -> dict[str, float]:
         """A tuner's vector of scales, by the tensors' names."""
         return dict(zip(self.evaluator.scaled, np.asarray(scales).tolist(), strict=True))
 
-    def tuner(self, name: str) -> tuners.Tuner:
+    def tuner(self, name: str) -> registry.Tuner:
         if name not in self._tuners:
-            prepare = tuners.kind(name).prepare
+            prepare = registry.kind(name).prepare
             self._tuners[name] = prepare(self.evaluator, self.workload, self.parameters)
         return self._tuners[name]
 

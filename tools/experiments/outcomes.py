@@ -22,10 +22,10 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.experiments import study  # noqa: E402
-from tools.experiments.laboratory import STARTS  # noqa: E402
-from tools.experiments.networks import NETWORKS  # noqa: E402
-from tools.experiments.study import Case, Page, Study  # noqa: E402
+from tools.experiments import study
+from tools.experiments.laboratory import STARTS
+from tools.experiments.networks import NETWORKS
+from tools.experiments.study import Case, Page, Study
 
 #: Scheme → the case that trains from it; PyTorch's default is one as well.
 SCHEMES = {

@@ -25,9 +25,9 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.experiments import laboratory, study  # noqa: E402
-from tools.experiments.networks import NETWORKS  # noqa: E402
-from tools.experiments.study import Case, Page, Row  # noqa: E402
+from tools.experiments import laboratory, study
+from tools.experiments.networks import NETWORKS
+from tools.experiments.study import Case, Page, Row
 
 ARCHITECTURES = ("plain-cnn", "mlp-relu", "mlp-tanh", "transformer-post")
 STATES = (
@@ -62,7 +62,7 @@ def job(cases: Sequence[Case]) -> list[Measured]:
 
 def before_training(s: laboratory.Subject, values: laboratory.Values, seed: int) -> Numbers:
     """What is known without training on the data."""
-    s.evaluator.step.move(s.own(values))
+    s.evaluator.step.set_parameters(s.own(values))
     ones = np.ones(len(s.evaluator.scaled))
     sizes = np.array([np.prod(p.shape) for p in s.problem.parameters])
 

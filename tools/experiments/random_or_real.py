@@ -20,10 +20,10 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.data import Source  # noqa: E402
-from tools.experiments import laboratory, study  # noqa: E402
-from tools.experiments.networks import NETWORKS  # noqa: E402
-from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
+from graph_init.problem.batches import Source
+from tools.experiments import laboratory, study
+from tools.experiments.networks import NETWORKS
+from tools.experiments.study import Case, Page, Row, Study
 
 NAMES = ("residual-cnn", "mlp-tanh", "transformer-post", "lstm")
 STARTS = ("default", "off")

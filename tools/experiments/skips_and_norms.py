@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.experiments import study  # noqa: E402
-from tools.experiments.networks import NETWORKS  # noqa: E402
-from tools.experiments.study import Case, Page  # noqa: E402
+from tools.experiments import study
+from tools.experiments.networks import NETWORKS
+from tools.experiments.study import Case, Page
 
 CELLS = {
     ("no", "no"): "plain-cnn",

@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process is a core
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.experiments import laboratory  # noqa: E402
-from tools.experiments.networks import Network  # noqa: E402
+from tools.experiments import laboratory
+from tools.experiments.networks import Network
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -24,10 +24,10 @@ from torch import nn
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init import tuners  # noqa: E402
-from tools.experiments import laboratory, study  # noqa: E402
-from tools.experiments.networks import CLASSES, NETWORKS, Network  # noqa: E402
-from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
+from graph_init.tuning import registry
+from tools.experiments import laboratory, study
+from tools.experiments.networks import CLASSES, NETWORKS, Network
+from tools.experiments.study import Case, Page, Row, Study
 
 
 class Gated(nn.Module):
@@ -58,10 +58,10 @@ def job(cases: Sequence[Case]) -> list[Row]:
     """One start under one seed: its own row, and one for each way to choose."""
     (case,) = cases
     s = laboratory.subject(case.network, case.updates)
-    tuner, steps = s.signal, tuners.kind("signal").steps
+    tuner, steps = s.signal, registry.kind("signal").steps
     values = s.start(case.start, case.seed)
     own, source = s.own(values), s.random(case.seed)
-    s.evaluator.step.move(own)
+    s.evaluator.step.set_parameters(own)
     tried, rows = [], []
     for _, scales in tuner.candidates(own, source):
         tried.append(tuner.tried(own, scales, source, steps)[0])

@@ -19,9 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.experiments import laboratory, study  # noqa: E402
-from tools.experiments.networks import NETWORKS, Network  # noqa: E402
-from tools.experiments.study import Case, Page, Row, Study  # noqa: E402
+from tools.experiments import laboratory, study
+from tools.experiments.networks import NETWORKS, Network
+from tools.experiments.study import Case, Page, Row, Study
 
 NAMES = ("residual-cnn", "mlp-relu", "mlp-tanh")
 TASKS = ("digits", "waves", "clusters")

@@ -20,10 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-import psutil  # noqa: E402
+import psutil
 
-from tests.zoo_runs import contents, journal, model_processes, run, small_zoo, start  # noqa: E402
-from tools.zoo import page  # noqa: E402
+from tests.zoo_runs import contents, journal, model_processes, run, small_zoo, start
+from tools.zoo import page
 
 OPTIONS = ("--steps", "3", "--workers", "2")
 WHOM = ("runner", "forking process", "model's process")

@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-import onnx  # noqa: E402
-import psutil  # noqa: E402
-from onnx import TensorProto, helper  # noqa: E402
+import onnx
+import psutil
+from onnx import TensorProto, helper
 
-from graph_init import zoo  # noqa: E402
-from tests.small_models import model, one_layer  # noqa: E402
-from tools.zoo import page  # noqa: E402
+from graph_init import zoo
+from tests.small_models import model, one_layer
+from tools.zoo import page
 
 
 @dataclass

@@ -20,12 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init import zoo  # noqa: E402
-from graph_init.zoo import manifest, summary  # noqa: E402
-from tests.architecture_report import _export  # noqa: E402
-from tests.architectures import ARCHITECTURES  # noqa: E402
-from tools.light_zoo_table import models  # noqa: E402
-from tools.zoo import page  # noqa: E402
+from graph_init import zoo
+from graph_init.zoo import manifest, summary
+from tests.architecture_report import _export
+from tests.architectures import ARCHITECTURES
+from tools.light_zoo_table import models
+from tools.zoo import page
 
 
 def export(folder: Path, count: int) -> list[str]:

@@ -1,0 +1,229 @@
+"""From a workload to numbers: gradient deviation and what is shown beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from graph_init.autodiff import primal
+from graph_init.deviation import collapse, nonfinite, taylor
+from graph_init.deviation.finite_difference import FiniteDifference
+from graph_init.deviation.gradients import Setting, Weights
+from graph_init.deviation.result import EPSILON, DeviationResult, failure
+from graph_init.deviation.sliced import SlicedTaylor
+from graph_init.engine import memory
+from graph_init.errors import NumericalError
+from graph_init.ir import Array
+from graph_init.problem import forward_graph
+from graph_init.problem.batches import Layout, Source
+from graph_init.problem.workload import Options, Workload
+
+_REMEDY = (
+    "start from a scheme, for example --scheme he, or let `graph-init initialize` restore the "
+    "signal (--optimizer signal)"
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Gradient deviation of a model. No number has a unit but the loss's.
+
+    Attributes:
+        gradient_deviation: mean |r| over all trainable elements; 0 where a step leaves the gradient
+            as it is, 1 where the gradient has vanished.
+        loss: on the batch.
+        gradient_norm: ‖g‖ over all trainable elements.
+        vanished_fraction: share of the elements with |g| < ε.
+        elements: N, the number of trainable elements.
+        method: ``taylor`` or ``finite-difference``.
+        epsilon: ε, 1e-5.
+        parameters: a dictionary for each trainable tensor: ``name``, ``kind``, ``shape``,
+            ``elements``, ``scalable``, ``norm``, its own ``gradient_deviation`` and
+            ``vanished_fraction``, and ``log_scale_gradient`` (∂GD/∂log s of the whole GD).
+        output_std: standard deviation of the output that the loss reads.
+        loss_kind: which loss it was.
+    """
+
+    gradient_deviation: float
+    loss: float
+    gradient_norm: float
+    vanished_fraction: float
+    elements: int
+    method: str
+    epsilon: float
+    parameters: list[dict[str, Any]]
+    output_std: float
+    loss_kind: str
+    #: Why the numbers are not finite, where that is allowed.
+    problem: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the state look collapsed, in sentences."""
+        if self.problem is not None:
+            return [self.problem]
+        return collapse.warnings(self.parameters, self.output_std)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; numbers that are not finite, which JSON has not, are null."""
+        content = {k: finite(v) for k, v in vars(self).items() if k != "problem"}
+        rows = [{k: finite(v) for k, v in row.items()} for row in self.parameters]
+        return {**content, "parameters": rows, "warnings": self.warnings}
+
+
+def finite(value: Any) -> Any:
+    """``value``, or None in place of a number that JSON has not."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+class Step(Protocol):
+    """(batch, scales) → one evaluation."""
+
+    def __call__(self, batch: Mapping[str, Array], scales: Array) -> DeviationResult: ...
+
+    def set_parameters(self, values: Mapping[str, Array]) -> None: ...
+
+
+@dataclass
+class Evaluator:
+    """A model made ready to be evaluated."""
+
+    problem: forward_graph.Problem
+    source: Source
+    step: Step
+    scaled: list[str]
+    workload: Workload
+    values: Mapping[str, Array]
+    method: str = "taylor"
+
+    def set_parameters(self, values: Mapping[str, Array]) -> None:
+        """Evaluate other parameters from now on."""
+        self.step.set_parameters(values)
+        self.values = values
+
+    @property
+    def names(self) -> list[str]:
+        return [p.name for p in self.problem.parameters]
+
+    def norms(self, values: Mapping[str, Array]) -> Array:
+        """‖θ‖ of every scaled tensor at ``values``."""
+        norms = np.array([np.linalg.norm(values[n].astype(np.float64)) for n in self.scaled])
+        for n in self.scaled:
+            memory.release(values[n])
+        return norms
+
+    def problem_of(
+        self, found: DeviationResult, number: int, scales: Array
+    ) -> nonfinite.Finding | None:
+        """Why what was ``found`` on a batch is not finite: the first data, node or parameter."""
+        failed = failure(found)
+        if failed is None:
+            return None
+        words, places = failed
+        if len(places):
+            first = nonfinite.backward(self.workload, [self.names[k] for k in places])
+            return nonfinite.Finding(words.format(first))
+        factors = dict(zip(self.scaled, np.asarray(scales, np.float32), strict=True))
+        with np.errstate(all="ignore"):
+            own = {n: self.values[n] * factors.get(n, np.float32(1)) for n in self.names}
+        finding = nonfinite.forward(self.workload, own, self.source.batch(number))
+        return replace(finding, words=words.format(finding.words))
+
+    def measure(
+        self, numbers: Sequence[int], scales: Array, scale_gradient: bool, *, strict: bool = True
+    ) -> Measurement:
+        """The mean over the batches with these numbers.
+
+        Raises NumericalError, unless it is not ``strict``, if they are not finite.
+        """
+        found = [self.step(self.source.batch(n), scales) for n in numbers]
+        problem = None
+        for evaluation, number in zip(found, numbers, strict=True):
+            problem = problem or self.problem_of(evaluation, number, scales)
+        if problem is not None and strict:
+            raise NumericalError(f"{problem.words}; {problem.remedy or _REMEDY}")
+
+        def mean(get: Callable[[DeviationResult], Any]) -> Any:
+            return sum(get(e) for e in found) / len(found)
+
+        sums = mean(lambda e: e.deviation_sums.astype(np.float64))
+        vanished = mean(lambda e: e.vanished.astype(np.float64))
+        squares = mean(lambda e: e.value_squares.astype(np.float64))
+        log_slopes = mean(lambda e: e.log_scale_gradient) if scale_gradient else None
+        if strict and log_slopes is not None and not np.isfinite(log_slopes).all():
+            first = self.scaled[int(np.argmin(np.isfinite(log_slopes)))]
+            raise NumericalError(
+                f"the derivative of gradient deviation in the scale of '{first}' is not finite"
+            )
+        rows = []
+        for k, p in enumerate(self.problem.parameters):
+            elements = int(np.prod(p.shape))
+            row: dict[str, Any] = {
+                "name": p.name,
+                "kind": p.kind,
+                "shape": list(p.shape),
+                "elements": elements,
+                "scalable": p.scalable,
+                "norm": float(np.sqrt(squares[k])),
+                "gradient_deviation": float(sums[k] / elements),
+                "vanished_fraction": float(vanished[k] / elements),
+            }
+            if log_slopes is not None and p.name in self.scaled:
+                row["log_scale_gradient"] = float(log_slopes[self.scaled.index(p.name)])
+            rows.append(row)
+        return Measurement(
+            float(mean(lambda e: e.gradient_deviation)),
+            float(mean(lambda e: e.loss)),
+            float(mean(lambda e: e.gradient_norm)),
+            float(mean(lambda e: e.vanished_fraction)),
+            sum(r["elements"] for r in rows),
+            self.method,
+            EPSILON,
+            rows,
+            float(mean(lambda e: e.extras[0])),
+            self.problem.objective.kind,
+            None if problem is None else problem.words,
+        )
+
+
+def prepare(workload: Workload, values: Mapping[str, Array]) -> Evaluator:
+    """What evaluates ``workload`` at ``values``, which holds every trainable parameter."""
+    problem = workload.problem
+    scaled = [p.name for p in problem.parameters if p.scalable]
+    with memory.uncollected():
+        step = _step(problem, values, scaled, workload.layout, workload.options)
+    memory.trim()
+    return Evaluator(
+        problem, workload.source, step, scaled, workload, values, workload.options.method
+    )
+
+
+def _step(
+    problem: forward_graph.Problem,
+    values: Mapping[str, Array],
+    scaled: list[str],
+    layout: Layout,
+    options: Options,
+) -> Step:
+    """What evaluates this problem by the chosen method."""
+    names = [p.name for p in problem.parameters]
+    own = {n: values[n] for n in names}
+    loss = problem.objective.loss.name
+    differences = options.method == "finite-difference"
+    if not differences and layout.count == 1:
+        graph = taylor.build(
+            problem.forward, loss, names, scaled,
+            scale_gradient=options.scale_gradient, extra_outputs=problem.extras,
+        )  # fmt: skip
+        return taylor.Taylor(graph, own, problem.fed, options.device, options.memory_limit)
+    p = primal.build(problem.forward, loss, names, extra_outputs=problem.extras)
+    setting = Setting(
+        Weights(own, scaled), problem.fed, layout.slices, layout.count,
+        options.scale_gradient, options.device, options.memory_limit,
+    )  # fmt: skip
+    if differences:
+        return FiniteDifference(p, setting, options.difference_step)
+    return SlicedTaylor(p, setting)

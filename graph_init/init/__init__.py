@@ -1,0 +1,1 @@
+"""Initial weights: the schemes, and the state from which a tuner starts."""

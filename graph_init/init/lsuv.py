@@ -1,0 +1,126 @@
+"""Layer-sequential unit variance: the second half of LSUV, as one forward graph.
+
+Mishkin and Matas, "All you need is a good init", ICLR 2016: layer after layer, the weights are
+divided by the standard deviation of the layer's output on a batch, in which the layers before have
+their new weights already. Here each division is part of the graph, so that one forward run gives
+all factors: a layer is computed with the weights as they are, its output's deviation σ taken, and
+computed again with the weights times 1/σ, on which the rest of the graph goes on. Biases are zero,
+so that the output is linear in the weights and one division is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx
+
+from graph_init.analysis import Parameter
+from graph_init.analysis.kinds import LINEAR
+from graph_init.engine.session import Session
+from graph_init.ir import Array, Builder, Value
+from graph_init.problem.workload import Workload
+
+_KINDS = frozenset({"convolution kernel", "matrix"})
+_LAYERS = LINEAR | {"DeformConv"}
+#: Below this an output is constant, and its layer stays as it is.
+_TINY = 1e-12
+
+
+def factors(
+    workload: Workload, parameters: Sequence[Parameter], values: Mapping[str, Array]
+) -> dict[str, float]:
+    """For each layer the factor on its weights that gives its output a deviation of 1.
+
+    ``values`` holds every trainable parameter. The batch is the first, or its first slice.
+    """
+    visitor = UnitVariance(parameters)
+    problem = workload.rebuild(visitor)
+    if not visitor.factors:
+        return {}
+    session = Session(problem.builder.program(list(visitor.factors.values())))
+    batch = next(workload.layout.slices(workload.source.batch(0)))
+    found = session({**problem.fed, **values, **batch}).values()
+    return {n: float(f) for n, f in zip(visitor.factors, found, strict=True)}
+
+
+class UnitVariance:
+    """A visitor for :func:`graph_init.problem.forward_graph.build` that inserts the divisions.
+
+    ``factors`` then holds a scalar for each layer whose weights are scalable and are not a table's
+    too, in the order of the graph. ``inner`` names those whose output reaches another layer; with
+    ``tables`` embeddings are layers too. ``deviations`` are other ones than 1 to give, by weight.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        *,
+        tables: bool = False,
+        deviations: Mapping[str, float] | None = None,
+    ) -> None:
+        self._deviations = deviations or {}
+        kinds = _KINDS | {"embedding"} if tables else _KINDS
+        self._layers = _LAYERS | {"Gather"} if tables else _LAYERS
+        self._reads_weights = {p.name for p in parameters if p.scalable}
+        self._behind: dict[str, frozenset[str]] = {}
+        tied = {p.tied_to for p in parameters}
+        self._weights = {
+            p.name
+            for p in parameters
+            if p.scalable and p.kind in kinds and p.tied_to is None and p.name not in tied
+        }
+        self._roots = {name: frozenset({name}) for name in self._weights}
+        self._views: list[onnx.NodeProto] = []
+        self.factors: dict[str, Value] = {}
+        self.inner: set[str] = set()
+
+    def __call__(
+        self,
+        b: Builder,
+        node: onnx.NodeProto,
+        environment: dict[str, Value | None],
+        again: Callable[[Sequence[onnx.NodeProto]], None],
+    ) -> None:
+        roots = frozenset[str]().union(*(self._roots.get(i, frozenset()) for i in node.input))
+        behind = frozenset[str]().union(*(self._behind.get(i, frozenset()) for i in node.input))
+        if roots or self._reads_weights.intersection(node.input):
+            self.inner |= behind
+            behind = roots
+        for output in node.output:
+            self._behind[output] = behind
+        if not roots:
+            return
+        data = [
+            v
+            for i in node.input
+            if i not in self._roots and (v := environment.get(i)) is not None and v.const is None
+        ]
+        if not data:  # computed from weights alone
+            self._views.append(node)
+            for output in node.output:
+                self._roots[output] = roots
+            return
+        waiting = roots - self.factors.keys()
+        if node.op_type not in self._layers or not waiting:
+            return
+        output = environment[node.output[0]]
+        assert output is not None
+        name = min(waiting)  # a layer of two weights: the output needs dividing once
+        factor = b.scale(_inverse_deviation(b, output), self._deviations.get(name, 1.0))
+        self.factors[name] = factor
+        value = environment[name]
+        assert value is not None
+        scaled = b.mul(value, factor)
+        scaled.requires_grad = True
+        environment[name] = scaled
+        again([*(v for v in self._views if name in self._roots[v.output[0]]), node])
+
+
+def _inverse_deviation(b: Builder, value: Value) -> Value:
+    """1/σ over all elements, or 1 where they are all equal; shape ()."""
+    axes = list(range(value.rank))
+    centred = b.sub(value, b.mean(value, axes))
+    variance = b.mean(b.mul(centred, centred), axes, keepdims=False)
+    tiny = b.op("Less", variance, b.scalar(_TINY, variance))
+    one = b.scalar(1.0, variance)
+    return b.reciprocal(b.op("Sqrt", b.op("Where", tiny, one, variance)))

@@ -1,0 +1,100 @@
+"""The edges and nodes of a static graph."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from graph_init.errors import UnsupportedModelError
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+#: The opset of every graph that is built here; the newest that the engine reads.
+OPSET = 21
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+
+FLOATS = frozenset(
+    {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+)
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One edge of the graph: element type (``TensorProto.DataType``), shape if static, constant."""
+
+    name: str
+    dtype: int
+    shape: Shape | None
+    const: Array | None = None
+    node: Node | None = None
+    requires_grad: bool = False  # depends on a trainable parameter through a float path
+
+    @property
+    def dims(self) -> Shape:
+        """The static shape; an error that names the value where there is none."""
+        if self.shape is None:
+            maker = f" (made by {self.node.op})" if self.node else ""
+            raise UnsupportedModelError(
+                f"the shape of '{self.name}'{maker} depends on the data, so the model cannot be "
+                "differentiated; export it with static shapes or fix the sizes with --dim"
+            )
+        return self.shape
+
+    @property
+    def rank(self) -> int:
+        return len(self.dims)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.dims)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operator call. Absent optional inputs and outputs are ``None``."""
+
+    op: str
+    domain: str
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value | None, ...]
+    attrs: dict[str, Any]
+    source_node: str = ""  # name of the user's node that this comes from
+
+    @property
+    def label(self) -> str:
+        return f"node '{self.source_node}' ({self.op})" if self.source_node else f"a node {self.op}"
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The shape to which ``shapes`` broadcast together (numpy's rule)."""
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError as error:
+        if "too large" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            f"a value of the shapes {', '.join(map(str, shapes))} is larger than any memory; give "
+            "smaller sizes with --dim or --batch-size"
+        ) from error
+
+
+#: Operators whose result does not change with small changes of their inputs, or is no float. Of
+#: MaxPool and TopK only the indices are read where derivatives are wanted; ReduceMax is left only
+#: as a shift that cancels; Clip is :meth:`Builder.stop_gradient`.
+ZERO_DERIVATIVE = frozenset(
+    "Clip Hardmax MaxPool ReduceMax TopK "
+    "Sign Floor Ceil Round Shape Size ConstantOfShape EyeLike OneHot ArgMax ArgMin NonZero "
+    "RandomNormalLike RandomUniformLike Bernoulli Multinomial BroadcastGradientArgs "
+    "Greater Less GreaterOrEqual LessOrEqual Equal Not And Or Xor IsNaN IsInf".split()
+)

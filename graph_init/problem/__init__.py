@@ -1,0 +1,1 @@
+"""What is differentiated: the lowered forward graph with its loss, and its batches."""

@@ -1,0 +1,217 @@
+"""The loss: which output it reads, which kind it is, and the nodes that compute it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.ir import Array, Builder, Shape, Value
+from graph_init.lowering.activation import softplus
+
+LOSSES = ("auto", "cross-entropy", "binary-cross-entropy", "mse")
+
+#: Nodes that move elements without changing them; a final Softmax is looked for behind these.
+_VIEWS = frozenset({"Reshape", "Identity", "Transpose"})
+
+
+#: The name of the input with the labels; that of one among several outputs follows a colon.
+TARGET = "target"
+
+
+@dataclass(frozen=True)
+class Term:
+    """The loss on one output.
+
+    ``target`` is the graph input with the labels: class numbers (int64, the logits' shape without
+    the class axis) for cross-entropy, else floats of the prediction's shape.
+    """
+
+    kind: str
+    output: str
+    loss: Value
+    prediction: Value
+    target: Value
+    classes: int | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss attached to a graph: the sum of those on its outputs."""
+
+    loss: Value
+    terms: tuple[Term, ...]
+
+    @property
+    def kind(self) -> str:
+        return "+".join(t.kind for t in self.terms)
+
+    @property
+    def targets(self) -> tuple[Value, ...]:
+        return tuple(t.target for t in self.terms)
+
+
+def attach(
+    b: Builder,
+    outputs: Sequence[tuple[str, Value]],
+    kind: str = "auto",
+    names: Sequence[str] = (),
+    class_numbers: Mapping[str, int] = {},
+) -> Objective:
+    """Append the loss on the outputs called ``names`` (by default one) to ``b``.
+
+    ``auto`` strips a final Softmax or LogSoftmax and takes cross-entropy of what it read, binary
+    cross-entropy of what a final Sigmoid read, and mean squared error for the rest; but
+    cross-entropy too where the data has class numbers: ``class_numbers`` are the ranks of the
+    targets that are integers, one less than that of the logits. The classes of
+    a stripped Softmax are on its axis; those of other logits are last, but on axis 1 for rank 4
+    and more (images of classes). All losses are means over all elements of the target.
+    """
+    if kind not in LOSSES:
+        raise UsageError(f"unknown loss '{kind}'; choose one of {', '.join(LOSSES)}")
+    chosen = [_choose(outputs, name) for name in dict.fromkeys(names)] or [_choose(outputs, None)]
+    several = len(chosen) > 1
+    terms = [
+        _term(b, kind, output, value, f"{TARGET}:{output}" if several else TARGET, class_numbers)
+        for output, value in chosen
+    ]
+    loss = terms[0].loss
+    for term in terms[1:]:
+        loss = b.add(loss, term.loss)
+    return Objective(loss, tuple(terms))
+
+
+def _term(
+    b: Builder, kind: str, output: str, value: Value, target_name: str,
+    class_numbers: Mapping[str, int],
+) -> Term:  # fmt: skip
+    inner = _behind_views(value)
+    op = inner.node.op if inner.node is not None else ""
+    if kind == "auto":
+        kind = {
+            "Softmax": "cross-entropy",
+            "LogSoftmax": "cross-entropy",
+            "Sigmoid": "binary-cross-entropy",
+        }.get(op, "mse")
+        rank = class_numbers.get(target_name, class_numbers.get(f"{TARGET}:{output}"))
+        if kind == "mse" and rank == value.rank - 1 and value.size > math.prod(value.dims[:rank]):
+            kind = "cross-entropy"
+    if kind == "cross-entropy":
+        if op in ("Softmax", "LogSoftmax"):
+            return _cross_entropy(b, output, target_name, *_stripped(b, value, inner))
+        axis = 1 if value.rank >= 4 else value.rank - 1
+        return _cross_entropy(b, output, target_name, value, axis)
+    if kind == "binary-cross-entropy":
+        logits = value
+        if op == "Sigmoid":
+            assert inner.node is not None and inner.node.inputs[0] is not None
+            logits = _replay(b, value, inner, inner.node.inputs[0])
+        target = b.input(target_name, logits.dtype, logits.dims)
+        # −[t log σ(x) + (1−t) log(1−σ(x))] = softplus(x) − t x
+        each = b.sub(softplus(b, logits), b.mul(target, logits))
+        return Term(kind, output, _mean(b, each), logits, target, None)
+    target = b.input(target_name, value.dtype, value.dims)
+    difference = b.sub(value, target)
+    return Term(kind, output, _mean(b, b.mul(difference, difference)), value, target, None)
+
+
+def _choose(outputs: Sequence[tuple[str, Value]], name: str | None) -> tuple[str, Value]:
+    if name is not None:
+        for output, value in outputs:
+            if output == name:
+                if not value.requires_grad:
+                    raise UnsupportedModelError(
+                        f"output '{name}' does not depend on any trainable parameter"
+                    )
+                return output, value
+        raise UsageError(
+            f"--output-name: the model has no output '{name}'; it has "
+            + ", ".join(o for o, _ in outputs)
+        )
+    for output, value in outputs:
+        if value.requires_grad and value.is_float:
+            return output, value
+    raise UnsupportedModelError(
+        "no output depends on a trainable parameter through differentiable operators; "
+        "see `graph-init inspect`, and --trainable to mark parameters"
+    )
+
+
+def _behind_views(value: Value) -> Value:
+    while value.node is not None and value.node.op in _VIEWS and value.node.inputs[0] is not None:
+        value = value.node.inputs[0]
+    return value
+
+
+def _replay(b: Builder, value: Value, until: Value, instead: Value) -> Value:
+    """The views between ``until`` and ``value``, applied to ``instead``."""
+    if value is until:
+        return instead
+    node = value.node
+    assert node is not None and node.inputs[0] is not None
+    inner = _replay(b, node.inputs[0], until, instead)
+    return b.op(node.op, inner, *node.inputs[1:], **node.attrs)
+
+
+def _stripped(b: Builder, value: Value, softmax: Value) -> tuple[Value, int]:
+    """The logits that ``softmax`` reads, in the order of axes of ``value``, and their class axis.
+
+    Behind a Reshape that order is lost; then the logits are as the Softmax has them.
+    """
+    assert softmax.node is not None and softmax.node.inputs[0] is not None
+    logits = softmax.node.inputs[0]
+    at = value
+    while at is not softmax:
+        assert at.node is not None and at.node.inputs[0] is not None
+        if at.node.op == "Reshape":
+            return logits, logits.rank - 1
+        at = at.node.inputs[0]
+    return _replay(b, value, softmax, logits), _class_axis(value, softmax)
+
+
+def _class_axis(value: Value, softmax: Value) -> int:
+    """Where the last axis of ``softmax`` lies in ``value``, which Transposes alone made of it."""
+    if value is softmax:
+        return softmax.rank - 1
+    node = value.node
+    assert node is not None and node.inputs[0] is not None
+    inner = _class_axis(node.inputs[0], softmax)
+    return list(node.attrs["perm"]).index(inner) if node.op == "Transpose" else inner
+
+
+def _cross_entropy(b: Builder, output: str, target_name: str, logits: Value, axis: int) -> Term:
+    if logits.rank < 2:
+        raise UnsupportedModelError(
+            f"output '{output}' has shape {logits.dims}, which has no class axis; use --loss mse"
+        )
+    if logits.rank == 4 and logits.dims[2:] == (1, 1):
+        logits = b.reshape(logits, logits.dims[:2])
+        axis = 1
+    if axis != logits.rank - 1:
+        order = [i for i in range(logits.rank) if i != axis] + [axis]
+        logits = b.transpose(logits, order)
+    classes = logits.dims[-1]
+    shape: Shape = logits.dims[:-1]
+    target = b.input(target_name, TensorProto.INT64, shape)
+    rows = math.prod(shape)
+    log_p = b.op("LogSoftmax", b.reshape(logits, [rows, classes]), axis=-1)
+    taken = b.op("GatherElements", log_p, b.reshape(target, [rows, 1]), axis=1)
+    loss = b.scale(b.sum(taken, keepdims=False), -1.0 / rows)
+    return Term("cross-entropy", output, loss, logits, target, classes)
+
+
+def _mean(b: Builder, value: Value) -> Value:
+    return b.scale(b.sum(value, keepdims=False), 1.0 / max(value.size, 1))
+
+
+def random_target(term: Term, shape: Shape, rng: np.random.Generator) -> Array:
+    """Random labels of this shape: uniform classes, fair coins, or N(0,1)."""
+    if term.kind == "cross-entropy":
+        return rng.integers(0, term.classes or 1, shape)
+    if term.kind == "binary-cross-entropy":
+        return rng.integers(0, 2, shape).astype(np.float32)
+    return rng.standard_normal(shape, dtype=np.float32)

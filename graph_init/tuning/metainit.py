@@ -1,0 +1,35 @@
+"""The published optimiser of the norms: sign momentum."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graph_init.ir import Array
+
+#: A norm never falls below this share of where it began; the published code has no such floor.
+FLOOR = 1e-6
+
+
+class SignMomentum:
+    """m ← 0.9 m − 0.1 sign(∂GD/∂‖θ‖), ‖θ‖ ← ‖θ‖ + m (MetaInit, NeurIPS 2019, algorithm 1)."""
+
+    def __init__(self, learning_rate: float = 0.1, momentum: float = 0.9) -> None:
+        self._learning_rate = learning_rate
+        self._momentum = momentum
+        self._velocity: Array | None = None
+        self._floor: Array | None = None
+
+    def step(self, log_scale_gradient: Array, norms: Array) -> Array:
+        """New norms from ∂GD/∂log s and the norms, both of shape (tensors,)."""
+        if self._velocity is None or self._floor is None:
+            self._velocity = np.zeros_like(norms)
+            self._floor = FLOOR * norms
+        # ∂GD/∂‖θ‖ has the sign of ∂GD/∂log s, since norms are positive.
+        self._velocity = self._momentum * self._velocity - self._learning_rate * np.sign(
+            log_scale_gradient
+        )
+        return np.maximum(norms + self._velocity, self._floor)
+
+    def rest(self) -> None:
+        """Forget the momentum."""
+        self._velocity = None if self._velocity is None else np.zeros_like(self._velocity)

@@ -1,0 +1,295 @@
+"""The tuner that restores the signal, and tries.
+
+Two states are compared with the start: every layer's output has unit deviation on a random batch
+(:data:`SATURATING` before an activation that saturates), as LSUV has it but with the directions of
+the weights as they are, and the last layer's one of :data:`OUTPUT_STDS`. Each is trained for a few
+updates of SGD with momentum on one batch, at several learning rates; the one that learns that batch
+best is taken. Where the trials cannot tell, the start is kept if its output has a sound deviation
+and, in a network that can saturate, no other state has a clearly lower gradient deviation.
+If none of these states is alive (numbers overflow, or the signal dies before it can be measured),
+the same is done once more from weights of deviation 1/√fan-in.
+What this rests on is in docs/tuning.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from graph_init.analysis import Parameter
+from graph_init.deviation import collapse
+from graph_init.deviation.evaluator import Evaluator, finite
+from graph_init.deviation.result import DeviationResult
+from graph_init.engine import memory
+from graph_init.engine.session import Session
+from graph_init.errors import NumericalError
+from graph_init.init.lsuv import UnitVariance
+from graph_init.ir import Array
+from graph_init.problem.batches import Source
+from graph_init.problem.workload import Workload
+from graph_init.training import runner
+from graph_init.tuning.loop import TuningResult
+
+#: Deviations of the last layer's output that are tried.
+OUTPUT_STDS = (0.3, 1.0)
+#: Activations whose slope is largest at zero, and the deviation that is given to what they read: at
+#: 1 a deep network of them makes chaos of its input (docs/research/alternatives.md).
+_SATURATE = frozenset({"Tanh", "Sigmoid", "HardSigmoid", "Softsign", "Erf"})
+SATURATING = 0.5
+#: Learning rates of the trials, and those that are tried in turn until one is stable: the wider the
+#: network, the smaller they have to be.
+RATES = (0.3, 0.1, 0.03, 0.01)
+LOWER_RATES = (0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
+OPTIMIZER = "sgd"
+#: A trial's loss is the mean of this many updates, the last ones.
+_LAST = 3
+#: At a stable rate the loss stays below this many times the first.
+_STABLE = 2.0
+#: States whose trials end below this share of the lowest first loss have all learnt the batch.
+_LEARNT = 0.005
+#: Another state than the start must end at this share of its loss.
+_CLEARLY = 0.98
+#: Trials cannot tell states apart whose losses differ by less: on a batch of a single row, which
+#: every network can learn, or on random images, all alike once they have been averaged.
+_ALIKE = 1.1
+#: Saturated networks learn a batch, but little that holds for others: there the gradient deviation
+#: decides between states that have all learnt it, and another than the start has to be below this
+#: share of its.
+_CALMER = 0.8
+#: An output is sound between this deviation and its reciprocal.
+_SOUND = 0.1
+#: Biases are not scaled, so that a second pass is needed where there are any; a third adds nothing.
+_PASSES = 2
+#: Kinds whose deviation no forward pass sets, and what theirs becomes: 1/√fan-in.
+_BY_FAN_IN = frozenset({"recurrent"})
+
+_START = "start"
+_RESTORATION_BATCH, _TRIAL_BATCH = 0, 1
+
+
+class Restore:
+    """Tunes one workload, from any values."""
+
+    def __init__(
+        self,
+        run: Evaluator,
+        workload: Workload,
+        parameters: Sequence[Parameter],
+        saturating: float = SATURATING,
+    ) -> None:
+        """``saturating``: deviation before an activation that saturates."""
+        self._run, self._workload, self._parameters = run, workload, parameters
+        self._deviations = {
+            p.name: saturating for p in parameters if p.gain_activation in _SATURATE
+        }
+        self._saturates = bool(self._deviations) or any(p.kind in _BY_FAN_IN for p in parameters)
+
+    def __call__(
+        self,
+        values: Mapping[str, Array],
+        source: Source,
+        steps: int,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
+    ) -> TuningResult:
+        """Scales for ``values`` from trials of ``steps`` updates; none with no steps.
+
+        The history has an entry for each state: its gradient deviation, and the loss that its best
+        trial ended with (None if no trial stayed finite). Ctrl-C keeps the best so far. Raises
+        NumericalError if the start's numbers and those of all other states are not finite.
+        """
+        ones = np.ones(len(self._run.scaled))
+        if not steps:
+            return TuningResult(ones, 0, [], False)
+        history: list[dict[str, Any]] = []
+        found: list[Candidate] = []
+        interrupted = False
+        try:
+            with np.errstate(all="ignore"):
+                for name, scales in self._states(values, source, found):
+                    tried, measured = self.tried(values, scales, source, steps)
+                    history.append({"step": len(found), "state": name, **_entry(measured, tried)})
+                    found.append(tried)
+                    if on_step is not None:
+                        on_step(history[-1])
+        except KeyboardInterrupt:
+            interrupted = True
+        if not interrupted and not any(np.isfinite(t.last) for t in found):
+            start = self._run.problem_of(self._run.step(source.batch(-1), ones), -1, ones)
+            raise NumericalError(
+                "no state has finite numbers, neither the start nor one with the signal restored; "
+                + (f"at the start {start.words}" if start else "every trial diverges")
+                + f"; {(start and start.remedy) or 'try --scheme he'}"
+            )
+        best = self.choose([t for t in found if np.isfinite(t.last)])
+        place = next((k for k, t in enumerate(found) if t is best), 0)
+        return TuningResult(ones if best is None else best.scales, place, history, interrupted)
+
+    def _states(
+        self, values: Mapping[str, Array], source: Source, found: Sequence[Candidate]
+    ) -> Iterator[tuple[str, Array]]:
+        """The candidates; and others, if all that has been ``found`` of these is dead."""
+        yield from self.candidates(values, source)
+        if not any(t.alive for t in found):
+            base = self._by_fan_in(values)
+            for name, scales in self._restored_states(values, source, base):
+                yield f"{name}, from 1/√fan-in", scales
+
+    def _by_fan_in(self, values: Mapping[str, Array]) -> dict[str, float]:
+        """Factors that give every scaled tensor a deviation of 1/√fan-in; 1 for zeros."""
+        factors = {}
+        for p in self._parameters:
+            if p.name in self._run.scaled:
+                size = _root_mean_square(values[p.name])
+                if np.isfinite(size) and size:
+                    factors[p.name] = float(np.float32(1 / (size * np.sqrt(p.fan_in or 1))))
+        return factors
+
+    def candidates(self, values: Mapping[str, Array], source: Source) -> list[tuple[str, Array]]:
+        """The start, and the states with the signal restored that differ from it."""
+        start = (_START, np.ones(len(self._run.scaled)))
+        return [start, *self._restored_states(values, source)]
+
+    def _restored_states(
+        self, values: Mapping[str, Array], source: Source, base: Mapping[str, float] | None = None
+    ) -> list[tuple[str, Array]]:
+        names = self._run.scaled
+        restored, heads = self.restored(values, source, base)
+        states = []
+        for deviation in OUTPUT_STDS if heads else (1.0,):
+            factors = {n: f * (deviation if n in heads else 1.0) for n, f in restored.items()}
+            scales = np.array([factors.get(n, 1.0) for n in names])
+            if np.isfinite(scales).all() and (scales > 0).all():
+                states.append((f"signal restored, output at {deviation:g}", scales))
+        return states
+
+    @cached_property
+    def _restoration(self) -> tuple[Any, Session, frozenset[str]] | None:
+        visitor = UnitVariance(self._parameters, tables=True, deviations=self._deviations)
+        problem = self._workload.rebuild(visitor)
+        if not visitor.factors:
+            return None
+        session = Session(problem.builder.program(list(visitor.factors.values())))
+        names = tuple(visitor.factors)
+        return (problem, names), session, frozenset(set(names) - visitor.inner)
+
+    def restored(
+        self, values: Mapping[str, Array], source: Source, base: Mapping[str, float] | None = None
+    ) -> tuple[dict[str, float], frozenset[str]]:
+        """Factors that restore the signal, found from the ``base`` factors; and the last layers."""
+        factors = dict(base or {})
+        for p in self._parameters:
+            if p.name in self._run.scaled and p.kind in _BY_FAN_IN and p.fan_in:
+                size = _root_mean_square(values[p.name])
+                if size:
+                    factors[p.name] = 1 / (size * np.sqrt(p.fan_in))
+        if self._restoration is None:
+            return factors, frozenset()
+        (problem, names), session, heads = self._restoration
+        batch = next(self._workload.layout.slices(source.batch(_RESTORATION_BATCH)))
+        for _ in range(_PASSES):
+            own = {
+                p.name: values[p.name] * np.float32(factors.get(p.name, 1.0))
+                for p in problem.parameters
+            }
+            found = session({**problem.fed, **own, **batch}).values()
+            for n, f in zip(names, found, strict=True):
+                factors[n] = factors.get(n, 1.0) * float(f)
+        return factors, heads
+
+    def tried(
+        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
+    ) -> tuple[Candidate, DeviationResult]:
+        """The state's trial, and what is measured of it on a batch common to all."""
+        found = self.trial(values, scales, source, steps)
+        measured = self._run.step(source.batch(-1), scales)
+        deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
+        return replace(found, output=measured.extras[0], deviation=deviation), measured
+
+    def choose(self, tried: Sequence[Candidate], saturates: bool | None = None) -> Candidate | None:
+        """The state that is taken; ``saturates`` says of another network whether it can."""
+        return _choose(tried, self._saturates if saturates is None else saturates)
+
+    @cached_property
+    def _trainer(self) -> runner.Trainer:
+        problem = self._workload.problem
+        count = sum(int(np.prod(p.shape)) for p in problem.parameters)
+        memory.require(
+            memory.estimate(0, 4 * count * _VECTORS),
+            self._workload.options.memory_limit,
+            ["--optimizer sign", "--steps 0"],
+        )
+        return runner.Trainer(problem, OPTIMIZER, threads=None)
+
+    def trial(
+        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
+    ) -> Candidate:
+        """Train from ``scales`` at every learning rate, and lower ones until one is stable."""
+        batch = next(self._workload.layout.slices(source.batch(_TRIAL_BATCH)))
+        factors = dict(zip(self._run.scaled, scales, strict=True))
+        start = runner.pack(
+            self._workload.problem,
+            {n: values[n] * np.float32(factors.get(n, 1.0)) for n in self._run.names},
+        )
+        first, last = np.inf, np.inf
+        for rate in (*RATES, *LOWER_RATES):
+            curve = self._trainer(start, itertools.repeat(batch), steps, rate)
+            first = float(curve.losses[0])
+            if not curve.diverged:
+                last = min(last, float(np.mean(curve.losses[-_LAST:])))
+            stable = not curve.diverged and curve.losses.max() < _STABLE * first
+            if not np.isfinite(first) or (stable and rate <= RATES[-1]):
+                break
+        return Candidate(scales, first, last)
+
+
+#: Vectors of all parameters that a trial keeps: two of each state of the optimiser, the gradient,
+#: the start and what the update makes.
+_VECTORS = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A state's loss on the batch of the trials, first and after the best of them."""
+
+    scales: Array
+    first: float
+    last: float
+    output: float = 1.0  # its deviation
+    deviation: float = float("inf")  # that of the gradient
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can learn at all: some trial stays finite, and the output is not constant."""
+        return bool(np.isfinite(self.last) and collapse.DEAD <= self.output < np.inf)
+
+
+def _choose(tried: Sequence[Candidate], saturates: bool) -> Candidate | None:
+    """The state that learns best; the first of them, the start, unless another clearly does."""
+    if not tried:
+        return None
+    learnt = _LEARNT * min(t.first for t in tried)
+    start, *others = tried
+    sound = _SOUND <= start.output <= 1 / _SOUND
+    calm = [t for t in others if t.last <= learnt]
+    if saturates and calm and (start.last > learnt or sound):
+        calmest = min(calm, key=lambda t: t.deviation)
+        keep = start.last <= learnt and not (calmest.deviation < _CALMER * start.deviation)
+        return start if keep else calmest
+    bar = max(start.last, learnt)
+    best = min(others, key=lambda t: max(t.last, learnt), default=start)
+    return best if max(best.last, learnt) < (_CLEARLY if sound else _ALIKE) * bar else start
+
+
+def _entry(measured: DeviationResult, tried: Candidate) -> dict[str, Any]:
+    names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
+    numbers = {n: float(getattr(measured, n)) for n in names} | {"trial_loss": tried.last}
+    return {n: finite(x) for n, x in numbers.items()}
+
+
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

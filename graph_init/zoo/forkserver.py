@@ -4,8 +4,7 @@ Importing takes seconds, forking milliseconds. It never computes itself, so that
 that a fork would lose. Its standard input is a socket, over which it is given another one for each
 model: the child reads its task there and writes what it has to say; when it has ended, the
 forkserver writes how, and closes. The other side stops a child by shutting its own direction
-down. When
-standard input closes, everything ends.
+down. When standard input closes, everything ends.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -12,6 +13,7 @@ import onnx
 from graph_init import report as reports
 from graph_init.analysis import Parameter
 from graph_init.deviation.evaluator import Measurement
+from graph_init.errors import printable
 from graph_init.frontends.resolve import ResolvedModel
 from graph_init.ir import Array
 from graph_init.model import scales_file
@@ -97,7 +99,8 @@ class Initialized:
         if report is not None:
             reports.require(report)
             beside.append((report, reports.rendered(self._content(str(path)))))
-        save(self._loaded, self._values, path, self.provenance, beside, own_data=own_data)
+        left = save(self._loaded, self._values, path, self.provenance, beside, own_data=own_data)
+        self.notes += _unused(left)
         self.output = str(path)
 
     def save_scales(self, path: str | os.PathLike[str]) -> None:
@@ -147,7 +150,16 @@ class Applied:
         return with_values(self._loaded, self._values, self.provenance)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        save(self._loaded, self._values, path, self.provenance)
+        self.notes.extend(_unused(save(self._loaded, self._values, path, self.provenance)))
 
     def to_json(self) -> dict[str, Any]:
         return {"scales": self.scales, "notes": self.notes}
+
+
+def _unused(files: Sequence[Path]) -> list[str]:
+    """What to say of the old output's data files, which are not removed."""
+    return [
+        f"the model no longer refers to the data file {printable(str(file))}; it stays, and can be "
+        "deleted if nothing else needs it"
+        for file in files
+    ]

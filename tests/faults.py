@@ -27,7 +27,7 @@ from graph_init.output import folders
 #: Calls that change something; those that only remove do not fail for want of space.
 _CHANGING = ("open", "replace", "rename", "link", "mkdir", "fsync", "write", "fdopen")
 _REMOVING = ("unlink", "rmdir")
-_TEMPORARY = re.compile(r"\.graph-init\.[0-9a-f]{16}\.(tmp|journal)")
+_TEMPORARY = re.compile(r"\.graph-init\.[0-9a-f]{16}\.tmp")
 
 
 class Injector:

@@ -231,8 +231,8 @@ def test_external_data_beside_the_input_gets_another_name(tmp_path):
     path = external(tmp_path)
     content = (tmp_path / "w.bin").read_bytes()
     # Its own file goes when the model refers to another one, by a name that is free.
-    for value, own in ((NEW, "o.w.bin"), (-NEW, "o.w.bin.1"), (NEW, "o.w.bin")):
-        save(load(path), {"a": value}, tmp_path / "o.onnx")
+    for value, own in ((NEW, "o.w.bin"), (-NEW, "o.w.1.bin"), (NEW, "o.w.bin")):
+        assert save(load(path), {"a": value}, tmp_path / "o.onnx") == []
         assert sorted(os.listdir(tmp_path)) == ["m.onnx", "o.onnx", own, "w.bin"]
         np.testing.assert_array_equal(array_of(onnx.load(tmp_path / "o.onnx"), "a"), value)
     assert (tmp_path / "w.bin").read_bytes() == content

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,6 +35,7 @@ NewValue = np.ndarray | Callable[[], np.ndarray]
 # Changes left to do in external tensors, by `_key`; holding the message keeps its key valid.
 _Pending = dict[int, tuple[onnx.TensorProto, NewValue]]
 
+_MAX_FILE = 1 << 31  # bytes of a serialized model: protobuf's limit
 _MIN_IR_VERSION = 4  # before it, every initializer has to be a graph input as well
 _ALIGNMENT = 4096  # of data appended to an external file, so that it can be memory-mapped
 
@@ -46,7 +48,7 @@ def save(
     beside: Sequence[tuple[str | os.PathLike[str], bytes]] = (),
     *,
     own_data: bool = False,
-) -> None:
+) -> list[Path]:
     """Write the model of ``loaded`` to ``out`` with the tensors of ``new_values`` replaced.
 
     ``beside`` are more files, by path, that take effect together with the model, just before it.
@@ -54,9 +56,12 @@ def save(
     Keys are names of values in ``loaded.ir``; arrays have the tensor's shape and are cast to its
     dtype; a callable is called when its tensor is written. ``metadata`` is merged into the
     model's metadata. External data is streamed to files beside ``out`` that have new names, so that
-    one rename makes the new model of the old one; then the old model's own data files go. They have
-    their own names where these are free and ``own_data`` does not ask for names that begin with the
-    model's.
+    one rename makes the new model of the old one; then the data files go that this program has
+    written for the old one. They have their own names where these are free and ``own_data`` does
+    not ask for names that begin with the model's.
+
+    Returns the old model's other data files of such names, to which the new one does not refer:
+    they stay.
 
     Raises `UsageError` (no such folder, unknown name, wrong shape), `NumericalError` (a value
     does not fit in the dtype), `OutputError` (not writable) or `GraphInitError` (over 2 GiB in one
@@ -74,9 +79,10 @@ def save(
             f"output {out} is a link to {target}, and the model's external data would be looked "
             f"for beside the link; give {target} instead"
         )
+    old = [path for path in _data_files(target) or () if _is_own(path, target)]
     at = target
     try:
-        with Transaction(_data_files) as transaction:
+        with Transaction() as transaction:
             staged = _stage_external(loaded, proto, pending, target, transaction)
             for at, content in others.items():
                 with transaction.file(at) as stream:
@@ -90,6 +96,8 @@ def save(
     except OSError as error:
         what = "model" if at == target else "file"
         raise OutputError(f"cannot write {what} {at}: {error.strerror or error}") from error
+    left = {path.resolve() for path in old} - {p.resolve() for p in _data_files(target) or ()}
+    return [path for path in old if path.resolve() in left and path.exists()]
 
 
 def _checked_target(loaded: LoadedModel, out: str | os.PathLike[str]) -> Path:
@@ -371,6 +379,7 @@ def _place_external(
     for location, members in _by_file(loaded, proto).items():
         chosen = _choose_location(safe_location(location, target.parent), target, taken, own_data)
         taken.add(chosen)
+        staged[location].is_data = True
         transaction.name(staged[location], target.parent / chosen)
         changed = any(_key(tensor) in pending for tensor in members)
         for tensor in members:
@@ -378,12 +387,10 @@ def _place_external(
                 _set_entry(tensor, "location", chosen)
             if changed:
                 _drop_entry(tensor, "checksum")
-    obsolete = [path for path in _data_files(target) if _is_own(path, target)]
     in_use = {loaded.data_path(location).resolve(): location for location in staged}
-    for path in obsolete:
-        if path.resolve() in in_use:
+    for path in transaction.data_of(target):
+        if path.resolve() in in_use:  # its name goes, and the input may be read once more
             loaded.keep(in_use[path.resolve()])
-    transaction.supersede(target, obsolete)
 
 
 def _overlapping(members: list[onnx.TensorProto]) -> set[int]:
@@ -416,10 +423,13 @@ def _drop_entry(tensor: onnx.TensorProto, key: str) -> None:
         tensor.external_data.remove(entry)
 
 
-def _data_files(model: Path) -> list[Path]:
-    """The files inside its folder that a model refers to (none if it is not a model)."""
+def _data_files(model: Path) -> list[Path] | None:
+    """The files inside its folder that a model refers to; None if it is not a model."""
     proto = onnx.ModelProto()
     try:
+        status = model.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size >= _MAX_FILE:
+            return None
         proto.ParseFromString(model.read_bytes())
         folder = model.parent.resolve()
         found = {
@@ -427,7 +437,7 @@ def _data_files(model: Path) -> list[Path]:
         }
         return [p for p in sorted(found) if p.is_file() and p.resolve().is_relative_to(folder)]
     except (OSError, DecodeError, TypeError, ValueError):
-        return []  # not a model, or one that nobody could have read: text that is no text, say
+        return None  # not a model, or one that nobody could have read: text that is no text, say
 
 
 def _stem(target: Path) -> str:
@@ -436,8 +446,9 @@ def _stem(target: Path) -> str:
 
 
 def _own_name(name: str, target: Path) -> re.Match[str] | None:
-    """``stem.name`` and ``stem.name.2`` are of ``stem.onnx``."""
-    return re.match(rf"{re.escape(_stem(target))}\.(?P<name>.+?)(\.\d+)?$", name, re.DOTALL)
+    """``stem.name.bin`` and ``stem.name.2.bin`` are of ``stem.onnx``."""
+    pattern = rf"{re.escape(_stem(target))}\.(?P<name>.+?)(\.\d+)?(?P<suffix>\.[^.]*)?$"
+    return re.match(pattern, name, re.DOTALL)
 
 
 def _is_own(path: Path, target: Path) -> bool:
@@ -451,14 +462,14 @@ def _choose_location(location: str, target: Path, taken: set[str], own_data: boo
     stem = _stem(target)
     # Saving in place again and again must not make the name longer each time.
     own = _own_name(original.name, target)
-    base = own["name"] if own else original.name
-    prefixed = str(original.with_name(f"{stem}.{base}"))
+    base = PurePosixPath(own["name"] + (own["suffix"] or "") if own else original.name)
     free = location not in taken and not os.path.lexists(target.parent / location)
     if not own and not own_data and free:
         return location
     suffix = 0
     while True:
-        candidate = prefixed if not suffix else f"{prefixed}.{suffix}"
+        number = f".{suffix}" if suffix else ""
+        candidate = str(original.with_name(f"{stem}.{base.stem}{number}{base.suffix}"))
         if candidate not in taken and not os.path.lexists(target.parent / candidate):
             return candidate
         suffix += 1

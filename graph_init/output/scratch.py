@@ -7,14 +7,13 @@ file that nobody has locked is of a run that was killed. No clock and no process
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -27,15 +26,15 @@ except ImportError:  # Windows: nothing is locked, and nothing swept
 
 #: Whether there are locks; without them, nothing need be kept open.
 LOCKS = fcntl is not None
-_NAME = re.compile(r"\.graph-init\.[0-9a-f]{16}\.(tmp|journal)")
+_NAME = re.compile(r"\.graph-init\.[0-9a-f]{16}\.tmp")
 #: So long a folder may be locked by others, who hold it for a few renames.
 _PATIENCE = 30.0  # seconds
 
 
-def new(folder: Path, *, is_folder: bool = False, kind: str = "tmp") -> tuple[Path, int]:
+def new(folder: Path, *, is_folder: bool = False) -> tuple[Path, int]:
     """An empty temporary file, or folder, and what keeps it from being swept: close it at last."""
     while True:
-        path = folder / f".graph-init.{secrets.token_hex(8)}.{kind}"
+        path = folder / f".graph-init.{secrets.token_hex(8)}.tmp"
         if is_folder:
             path.mkdir()
             if fcntl is None:
@@ -83,11 +82,8 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, finish: Callable[[Path], None] | None = None) -> None:
-    """Remove what killed runs have left in ``folder``.
-
-    ``finish`` is called with each journal before that goes; without it, journals stay.
-    """
+def sweep(folder: Path) -> None:
+    """Remove what killed runs have left in ``folder``."""
     if fcntl is None:
         return
     try:
@@ -96,16 +92,15 @@ def sweep(folder: Path, finish: Callable[[Path], None] | None = None) -> None:
         return
     for path in found:
         with suppress(OSError):
-            is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+            mode = os.lstat(path).st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                continue  # none of ours
             # Over a network, only what is open for writing can be locked.
-            flags = os.O_RDONLY if is_folder else os.O_RDWR
-            lock = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+            flags = os.O_RDONLY if stat.S_ISDIR(mode) else os.O_RDWR
+            # Without waiting, should a pipe have taken the name meanwhile.
+            lock = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if _take(lock) and _is(lock, path):
-                    if path.suffix == ".journal":
-                        if finish is None:
-                            continue
-                        finish(path)
                     remove(path)
             finally:
                 os.close(lock)
@@ -134,37 +129,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def write_journal(folder: Path, model: str, files: Sequence[tuple[Path, Path]]) -> tuple[Path, int]:
-    """Note which files the model called ``model`` in ``folder`` refers to, before or after.
-
-    Of each its name and the file that has it, or will. If the run is killed, a later one removes
-    those of them to which the model then does not refer.
-    """
-    path, lock = new(folder, kind="journal")
-    try:
-        noted = {os.path.relpath(name, folder): os.stat(f).st_ino for name, f in files}
-        os.write(lock, json.dumps({"model": model, "files": noted}).encode())
-        os.fsync(lock)
-    except BaseException:
-        remove(path)
-        os.close(lock)
-        raise
-    return path, lock
-
-
-def read_journal(path: Path) -> tuple[Path, list[Path]]:
-    """The model, and those of the noted files that are still the same ones."""
-    try:
-        content = json.loads(path.read_bytes())
-        model, files = path.parent / Path(content["model"]).name, content["files"].items()
-        noted = [(path.parent / name, int(number)) for name, number in files]
-    except (ValueError, LookupError, TypeError, AttributeError):  # killed while it was written
-        return path, []
-    inside = path.parent.resolve()
-    return model, [
-        f
-        for f, number in noted
-        if f.is_file() and f.stat().st_ino == number and f.resolve().is_relative_to(inside)
-    ]

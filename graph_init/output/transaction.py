@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from graph_init.output import scratch
+from graph_init.output import ledger, scratch
 from graph_init.output.signals import undisturbed
 
 
@@ -20,6 +20,7 @@ class Staged:
 
     temporary: Path
     final: Path | None = None
+    is_data: bool = False  # of a model that is written after it
 
 
 class Transaction:
@@ -30,17 +31,15 @@ class Transaction:
     prefix of them in effect: so the file that refers to the others comes last.
     """
 
-    def __init__(self, referred: Callable[[Path], Sequence[Path]] | None = None) -> None:
-        """``referred``: the files that a model refers to; without it, journals are left alone."""
-        self._referred = referred
+    def __init__(self) -> None:
         self._staged: list[Staged] = []
         self._order: list[Staged] = []
         self._created: list[Path] = []
         self._backups: list[tuple[Path, Path]] = []  # (backup, final)
-        self._obsolete: list[Path] = []
         self._folders: list[Path] = []
         self._swept: set[Path] = set()
         self._model: Path | None = None
+        self._noted: dict[str, ledger.Marks] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> Transaction:
@@ -62,7 +61,7 @@ class Transaction:
         with undisturbed():
             if folder not in self._swept:
                 self._swept.add(folder)
-                scratch.sweep(folder, self._finish if self._referred else None)
+                scratch.sweep(folder)
             path, lock = scratch.new(folder)
             staged = Staged(path)
             self._staged.append(staged)
@@ -107,10 +106,15 @@ class Transaction:
             with suppress(OSError):
                 os.chmod(staged.temporary, old.st_mode & 0o7777)
 
-    def supersede(self, model: Path, obsolete: Sequence[Path]) -> None:
-        """``obsolete`` files go when ``model`` no longer refers to them, which is at the end."""
-        self._obsolete.extend(obsolete)
+    def data_of(self, model: Path) -> list[Path]:
+        """``model``, the last file, refers to the others, which are its data.
+
+        Returns the data files that this program has written for it before. They are removed at the
+        end, and if this run is killed, at the end of the next one.
+        """
         self._model = model
+        self._noted = ledger.read(model)
+        return [p for n, m in self._noted.items() if ledger.marks(p := model.parent / n) == m]
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -120,24 +124,23 @@ class Transaction:
                 self._roll_back()
                 return
             try:
-                done = self._commit()
+                old = self._commit()
             except BaseException:
                 self._roll_back()
                 raise
-            for path in [*self._obsolete, *(b.parent for b, _ in self._backups), *done]:
+            for path in [*(b.parent for b, _ in self._backups), *old]:
                 scratch.remove(path)
+            if self._model is not None:
+                ledger.write(self._model, self._new_data(self._model))
 
     def _commit(self) -> list[Path]:
-        """Returns what is left to be removed."""
-        done = []
+        """Returns the old data files of the model, which nothing refers to any more."""
+        old: list[Path] = []
         if self._model is not None:
-            files = [(s.final, s.temporary) for s in self._order[:-1] if s.final is not None]
-            path, lock = scratch.write_journal(
-                self._model.parent, self._model.name, [*files, *((f, f) for f in self._obsolete)]
-            )
-            self._open.callback(os.close, lock)
-            self._created.append(path)
-            done.append(path)
+            old = self.data_of(self._model)  # again: now that nobody else takes names
+            new = self._new_data(self._model)
+            old = [path for path in old if os.path.relpath(path, self._model.parent) not in new]
+            ledger.write(self._model, {**self._noted, **new})
         for staged in self._order[:-1]:
             assert staged.final is not None
             if os.path.lexists(staged.final):
@@ -153,7 +156,17 @@ class Transaction:
             os.replace(staged.temporary, staged.final)
             # Nothing may fail from here on.
             sync(staged.final.parent)
-        return done
+        return old
+
+    def _new_data(self, model: Path) -> dict[str, ledger.Marks]:
+        """What is to be noted of the files to which ``model`` refers."""
+        found = {}
+        for s in self._order[:-1]:
+            if s.final is not None and s.is_data:
+                at = ledger.marks(s.temporary) or ledger.marks(s.final)
+                if at is not None:
+                    found[os.path.relpath(s.final, model.parent)] = at
+        return found
 
     def _back_up(self, final: Path) -> None:
         """Keep what is called ``final`` under another name, too."""
@@ -176,15 +189,6 @@ class Transaction:
             with suppress(OSError):
                 if not any(folder.iterdir()):
                     folder.rmdir()
-
-    def _finish(self, journal: Path) -> None:
-        """Remove what a killed run would have removed."""
-        assert self._referred is not None
-        model, files = scratch.read_journal(journal)
-        referred = {path.resolve() for path in self._referred(model)}
-        for path in files:
-            if path.resolve() not in referred:
-                scratch.remove(path)
 
 
 def sync(folder: Path) -> None:

@@ -71,6 +71,9 @@ def broken_models(names: dict[str, Any]) -> None:
         equal = np.full(tuple(tensor.dims), 0.02, np.float32)
         tensor.CopyFrom(numpy_helper.from_array(equal, tensor.name))
     onnx.save(placeholder, "placeholder.onnx")
+    wide = small_models.one_layer()
+    wide.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "width"
+    onnx.save(wide, "wide.onnx")
     fixed = classifier()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(fixed, "fixed.onnx")

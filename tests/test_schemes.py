@@ -293,3 +293,44 @@ def test_schemes_go_with_tuning() -> None:
         assert result.steps == 2
         assert np.isfinite(result.after.gradient_deviation)
         assert result.provenance["graph_init.scheme"] == name
+
+
+def _normalised_by_hand() -> Any:
+    """A network with two batch norms written out: one with an epsilon, one without.
+
+    The subtraction is called what a variance might be.
+    """
+
+    def tensor(name: str, *shape: int) -> Any:
+        return numpy_helper.from_array(np.full(shape, 0.5, np.float32), name)
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "layer"),
+        helper.make_node("Sub", ["h", "m1"], ["c1"], "bn_variance/sub"),
+        helper.make_node("Add", ["v1", "epsilon"], ["e1"], "bn_mean/add"),
+        helper.make_node("Sqrt", ["e1"], ["s1"], "bn_mean/sqrt"),
+        helper.make_node("Div", ["c1", "s1"], ["n1"], "bn_mean/div"),
+        helper.make_node("Sub", ["n1", "m2"], ["c2"], "second/sub"),
+        helper.make_node("Sqrt", ["v2"], ["s2"], "second/root"),
+        helper.make_node("Div", ["c2", "s2"], ["n2"], "second/div"),
+        helper.make_node(
+            "BatchNormalization", ["n2", "g", "s", "m3", "v3"], ["y"], "variance of all"
+        ),
+    ]
+    weights = [tensor("w", 4, 6), tensor("epsilon")]
+    weights += [tensor(n, 6) for n in ("m1", "v1", "m2", "v2", "g", "s", "m3", "v3")]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    return model(nodes, inputs, outputs, weights)
+
+
+def test_a_running_statistic_is_known_by_the_operand_that_reads_it_not_by_names() -> None:
+    found = graph_init.inspect(_normalised_by_hand()).parameters
+    expected = {
+        f"{letter}{k}": s for letter, s in (("m", "mean"), ("v", "variance")) for k in "123"
+    }
+    assert {p.name: p.statistic for p in found if p.statistic} == expected
+    values = {p.name: np.full(p.shape, 0.5, np.float32) for p in found}
+    new = schemes.fill(found, values, Settings("he"), 0, placeholders=True)
+    for name, statistic in expected.items():
+        assert (new[name] == {"mean": 0.0, "variance": 1.0}[statistic]).all(), name

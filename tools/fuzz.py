@@ -268,7 +268,7 @@ class _Worker:
             sys.executable, __file__, "--worker", str(self.next), str(self.step), str(self.stop),
             "--seed", str(self.seed),
         ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRAPH_INIT_DEBUG": ""}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment
         )

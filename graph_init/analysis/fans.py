@@ -14,7 +14,10 @@ from graph_init.analysis.graph import label
 
 @dataclass(frozen=True)
 class Use:
-    """One use of an initializer by the node that decides what it is."""
+    """One use of an initializer by the node that decides what it is.
+
+    ``statistic``: which running statistic it holds, ``mean`` or ``variance``, if it is one.
+    """
 
     kind: str
     node: ir.Node
@@ -23,6 +26,7 @@ class Use:
     fan_in: int | None = None
     fan_out: int | None = None
     transposed: bool = False
+    statistic: str | None = None
 
 
 def attribute(node: ir.Node, name: str, default: int) -> int:

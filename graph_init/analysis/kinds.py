@@ -121,5 +121,16 @@ GATE_PARTS = frozenset(
     "Mul Div Add Sub Pow Erf Tanh Sigmoid HardSigmoid Softplus Cast Identity Clip".split()
 )
 
-#: Which running statistic a slot of BatchNormalization holds.
-STATISTICS = {3: "running mean", 4: "running variance"}
+#: Which running statistic an operator's slot reads, in BatchNormalization and where it is written
+#: out: the mean is subtracted, and the variance goes under a root, first with an epsilon added.
+STATISTICS = {
+    ("BatchNormalization", 3): "mean",
+    ("BatchNormalization", 4): "variance",
+    ("Sub", 1): "mean",
+    **{
+        (op, slot): "variance"
+        for op, slot in (
+            ("Add", 0), ("Add", 1), ("Sub", 0), ("Sqrt", 0), ("Rsqrt", 0), ("Reciprocal", 0)
+        )
+    },
+}  # fmt: skip

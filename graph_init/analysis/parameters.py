@@ -33,7 +33,8 @@ class Parameter:
     fan-in is 1 because each output reads one entry. ``gain_activation`` is the operator type of the
     nonlinearity behind the layer; x · f(x) written out is called Gelu, Silu, Mish or HardSwish;
     ``gain_slope`` is what its node says of its slope for negative arguments. The first ``stacked``
-    axes of a weight count matrices; a kernel's output channels are in ``groups``.
+    axes of a weight count matrices; a kernel's output channels are in ``groups``. ``statistic`` is
+    ``mean`` or ``variance`` for a running statistic, by the operand that reads it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Parameter:
     stacked: int = 0
     groups: int = 1
     transposed: bool = False
+    statistic: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """The entry of ``inspect --json``."""
@@ -224,6 +226,7 @@ def describe(
         if decisive and kind == "convolution kernel"
         else 1,
         transposed=decisive.transposed if decisive else False,
+        statistic=decisive.statistic if decisive and kind == decisive.kind else None,
     )
 
 

@@ -183,7 +183,8 @@ class Uses:
         rank = len(own.const_value.shape) if own.const_value is not None else 0
 
         def use(kind: str, words: str) -> Use:
-            return Use(kind, node, words, path)
+            held = kinds.STATISTICS[op, slot] if kind == "running statistic" else None
+            return Use(kind, node, words, path, statistic=held)
 
         if op in kinds.QUANTIZED or op.startswith("QLinear"):
             return use("quantized", f"read by {op} '{label(node)}', left alone")
@@ -201,7 +202,9 @@ class Uses:
                 return table_use(kind, node, shape, path)
             if kind in ("convolution kernel", "recurrent"):
                 return linear_use(node, slot, shape, path, use)
-            words = kinds.STATISTICS.get(slot, kind) if kind == "running statistic" else kind
+            words = kind
+            if kind == "running statistic":
+                words = f"running {kinds.STATISTICS[op, slot]}"
             return use(kind, f"{words} of {op} '{label(node)}'")
         if op in kinds.SETTINGS:
             return use("constant", f"fixed operand of {op} '{label(node)}'")

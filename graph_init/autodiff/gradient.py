@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
-from graph_init.engine.runtime import bindings, onnxruntime
-from graph_init.errors import UnsupportedModelError
-from graph_init.ir import ZERO_DERIVATIVE
+from graph_init.engine import failures
+from graph_init.engine.runtime import SILENT, bindings, onnxruntime
+from graph_init.ir import ZERO_DERIVATIVE, Site, sources
 
 
 def build_gradient(
@@ -23,7 +23,7 @@ def build_gradient(
     second: theirs may be any, also those that the builder makes. The gradient of what is called
     ``p`` there is the value ``p + "_grad"``, which is missing where the loss does not depend on it.
     The result holds the forward nodes too, in topological order. Raises
-    :class:`UnsupportedModelError` with the builder's words where an operator has no gradient.
+    UnsupportedModelError, which names the node, where an operator has no gradient.
     """
     aliases = {value.name: f"input:{k}" for k, value in enumerate(model.graph.input)}
     model = _with_aliases(model, aliases)
@@ -46,7 +46,7 @@ def _with_aliases(model: onnx.ModelProto, aliases: Mapping[str, str]) -> onnx.Mo
 def _build(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx.ModelProto:
     engine = bindings()
     options = onnxruntime().SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     smooth, constant = _set_aside(_without_repeats(model))
     moving = set(parameters) & _reaching(smooth.graph.node, loss)
     if not moving:
@@ -58,7 +58,9 @@ def _build(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx
         builder.build()
         result = onnx.load_from_string(builder.get_model())
     except Exception as error:  # the engine raises RuntimeError and its own Fail alike
-        raise UnsupportedModelError(f"no gradient could be built: {error}") from error
+        raise failures.translated(
+            error, "cannot be differentiated by the engine", _sites(model)
+        ) from error
     if constant:
         nodes = _sorted([*constant, *result.graph.node])
         del result.graph.node[:]
@@ -66,6 +68,25 @@ def _build(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx
         kept = {i.name for i in result.graph.initializer}
         result.graph.initializer.extend(i for i in model.graph.initializer if i.name not in kept)
     return result
+
+
+def _sites(model: onnx.ModelProto) -> dict[str, Site]:
+    """Where the nodes of a graph of ours come from, by name."""
+    graph = model.graph
+    shapes = {
+        v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
+        for v in (*graph.input, *graph.value_info, *graph.output)
+    }
+    shapes |= {t.name: tuple(t.dims) for t in graph.initializer}
+    known = sources(model)
+    return {
+        n.name: Site(
+            n.op_type,
+            *known.get(n.name, ("", ""))[::-1],
+            tuple(shapes.get(i) for i in n.input if i),
+        )
+        for n in graph.node
+    }
 
 
 def _reaching(nodes: Sequence[onnx.NodeProto], loss: str) -> set[str]:

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from graph_init.autodiff.gradient import build_gradient
 from graph_init.errors import UnsupportedModelError
-from graph_init.ir import Builder, Node, Value
+from graph_init.ir import Builder, Node, Value, sources
 from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
 
 SCALE_INPUT = "graph_init.scales"
@@ -79,7 +79,9 @@ def build(
     environment = {aliases[n]: v for n, v in environment.items()}
     for initializer in model.graph.initializer:
         environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
+    _name_sources(b, model, sources(forward))
     run(b, model.graph.node, environment, 21, context=Context((GRADIENT_RULES, RULES)))
+    b.source_node = ""
     gradients = {}
     for n, value in theta.items():
         gradient = environment.get(f"{aliases[n]}_grad")
@@ -95,6 +97,19 @@ def build(
     assert loss_value is not None
     extras = [v for n in extra_outputs if (v := environment[n]) is not None]
     return Primal(b, theta, gradients, loss_value, extras)
+
+
+def _name_sources(b: Builder, model: onnx.ModelProto, known: dict[str, tuple[str, str]]) -> None:
+    """Call the nodes of ``model`` what those of the user's model are called that they come from.
+
+    The gradient's are called what the node is called whose gradient they compute, and more. Those
+    of the loss come from none.
+    """
+    for node in model.graph.node:
+        own = ("", node.name or node.output[0])
+        found = known.get(node.name) or known.get(node.name.rpartition("_Grad/")[0], own)
+        operator, node.name = found
+        b.operators[node.name] = operator
 
 
 def _parts(b: Builder, forward: onnx.ModelProto, parameters: Sequence[str]) -> dict[str, Value]:

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 
+from graph_init.cli import parent
 from graph_init.errors import UsageError
 from graph_init.output.signals import raise_terminated
 
@@ -24,6 +25,7 @@ def prepare() -> None:
             # What the encoding lacks, and bytes of names that are no text, are shown as \\x.. .
             stream.reconfigure(errors="backslashreplace")
     raise_terminated()
+    parent.end_with_it()
 
 
 def require_working_folder() -> None:

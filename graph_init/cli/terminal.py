@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +23,7 @@ from rich.text import Text
 
 from graph_init.cli import process
 from graph_init.errors import GraphInitError, OutputError, escaped
+from graph_init.output import debug_log
 from graph_init.output.signals import Terminated
 
 
@@ -86,13 +85,25 @@ def progress(*columns: ProgressColumn) -> Progress:
     )  # fmt: skip
 
 
-def guarded(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one line and the exit status of its class."""
+#: Of every command, which does not see it.
+_debug_option = click.option(
+    "--debug",
+    "debug_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write to FILE what an error's one line leaves out, the engine's own words among it.",
+)
 
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one line and the exit status of its class; adds the option --debug."""
+
+    @_debug_option
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
+    def run(*args: Any, debug_file: str | None, **kwargs: Any) -> None:
         try:
             process.require_working_folder()
+            debug_log.begin(debug_file)
             function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit):
             raise
@@ -105,12 +116,12 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             err.print("interrupted")
             sys.exit(1)
-        except MemoryError:
+        except MemoryError as error:
+            debug_log.write(error)
             err.print("error: there is not enough memory for this")
             sys.exit(1)
         except Exception as error:
-            if os.environ.get("GRAPH_INIT_DEBUG"):
-                traceback.print_exc()
+            debug_log.write(error)
             known = isinstance(error, GraphInitError)
             words = str(error) if known else f"unexpected {type(error).__name__}: {error}"
             err.print(Text(f"error: {escaped(words)}"), soft_wrap=True)

@@ -12,6 +12,9 @@ from graph_init.errors import EngineError
 
 _TRAINING = "onnxruntime.training"
 
+#: The engine logs what is fatal alone. What it raises says what its errors' log lines say.
+SILENT = 4
+
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
@@ -33,6 +36,7 @@ def _without_torch() -> Iterator[None]:
 def onnxruntime() -> Any:
     """The module ``onnxruntime``; EngineError if it cannot be imported."""
     found: dict[str, Any] = {}
+    ours = "onnxruntime" not in sys.modules
 
     def load() -> None:
         try:
@@ -42,6 +46,10 @@ def onnxruntime() -> Any:
             found["error"] = error
         else:
             found["module"] = module
+            # Who has imported it before may want its log; a broken installation may lack this.
+            silence = getattr(module, "set_default_logger_severity", None)
+            if ours and silence is not None:
+                silence(SILENT)
 
     # While it is imported it keeps an exception, and with it every frame below the import: all that
     # their variables hold would never be freed. A thread's stack has no frames of ours.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from graph_init.engine.runtime import onnxruntime
-from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.engine import failures
+from graph_init.engine.runtime import SILENT, onnxruntime
+from graph_init.errors import UsageError
 from graph_init.ir import Array, Builder, Program
 
 #: Devices by the name of the option, with the engine's provider.
@@ -60,7 +61,7 @@ def _close(engine: list[Any]) -> None:
     b = Builder()
     x = b.input("x", TensorProto.FLOAT, (1,))
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     options.add_session_config_entry("session.use_env_allocators", "1")
     model = b.model([b.op("Neg", x)]).SerializeToString()
     session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -101,7 +102,7 @@ class Session:
         _share_arena(runtime)
         options = runtime.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        options.log_severity_level = 3
+        options.log_severity_level = SILENT
         # The builder has folded and shared what there is. The engine's own optimisers make a
         # session eight times slower to open (light_densenet121: 70 s against 9 s) and no step
         # faster; one of them, GatherSliceToSplitFusion, breaks large graphs.
@@ -116,6 +117,7 @@ class Session:
         self.inputs = frozenset(i.name for i in model.graph.input)
         self.outputs = tuple(o.name for o in model.graph.output)
         self._device = device
+        self._sites = program.sites
         self._run_options = runtime.RunOptions()
         if shrinks:
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -126,9 +128,7 @@ class Session:
                 model.SerializeToString(), options, providers=[DEVICES[device]]
             )
         except Exception as error:  # the engine's errors share no base class but this
-            raise UnsupportedModelError(
-                f"onnxruntime refuses the model's operators: {_first_line(error)}"
-            ) from error
+            raise failures.translated(error, "is refused by the engine", program.sites) from error
         self._engine = [session]  # which the finalizer empties
         if program.peak > _WORTH_RELEASING:
             weakref.finalize(self, _close, self._engine).atexit = False
@@ -194,9 +194,7 @@ class Session:
         try:
             self._engine[0].run_with_iobinding(binding, self._run_options)
         except Exception as error:  # as above
-            raise UnsupportedModelError(
-                f"onnxruntime failed while running the model: {_first_line(error)}"
-            ) from error
+            raise failures.translated(error, "fails", self._sites) from error
 
 
 def _threads_by_environment() -> int:
@@ -206,7 +204,3 @@ def _threads_by_environment() -> int:
     """
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdigit() else 0
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

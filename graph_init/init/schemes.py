@@ -93,6 +93,8 @@ _NEUTRAL = {
     "norm shift": 0.0,
     "bias": 0.0,
 }
+#: What a placeholder that holds this running statistic becomes.
+_NEUTRAL_STATISTIC = {"mean": 0.0, "variance": 1.0}
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,8 @@ def fill(
             new[p.name] = np.zeros(old.shape, np.float32)
         elif placeholders and is_constant(old):
             neutral = _NEUTRAL.get(p.kind)
-            if p.kind == "running statistic":
-                neutral = 1.0 if "variance" in p.reason else 0.0
+            if p.statistic is not None:
+                neutral = _NEUTRAL_STATISTIC[p.statistic]
             if neutral is not None:
                 new[p.name] = np.full(old.shape, neutral, np.float32)
     for p in parameters:

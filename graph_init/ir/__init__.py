@@ -19,8 +19,10 @@ from graph_init.ir.values import (
     Array,
     Node,
     Shape,
+    Site,
     Value,
     broadcast,
+    sources,
 )
 
 __all__ = [
@@ -34,7 +36,9 @@ __all__ = [
     "Node",
     "Program",
     "Shape",
+    "Site",
     "Value",
     "broadcast",
     "evaluate",
+    "sources",
 ]

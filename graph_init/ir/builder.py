@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.ir.folding import fold
 from graph_init.ir.identities import SIMPLIFY
-from graph_init.ir.schedule import arrange, peak_bytes
+from graph_init.ir.schedule import arrange, by_readiness, peak_bytes
 from graph_init.ir.shapes import infer
 from graph_init.ir.values import (
     FLOATS,
@@ -25,6 +24,7 @@ from graph_init.ir.values import (
     Array,
     Node,
     Shape,
+    Site,
     Value,
     broadcast,
 )
@@ -34,11 +34,13 @@ from graph_init.ir.values import (
 class Program:
     """A graph in the order in which to run it, and the bytes alive at its largest moment.
 
-    Inputs and outputs are not among these: they are the caller's.
+    Inputs and outputs are not among these: they are the caller's. ``sites`` says of each node, by
+    its name, which node of the user's model it comes from.
     """
 
     model: onnx.ModelProto
     peak: int
+    sites: Mapping[str, Site] = field(default_factory=dict)
 
 
 #: In graphs of more nodes the order is chosen for the time that the engine takes to open a session,
@@ -67,6 +69,7 @@ class Builder:
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.source_node = ""
+        self.operators: dict[str, str] = {}  # of the user's nodes, by name
         self.unrolled = 0  # nodes of loops' and branches' bodies so far
         self.custom_jvps: dict[Value, tuple[Value, Callable[[], Value]]] = {}
         self._names: set[str] = set()
@@ -295,16 +298,39 @@ class Builder:
     def program(self, outputs: Sequence[Value]) -> Program:
         """The graph that computes ``outputs``, to be run in the order of its nodes."""
         nodes = self.needed(outputs)
-        ready = _by_readiness(nodes) if len(nodes) > _ARRANGED else None
+        ready = by_readiness(nodes) if len(nodes) > _ARRANGED else None
         if ready is None or (len(nodes) <= _TOO_MANY and peak_bytes(ready, outputs) > _LARGE):
             nodes = arrange(nodes, outputs, self._again, _ENOUGH)
         else:
             nodes = ready
-        return Program(self._model(nodes, outputs, False), peak_bytes(nodes, outputs))
+        model = self._model(nodes, outputs, False)
+        return Program(model, peak_bytes(nodes, outputs), self._sites(nodes))
+
+    def _sites(self, nodes: Iterable[Node]) -> dict[str, Site]:
+        operators = self.operators
+        return {
+            _node_name(n): Site(
+                n.op,
+                n.source_node,
+                operators.get(n.source_node, ""),
+                tuple(v.shape for v in n.inputs if v is not None),
+            )
+            for n in nodes
+        }
 
     def model(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> onnx.ModelProto:
-        """The graph that computes ``outputs``; inputs that nothing reads are left out."""
-        return self._model(_by_readiness(self.needed(outputs)), outputs, unused_inputs)
+        """The graph that computes ``outputs``; inputs that nothing reads are left out.
+
+        Each node's text is operator and name of the user's node that it comes from, for those who
+        build on this graph (see ``values.sources``).
+        """
+        nodes = by_readiness(self.needed(outputs))
+        model = self._model(nodes, outputs, unused_inputs)
+        for proto, node in zip(model.graph.node, nodes, strict=True):
+            if node.source_node:
+                operator = self.operators.get(node.source_node, node.op)
+                proto.doc_string = f"{operator} {node.source_node}"
+        return model
 
     def _model(
         self, nodes: Sequence[Node], outputs: Sequence[Value], unused_inputs: bool
@@ -335,34 +361,6 @@ class Builder:
         )
 
 
-def _by_readiness(nodes: Sequence[Node]) -> list[Node]:
-    """``nodes`` in the order in which their inputs become available.
-
-    ONNX Runtime sorts the nodes that are ready into a list by their place in the file, one by one
-    (1.19). In the order of building, thousands are ready long before their turn, and opening a
-    session takes time with the square of the number of nodes (46,000 nodes: 10 s, 92,000: 50 s;
-    sorted so: 6 s, 13 s). In which order they run does not depend on this.
-    """
-    maker = {id(o): i for i, n in enumerate(nodes) for o in n.outputs if o is not None}
-    readers: list[list[int]] = [[] for _ in nodes]
-    waiting = []
-    for i, node in enumerate(nodes):
-        makers = {maker[id(v)] for v in node.inputs if v is not None and id(v) in maker}
-        waiting.append(len(makers))
-        for j in makers:
-            readers[j].append(i)
-    ready = deque(i for i, count in enumerate(waiting) if not count)
-    order = []
-    while ready:
-        i = ready.popleft()
-        order.append(nodes[i])
-        for j in readers[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                ready.append(j)
-    return order
-
-
 def _hashable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_hashable(v) for v in value)
@@ -373,16 +371,19 @@ def _hashable(value: Any) -> Any:
     return value
 
 
+def _node_name(node: Node) -> str:
+    return f"n:{next(o.name for o in node.outputs if o is not None)}"
+
+
 def _node_proto(node: Node) -> onnx.NodeProto:
     outputs = [o.name if o is not None else "" for o in node.outputs]
     while outputs and not outputs[-1]:
         outputs.pop()
-    first = next(o for o in outputs if o)
     proto = helper.make_node(
         node.op,
         [v.name if v is not None else "" for v in node.inputs],
         outputs,
-        name=f"n:{first}",
+        name=_node_name(node),
         domain=node.domain,
     )
     proto.attribute.extend(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import TensorProto
 
 from graph_init.errors import UnsupportedModelError
@@ -74,6 +75,36 @@ class Node:
     @property
     def label(self) -> str:
         return f"node '{self.source_node}' ({self.op})" if self.source_node else f"a node {self.op}"
+
+
+class Site(NamedTuple):
+    """Where a node of a finished graph comes from: what an engine's failure is told with.
+
+    ``source_node`` and ``source_op`` are the user's; the latter is empty for what this program has
+    added.
+    """
+
+    op: str
+    source_node: str
+    source_op: str
+    shapes: tuple[Shape | None, ...]
+
+    @property
+    def label(self) -> str:
+        if not self.source_op:
+            return f"a node of the loss or of the derivatives ({self.op})"
+        inside = "" if self.op == self.source_op else f", in its {self.op},"
+        return f"node '{self.source_node}' ({self.source_op}){inside}"
+
+
+def sources(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """Operator and name of the user's node, by the names of the nodes of ``Builder.model``."""
+    found = {}
+    for node in model.graph.node:
+        operator, _, name = node.doc_string.partition(" ")
+        if name:
+            found[node.name] = (operator, name)
+    return found
 
 
 def broadcast(*shapes: Shape) -> Shape:

@@ -47,6 +47,11 @@ RULES: Table = {}
 GRADIENT_RULES: Table = {}
 
 
+#: Lists of numbers that count something. What the libraries below us do with others ranges from
+#: nonsense to the end of the process.
+_POSITIVE = ("strides", "dilations", "kernel_shape")
+
+
 @dataclass(frozen=True)
 class Context:
     """What holds for a whole graph: the rules, and how batch normalisation is read."""
@@ -129,6 +134,12 @@ def lowers(*ops: str, domain: str = "", table: Table = RULES) -> Callable[[Rule]
 
 def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
     """The outputs of ``call``, built from primitives."""
+    for name in _POSITIVE:
+        found = call.attrs.get(name)
+        if isinstance(found, list) and any(n < 1 for n in found):
+            raise call.refuse(
+                f"has the {name} {found}, which must be at least 1; correct the model"
+            )
     key = (call.domain, call.op)
     rule = next((t[key] for t in call.context.tables if key in t), None)
     if rule is not None:
@@ -252,6 +263,7 @@ def run(
             outer or {},
         )
         b.source_node = call.name
+        b.operators.setdefault(call.name, call.op)
         try:
             values = lower_call(b, call)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:

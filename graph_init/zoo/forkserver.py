@@ -48,12 +48,13 @@ def serve(control: socket.socket) -> None:
                     _kill(children)
                     return
                 connection = socket.socket(fileno=passed[0])
+                mine = os.getpid()
                 pid = os.fork()
                 if pid == 0:
                     signal.set_wakeup_fd(-1)
                     for other in (control, wake, waker, *children.values()):
                         other.close()
-                    _child(connection)
+                    _child(connection, mine)
                 children[pid] = connection
                 poll.register(connection, hung_up)
             elif at == wake.fileno():
@@ -90,12 +91,17 @@ def _kill(children: dict[int, socket.socket]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _child(connection: socket.socket) -> None:
-    """Work on what the socket says, and leave without a look back."""
+def _child(connection: socket.socket, forkserver: int) -> None:
+    """Work on what the socket says, and leave without a look back.
+
+    The process ``forkserver`` has forked it, and ends it with itself, however it ends.
+    """
     status = 1
     try:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != forkserver:  # it had ended before it could be asked for that
+                os._exit(status)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from graph_init.zoo import job
 

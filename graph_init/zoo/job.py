@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import graph_init
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, UsageError
+from graph_init.output import debug_log
 from graph_init.zoo import catalog, inputs, lock, overview
 from graph_init.zoo.store import open_store
 
@@ -61,16 +62,20 @@ def converse(task: dict[str, Any], stream: Stream) -> None:
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        debug_log.go_on(task["debug"], task["name"])
         memory.admissions.append(admit)
         say(answer=_work(task, folder, say))
     except Superseded as error:
         say(superseded=str(error))
     except GraphInitError as error:
+        debug_log.write(error)
         say(answer={"error": _error(type(error).__name__, str(error), error.exit_status)})
     except MemoryError as error:
+        debug_log.write(error)
         words = f"the memory did not suffice ({error or 'MemoryError'}); see --memory-limit"
         say(answer={"error": _error("MemoryError", words, 4)})
     except BaseException as error:
+        debug_log.write(error)
         words = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
         say(answer={"error": _error(type(error).__name__, words, 1)})
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, UsageError
+from graph_init.output import debug_log, signals
 from graph_init.version import __version__
 from graph_init.zoo import catalog, cluster, journal, lock, manifest, node, overview, store
 from graph_init.zoo.catalog import Entry
@@ -106,8 +107,8 @@ def run(
     ``retry="failed"`` does those again that failed. The result says what became of each.
 
     Raises UsageError and ModelFileError for what is wrong before the first model; after that only
-    for what stops the whole run. On SIGINT and SIGTERM the models at work are stopped, what is done
-    is kept, and the overview says what is not.
+    for what stops the whole run. On SIGINT, SIGTERM and SIGHUP the models at work are
+    stopped, what is done is kept, and the overview says what is not.
     """
     _check(resume, retry, workers, threads)
     if scheduler is not None and workers is not None:
@@ -171,7 +172,10 @@ def _work(current: _Run, entries: Sequence[Entry]) -> bool:
 
 @contextlib.contextmanager
 def _orderly(interrupted: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets ``interrupted``, the second one raises KeyboardInterrupt."""
+    """The first signal that ends a program sets ``interrupted``, the second one raises.
+
+    An ignored SIGHUP stays ignored: whoever has said ``nohup`` wants the run to go on.
+    """
 
     def handle(*_: object) -> None:
         if interrupted.is_set():
@@ -181,7 +185,8 @@ def _orderly(interrupted: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    kept = {s for s in signals.ENDING[2:] if signal.getsignal(s) == signal.SIG_IGN}
+    earlier = {s: signal.signal(s, handle) for s in signals.ENDING if s not in kept}
     try:
         yield
     finally:
@@ -211,6 +216,7 @@ def _task(current: _Run, entry: Entry, names: Sequence[str]) -> dict[str, Any]:
         "output": current.store.url,
         "run": current.run,
         "threads": current.threads,
+        "debug": debug_log.path(),
         "memory_limit": None if size is None else memory.parse(size),
         "time_limit": limits["time_limit"] or DEFAULT_TIME_LIMIT,
     }

@@ -84,6 +84,23 @@ def test_where_slices_see_too_little_fewer_rows_are_taken() -> None:
     assert found.to_json() == {**told.to_json(), "notes": found.notes}
 
 
+def test_of_many_rows_not_every_size_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice what fits is not built; one row is, to say what it needs."""
+    built: list[int] = []
+    original = memory.require
+
+    def require(needed: int, limit: int | None, remedies: Any) -> None:
+        built.append(needed)
+        original(needed, limit, remedies)
+
+    monkeypatch.setattr(memory, "require", require)
+    options: dict[str, Any] = {"batch_norm": "train", "batch_size": None}
+    with pytest.raises(MemoryLimitError, match="^even one row at a time .* take --method"):
+        graph_init.measure(network(), memory_limit="1MB", **options)
+    evaluations = [n for n in built if n > 64 << 20]
+    assert len(evaluations) == 2 and evaluations[0] - evaluations[1] > 1 << 20
+
+
 @pytest.mark.parametrize(
     ("options", "slices"),
     [

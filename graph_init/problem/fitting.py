@@ -41,7 +41,7 @@ def fitted(
     refusals: list[MemoryLimitError] = []
     smallest: dict[bool, tuple[int, MemoryLimitError]] = {}
     for choice in _choices(loaded, options):
-        if choice.sliced in smallest:
+        if choice.sliced in smallest and choice.at_once > 1:
             least, error = smallest[choice.sliced]
             # With what does not depend on the rows it needs more than its share.
             if error.needed * choice.at_once > error.room * least:
@@ -66,14 +66,13 @@ def fitted(
 
 def _choices(loaded: LoadedModel, options: Options) -> Iterator[_Choice]:
     """``options``, and then others with fewer and fewer rows at a time."""
-    given, rows = options.data, _rows(loaded, options)
+    given, rows = workload.read(loaded, options.data), _rows(loaded, options)
     yield _Choice(options, rows)
     if options.micro_batch is not None or _names_batch(loaded, options):
         return
     slices = [] if workload.uncut(loaded, options) else _divisors(rows)
     free = options.batch_size is None and (
-        given is None
-        or not (options.whole_file or (isinstance(given, workload.Given) and given.batches))
+        given is None or not (options.whole_file or given.batches is not None)
     )
     halves = [rows >> k for k in range(1, rows.bit_length())] if free else []
     for at_once in sorted({*slices, *halves}, reverse=True):
@@ -92,13 +91,16 @@ def _rows(loaded: LoadedModel, options: Options) -> int:
 
 
 def _names_batch(loaded: LoadedModel, options: Options) -> bool:
-    """Whether the model or ``--dim`` fixes the first axis of some input."""
-    firsts = [
-        v.shape[0]
+    """Whether the model or ``--dim`` fixes the first axis of some input of more than one."""
+    shapes = [
+        v.shape
         for v in loaded.ir.graph.inputs
         if v.name not in loaded.ir.graph.initializers and v.shape
     ]
-    return any(isinstance(d, int) or d.value in options.dims for d in firsts)
+    return any(
+        len(shape) > 1 if isinstance(shape[0], int) else shape[0].value in options.dims
+        for shape in shapes
+    )
 
 
 def _divisors(rows: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from graph_init import comparison
 from graph_init.analysis import Parameter, analyze
 from graph_init.comparison import Comparison, Plan, Progress
-from graph_init.deviation.evaluator import Measurement, prepare
+from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
 from graph_init.engine import memory
 from graph_init.errors import UnsupportedModelError, UsageError, printable
 from graph_init.frontends import resolve as frontends
@@ -24,16 +25,14 @@ from graph_init.model import scales_file
 from graph_init.model.load import load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
-from graph_init.problem import forward_graph
+from graph_init.problem import forward_graph, streams
 from graph_init.problem.data_files import Data
+from graph_init.problem.fitting import fitted
 from graph_init.problem.workload import Options, build
 from graph_init.results import Applied, Initialized, Inspection
 from graph_init.training import artifacts
 from graph_init.tuning import dtype_limits, registry
 from graph_init.version import __version__
-
-#: Held-out batches on which ``initialize`` measures before and after.
-HELD_OUT = 2
 
 
 def inspect(
@@ -86,7 +85,7 @@ def measure(
     memory_limit: str | None = None,
     scale_gradient: bool = False,
 ) -> Measurement:
-    """Gradient deviation of ``model`` as it is, on one batch (all of ``data`` if given).
+    """Gradient deviation of ``model`` as it is, on one batch (all rows of ``data`` if given).
 
     The definition is that of MetaInit (Dauphin and Schoenholz, NeurIPS 2019), there called gradient
     quotient, with ε = 1e-5. ``model``, ``args``, ``kwargs``, ``export``, ``trainable`` and
@@ -108,8 +107,8 @@ def measure(
         difference_step: h; by default h·‖g‖ is 0.0001 of ‖θ‖.
         micro_batch: rows computed at a time, a divisor of the batch; the result is the batch's.
         device: ``cpu`` or ``cuda``.
-        memory_limit: such as ``"8GB"``; what needs more is refused before it starts. By default
-            what is available.
+        memory_limit: such as ``"8GB"``, by default what is available. A batch that needs more is
+            done in slices or, where its size was left open, made smaller (the result's ``notes``).
         scale_gradient: also ∂GD/∂log s of every scalable tensor, ``log_scale_gradient`` in its row.
 
     Raises:
@@ -128,8 +127,11 @@ def measure(
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, True,
         scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
-    run = prepare(build(loaded, parameters, values, options), values)
-    return run.measure([0], np.ones(len(run.scaled)), scale_gradient)
+    run, notes = fitted(
+        loaded, options, lambda o: prepare(build(loaded, parameters, values, o), values)
+    )
+    found = run.measure(run.source.search, 1, np.ones(len(run.scaled)), scale_gradient)
+    return replace(found, notes=notes)
 
 
 def initialize(
@@ -158,6 +160,7 @@ def initialize(
     steps: int | None = None,
     optimizer: str = registry.DEFAULT,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Initialized:
     """Find the norm of every scalable tensor from which the model trains well.
 
@@ -177,6 +180,8 @@ def initialize(
             ``sign`` is MetaInit's, which lowers gradient deviation.
         on_step: receives each entry of the history: one a state for ``signal``, one a step for
             ``sign``.
+        on_progress: receives what is being done, how much of it is done (of ``signal`` trials, of
+            ``sign`` steps), and how much there is.
     """
     start = time.perf_counter()
     kind = registry.kind(optimizer)
@@ -192,30 +197,40 @@ def initialize(
         kind.scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
-    workload = build(loaded, parameters, state.values, options)
-    state.finish(workload)
     filled, values = state.filled, state.values
-    run = prepare(workload, values)
+
+    def attempt(fitting: Options) -> tuple[Evaluator, registry.Tuner]:
+        run = prepare(build(loaded, parameters, values, fitting), values)
+        tuner = kind.prepare(run, run.workload, parameters)
+        if steps and run.scaled:
+            tuner.ready()
+        return run, tuner
+
+    (run, tuner), notes = fitted(loaded, options, attempt)
+    if state.finish(run.workload):
+        run.set_parameters({n: values[n] for n in run.names})
     if not run.scaled:
         p = max((p for p in parameters if p.trainable), key=lambda p: int(np.prod(p.shape)))
         raise UnsupportedModelError(
             f"no parameter is scalable ('{p.name}': {p.reason}); see `graph-init inspect`, and "
             "--trainable"
         )
-    held_out = [-1 - k for k in range(HELD_OUT)]
+    report, batches = run.source.report, streams.REPORTED
     mends = kind.tries and steps > 0
-    before = run.measure(held_out, np.ones(len(run.scaled)), False, strict=not mends)
-    tuner = kind.prepare(run, workload, parameters)
-    result = tuner(values, run.source, steps, on_step)
+    before = run.measure(report, batches, np.ones(len(run.scaled)), False, strict=not mends)
+    result = tuner(values, run.source, steps, on_step, on_progress)
     # The written factor is the float32 one that was measured.
     factors = {n: float(np.float32(s)) for n, s in zip(run.scaled, result.scales, strict=True)}
-    notes = [f"at the start {before.problem}"] if before.problem else []
+    if steps:
+        notes += run.source.notes
+    if before.problem:
+        notes.append(f"at the start {before.problem}")
     dtypes = {p.name: p.dtype.lower() for p in parameters}
     for n, factor in factors.items():
         if (limit := dtype_limits.limit(factor, values[n], dtypes[n])) is not None:
             factors[n] = limit.taken
             notes.append(limit.sentence(n, dtypes[n]))
-    after = run.measure(held_out, np.array(list(factors.values())), False)
+    after = run.measure(report, batches, np.array(list(factors.values())), False)
     for p in parameters:
         if p.tied_to in factors and p.trainable:
             factors[p.name] = factors[p.tied_to]
@@ -232,9 +247,10 @@ def initialize(
     settings = {
         "scheme": scheme, "gain": gain, "std": std, "optimizer": optimizer, "steps": steps,
         "method": method, "seed": seed, "loss": run.problem.objective.kind,
-        "batch_size": run.problem.batch_size, "batch_norm": batch_norm,
+        "batch_size": run.workload.batch_size, "batch_norm": batch_norm,
         "data": "random" if options.data is None else "given", "dims": dict(options.dims),
-        "trainable": list(trainable), "freeze": list(freeze), "micro_batch": micro_batch,
+        "trainable": list(trainable), "freeze": list(freeze),
+        "micro_batch": run.workload.options.micro_batch,
         "device": device,
     }  # fmt: skip
     new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}

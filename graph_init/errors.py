@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 
 class GraphInitError(Exception):
@@ -27,6 +28,25 @@ class UnsupportedModelError(GraphInitError):
     """The model is valid but cannot be done; the message names node, operator and remedy."""
 
     exit_status = 4
+
+
+class MemoryLimitError(UnsupportedModelError):
+    """It would need more memory than there is, or than may be taken.
+
+    ``needed`` and ``room`` are in bytes; ``measure`` is the message up to the ``remedies``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        needed: int = 0,
+        room: int = 0,
+        measure: str = "",
+        remedies: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.needed, self.room = needed, room
+        self.measure, self.remedies = measure, remedies
 
 
 class NumericalError(GraphInitError):

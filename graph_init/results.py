@@ -36,7 +36,7 @@ class Initialized:
     """The result of :func:`initialize`.
 
     Attributes:
-        before: the start, filled by the scheme, on two held-out batches.
+        before: the start, filled by the scheme, on two batches that nothing was chosen by.
         after: the same with the scales, on the same batches.
         steps: entries of ``history``.
         seconds: the whole call took.

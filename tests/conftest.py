@@ -36,10 +36,19 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> str:
     The published one keeps factors of 1 for a model that has nothing to mend.
     """
 
+    class Drawn:
+        def __init__(self, result: tuning.TuningResult) -> None:
+            self._result = result
+
+        def __call__(self, *given: Any) -> tuning.TuningResult:
+            return self._result
+
+        def ready(self) -> None: ...
+
     def prepare(run: Any, workload: Any, parameters: Any) -> Any:
         factors = 2 ** np.random.default_rng(0).uniform(-1, 1, len(run.scaled))
         result = tuning.TuningResult(factors, 0, [], False)
-        return lambda values, source, steps, on_step=None: result
+        return Drawn(result)
 
     kinds = {**registry.TUNERS, "drawn": registry.TunerSpec(prepare, 0, False)}
     monkeypatch.setattr(registry, "TUNERS", kinds)

@@ -179,15 +179,15 @@ def test_micro_batches_need_a_dynamic_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({}, "take --micro-batch, a smaller --batch-size or --method finite-difference"),
+        ({}, "take --method finite-difference"),
         ({"micro_batch": 4}, "take a smaller --micro-batch or --method finite-difference"),
-        ({"method": "finite-difference"}, "take --micro-batch, a smaller --batch-size or smaller"),
+        ({"method": "finite-difference"}, "take smaller sizes with --dim"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_it_starts(
     tmp_path: Path, options: dict[str, Any], remedy: str
 ) -> None:
-    words = r"needs about 0\.\d GB of memory, and 0\.0 GB is allowed by --memory-limit; "
+    words = r"needs about \d\d MB of memory, and 30 MB is allowed by --memory-limit; "
     with pytest.raises(UnsupportedModelError, match=words + remedy):
         measured(network(tmp_path), memory_limit="30MB", **options)
 

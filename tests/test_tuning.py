@@ -42,47 +42,41 @@ def test_norms_stay_positive() -> None:
     assert 0 < norms[0] < 1e-5
 
 
+def tune(evaluate: Any, steps: int) -> Any:
+    """From norms of 5, the same deviation on batches to search and to select on."""
+    return tuning.tune(evaluate, evaluate, np.array([5.0, 5.0]), tuning.SignMomentum(), steps=steps)
+
+
 def test_best_is_kept_not_last() -> None:
     """The lowest deviation is where the first norm is 4.5; the steps go far beyond."""
-    norms = np.array([5.0, 5.0])
-    result = tuning.tune(
-        lambda s, n: Evaluation(abs(5 * s[0] - 4.5)), norms, tuning.SignMomentum(), steps=30
-    )
+    result = tune(lambda s, n: Evaluation(abs(5 * s[0] - 4.5)), steps=30)
     assert abs(5 * result.scales[0] - 4.5) < 0.2
     assert len(result.history) == 30
 
 
 def test_vanishing_does_not_win() -> None:
     """Deviation falls with the norm, but beyond 4.5 the gradient is gone."""
-    result = tuning.tune(
-        lambda s, n: Evaluation(s[0], 0.9 if s[0] < 0.9 else 0.1),
-        np.array([5.0, 5.0]),
-        tuning.SignMomentum(),
-        steps=30,
-    )
+    result = tune(lambda s, n: Evaluation(s[0], 0.9 if s[0] < 0.9 else 0.1), steps=30)
     assert 0.9 <= result.scales[0] < 1
 
 
 def test_a_lucky_batch_does_not_win() -> None:
-    """One training batch shows a very low number; on the common batches it is the worst."""
+    """One batch of the search shows a very low number; on those to select on it is the worst."""
     seen: dict[int, float] = {}
 
-    def evaluate(scales: Any, number: int) -> Evaluation:
-        if number >= 0:
-            seen[number] = scales[0]
-        return Evaluation(0.0 if number == 3 else scales[0] + (scales[0] == seen.get(3)))
+    def search(scales: Any, number: int) -> Evaluation:
+        seen[number] = scales[0]
+        return Evaluation(0.0 if number == 3 else scales[0])
 
-    result = tuning.tune(evaluate, np.array([5.0, 5.0]), tuning.SignMomentum(), steps=8)
+    def select(scales: Any, number: int) -> Evaluation:
+        return Evaluation(scales[0] + (scales[0] == seen[3]))
+
+    result = tuning.tune(search, select, np.array([5.0, 5.0]), tuning.SignMomentum(), steps=8)
     assert result.best_step not in (0, 3)
 
 
 def test_non_finite_start_is_an_error_and_later_ones_are_undone() -> None:
     with pytest.raises(NumericalError):
-        tuning.tune(lambda s, n: Evaluation(np.nan), np.ones(2), tuning.SignMomentum(), steps=3)
-    result = tuning.tune(
-        lambda s, n: Evaluation(s[0] if s[0] > 0.95 else np.inf),
-        np.array([5.0, 5.0]),
-        tuning.SignMomentum(),
-        steps=20,
-    )
+        tune(lambda s, n: Evaluation(np.nan), steps=3)
+    result = tune(lambda s, n: Evaluation(s[0] if s[0] > 0.95 else np.inf), steps=20)
     assert 0.95 < result.scales[0] < 1

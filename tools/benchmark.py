@@ -106,7 +106,7 @@ def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[st
     base = peak()  # like PyTorch's: with the libraries, the weights and the batch
     options = Options(data, None, 0, "cross-entropy", None, {}, "eval", "taylor", True, True)
     evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)
-    batch, scales = evaluator.source.batch(0), np.ones(len(evaluator.scaled))
+    batch, scales = evaluator.source.search.batch(0), np.ones(len(evaluator.scaled))
     evaluator.step(batch, scales)
     ready = time.perf_counter() - start
     seconds = times(lambda: evaluator.step(batch, scales), count)

@@ -96,7 +96,7 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
     taken = []
     for number in range(count):
         begun = time.perf_counter()
-        found = evaluator.step(evaluator.source.batch(number), scales)
+        found = evaluator.step(evaluator.source.search.batch(number), scales)
         taken.append(time.perf_counter() - begun)
     assert np.isfinite(found.log_scale_gradient).all()
     scaled = evaluator.scaled

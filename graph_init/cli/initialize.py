@@ -12,6 +12,7 @@ from rich.text import Text
 from graph_init.cli.options import FILE, measuring, report_option, starting
 from graph_init.cli.terminal import (
     FIGURES,
+    Forecast,
     err,
     examples,
     guarded,
@@ -52,7 +53,6 @@ def initialize(
     """Tune the scales of MODEL and write OUT."""
     import graph_init
     from graph_init import report
-    from graph_init.tuning import registry
 
     # Refused now, not after the work.
     for path in filter(None, (output, save_scales)):
@@ -63,20 +63,22 @@ def initialize(
     with progress(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
+        remaining=TextColumn("{task.fields[left]}"),
     ) as bar:
-        steps, kind = options["steps"], registry.kind(options["optimizer"])
-        total = None if kind.tries else kind.steps if steps is None else steps
-        task = bar.add_task("tuning", total=total, gd="…", vanished="…")
+        task = bar.add_task("tuning", total=None, gd="…", vanished="…", left="")
+        forecast = Forecast()
+
+        def move(what: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, left=forecast(done, total))
 
         def show(entry: dict[str, Any]) -> None:
             bar.update(
                 task,
-                advance=1,
                 gd=shown(entry["gradient_deviation"], ".4g"),
                 vanished=shown(entry["vanished_fraction"], ".0%"),
             )
 
-        result = graph_init.initialize(model, on_step=show, **options)
+        result = graph_init.initialize(model, on_step=show, on_progress=move, **options)
     result.save(output, scales=save_scales, report=report_file)
     if result.interrupted:
         err.print(f"interrupted after {result.steps} steps; the best scales so far were written")

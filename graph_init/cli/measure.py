@@ -29,7 +29,7 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
     import graph_init
 
     found = graph_init.measure(model, **options)
-    warn(found.warnings)
+    warn([*found.notes, *found.warnings])
     if as_json:
         return print_json(found.to_json())
     table = Table("", "value")

@@ -157,7 +157,7 @@ measuring = _stack(
     click.option(
         "--memory-limit",
         metavar="SIZE",
-        help="Refuse what needs more than this, such as 8GB [what is available].",
+        help="Take what fits into this, such as 8GB [what is available].",
     ),
     json_option,
 )

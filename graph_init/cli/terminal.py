@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,10 +79,11 @@ def examples(*commands: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {c}" for c in commands)
 
 
-def progress(*columns: ProgressColumn) -> Progress:
+def progress(*columns: ProgressColumn, remaining: ProgressColumn | None = None) -> Progress:
     """A bar with a count and the time that remains; nothing where there is no terminal."""
     return Progress(
-        *columns[:1], BarColumn(), MofNCompleteColumn(), *columns[1:], TimeRemainingColumn(),
+        *columns[:1], BarColumn(), MofNCompleteColumn(), *columns[1:],
+        remaining or TimeRemainingColumn(),
         console=err, disable=not err.is_terminal, transient=True,
     )  # fmt: skip
 
@@ -93,6 +96,27 @@ _debug_option = click.option(
     metavar="FILE",
     help="Write to FILE what an error's one line leaves out, the engine's own words among it.",
 )
+
+
+class Forecast:
+    """How long work of many like parts will still take, from those that are done.
+
+    Said from the first part on, where the whole takes more than a minute.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._begun = clock, clock()
+
+    def __call__(self, done: int, total: int) -> str:
+        """``about 3 min left``, or nothing; with nothing ``done`` the time is counted from now."""
+        if not done:
+            self._begun = self._clock()
+            return ""
+        whole = (self._clock() - self._begun) / done * total
+        minutes = math.ceil(whole / 60 * (total - done) / total)
+        if whole <= 60 or not minutes:
+            return ""
+        return f"about {minutes} min left" if minutes < 90 else f"about {minutes / 60:.1f} h left"
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:

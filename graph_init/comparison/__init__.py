@@ -20,7 +20,7 @@ from graph_init.init import initial_state, schemes
 from graph_init.init.schemes import Settings
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
-from graph_init.problem import batches, data_files, workload
+from graph_init.problem import batches, data_files, streams, workload
 from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
 from graph_init.tuning import registry
@@ -64,7 +64,7 @@ def compare(
     if not plan.schemes:
         constant = schemes.constant_weights(parameters, initial_values(loaded))
         plan = replace(plan, schemes=[s for s in DEFAULT_SCHEMES if s != "keep" or not constant])
-    if options.data is None:
+    if options.data is None or isinstance(options.data, workload.Given):
         raise UsageError("--data: a comparison needs rows to train on")
     subject = _Subject(loaded, parameters, options, plan, on_progress or (lambda *_: None))
     train, scored = _split(_rows(options.data), test, plan, options.seed)
@@ -98,6 +98,7 @@ def compare(
         },
         loaded,
         parameters,
+        load.source.notes if plan.on_data else (),
     )
 
 
@@ -144,8 +145,8 @@ def _held_out(
         raise UsageError(f"{rows} rows are held out, fewer than the model's batch of {size}")
     options = replace(subject.options, data=arrays, batch_size=size)
     scored = workload.build(subject.loaded, subject.parameters, values, options)
-    assert isinstance(scored.source, batches.FixedBatches)
-    return runner.Scorer(scored.problem, scored.source.arrays)
+    assert scored.rows is not None
+    return runner.Scorer(scored.problem, scored.rows)
 
 
 def _states(
@@ -169,9 +170,7 @@ def _states(
     for done, (scheme, tuned, seed) in enumerate(wanted):
         name = f"{scheme}, tuned" if tuned else scheme
         subject.report(f"preparing {name}", done, len(wanted))
-        source: batches.Source = batches.RandomBatches(load.layout, ranges, seed)
-        if plan.on_data:
-            source = load.source
+        source = load.source if plan.on_data else streams.random(load.layout, ranges, seed)
         state = initial_state.fill(subject.loaded, subject.parameters, Settings(scheme), seed)
         state.finish(replace(load, source=source))
         values = {p.name: state.values[p.name] for p in problem.parameters}
@@ -179,7 +178,7 @@ def _states(
             if tuned:
                 values = _tuned(run, tuner, values, source, plan.tuning_steps)
             run.set_parameters(values)
-            found = run.measure([-1, -2], ones, False)
+            found = run.measure(run.source.report, streams.REPORTED, ones, False)
         except NumericalError as error:
             states.append(State(name, scheme, tuned, seed, None, str(error)))
             continue
@@ -194,7 +193,7 @@ def _tuned(
     run: evaluation.Evaluator,
     tuner: registry.Tuner,
     values: dict[str, Array],
-    source: batches.Source,
+    source: streams.Source,
     steps: int,
 ) -> dict[str, Array]:
     """``values`` with the scales that the tuner finds."""
@@ -215,8 +214,8 @@ def _train(
 ) -> list[Run]:
     """All runs, as many at a time as there are workers; the order of the result is fixed."""
     plan, problem = subject.plan, load.problem
-    assert isinstance(load.source, batches.FixedBatches)
-    rows = load.source.arrays
+    assert load.rows is not None
+    rows = load.rows
     trainers = {o: runner.Trainer(problem, o) for o in plan.optimizers}
     measured = [s for s in states if s.measurement is not None]
     tasks = [

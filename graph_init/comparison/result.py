@@ -112,6 +112,8 @@ class Comparison:
     provenance: dict[str, str]
     _loaded: LoadedModel = field(repr=False)
     _parameters: Sequence[Parameter] = field(repr=False)
+    #: What is to be known of the batches, in sentences.
+    notes: Sequence[str] = ()
 
     @property
     def summary(self) -> list[Row]:
@@ -125,8 +127,8 @@ class Comparison:
 
     @property
     def warnings(self) -> list[str]:
-        """Of every state under which some seed looks collapsed, why the first of them does."""
-        found = []
+        """The notes; and of every state of which some seed looks collapsed, why the first does."""
+        found = list(self.notes)
         for name in dict.fromkeys(s.name for s in self.states):
             own = [s.measurement for s in self.states if s.name == name and s.measurement]
             collapsed = [m.warnings for m in own if m.warnings]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,8 @@ from graph_init.engine import memory
 from graph_init.errors import NumericalError
 from graph_init.ir import Array
 from graph_init.problem import forward_graph
-from graph_init.problem.batches import Layout, Source
+from graph_init.problem.batches import Layout
+from graph_init.problem.streams import Source, Stream
 from graph_init.problem.workload import Options, Workload
 
 _REMEDY = (
@@ -45,6 +46,7 @@ class Measurement:
             ``vanished_fraction``, and ``log_scale_gradient`` (∂GD/∂log s of the whole GD).
         output_std: standard deviation of the output that the loss reads.
         loss_kind: which loss it was.
+        notes: what was taken in place of a batch that does not fit into memory, in sentences.
     """
 
     gradient_deviation: float
@@ -59,6 +61,7 @@ class Measurement:
     loss_kind: str
     #: Why the numbers are not finite, where that is allowed.
     problem: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
@@ -116,9 +119,9 @@ class Evaluator:
         return norms
 
     def problem_of(
-        self, found: DeviationResult, number: int, scales: Array
+        self, found: DeviationResult, batch: Mapping[str, Array], scales: Array
     ) -> nonfinite.Finding | None:
-        """Why what was ``found`` on a batch is not finite: the first data, node or parameter."""
+        """Why what was ``found`` on ``batch`` is not finite: the first data, node or parameter."""
         failed = failure(found)
         if failed is None:
             return None
@@ -129,20 +132,27 @@ class Evaluator:
         factors = dict(zip(self.scaled, np.asarray(scales, np.float32), strict=True))
         with np.errstate(all="ignore"):
             own = {n: self.values[n] * factors.get(n, np.float32(1)) for n in self.names}
-        finding = nonfinite.forward(self.workload, own, self.source.batch(number))
+        finding = nonfinite.forward(self.workload, own, batch)
         return replace(finding, words=words.format(finding.words))
 
     def measure(
-        self, numbers: Sequence[int], scales: Array, scale_gradient: bool, *, strict: bool = True
+        self,
+        stream: Stream,
+        count: int,
+        scales: Array,
+        scale_gradient: bool,
+        *,
+        strict: bool = True,
     ) -> Measurement:
-        """The mean over the batches with these numbers.
+        """The mean over the first ``count`` batches of ``stream``.
 
-        Raises NumericalError, unless it is not ``strict``, if they are not finite.
+        Raises NumericalError, unless it is not ``strict``, if the numbers are not finite.
         """
-        found = [self.step(self.source.batch(n), scales) for n in numbers]
-        problem = None
-        for evaluation, number in zip(found, numbers, strict=True):
-            problem = problem or self.problem_of(evaluation, number, scales)
+        found, problem = [], None
+        for number in range(count):
+            batch = stream.batch(number)
+            found.append(self.step(batch, scales))
+            problem = problem or self.problem_of(found[-1], batch, scales)
         if problem is not None and strict:
             raise NumericalError(f"{problem.words}; {problem.remedy or _REMEDY}")
 

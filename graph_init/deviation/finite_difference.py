@@ -46,7 +46,7 @@ class FiniteDifference:
         setting.require_memory(
             program.peak,
             4 if setting.scale_gradient else 3,
-            ["take --micro-batch", "a smaller --batch-size", "smaller sizes with --dim"],
+            [memory.SLICES, memory.FEWER_ROWS, "smaller sizes with --dim"],
         )
         weights = setting.weights
         self._gradient = Accumulator(setting.session(program), GRADIENT, setting.shapes)

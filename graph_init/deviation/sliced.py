@@ -28,6 +28,7 @@ from graph_init.deviation.gradients import (
     named,
 )
 from graph_init.deviation.result import DeviationResult, evaluation
+from graph_init.engine import memory
 from graph_init.ir import Array, Program, Value
 
 #: What stands before the parameter's name in the names of inputs and outputs.
@@ -87,7 +88,7 @@ class SlicedTaylor:
         setting.require_memory(
             max(g.peak for g in programs),
             5 if setting.scale_gradient else 3,
-            ["take a smaller --micro-batch", "--method finite-difference"],
+            [memory.SMALLER_SLICES, "--method finite-difference"],
         )
         self._weights, self._cut = setting.weights, setting.cut
         self._extras = tuple(v.name for v in p.extras)

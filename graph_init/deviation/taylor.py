@@ -143,7 +143,7 @@ class Taylor:
         memory_limit: int | None = None,
     ) -> None:
         """``values``: the parameters; ``fed``: the frozen tensors that are not in the graph."""
-        remedies = ["take --micro-batch", "a smaller --batch-size", "--method finite-difference"]
+        remedies = [memory.SLICES, memory.FEWER_ROWS, "--method finite-difference"]
         memory.require(memory.estimate(graph.program.peak, 0), memory_limit, remedies)
         self._graph = graph
         self._elements = sum(values[n].size for n in graph.parameters)

@@ -8,10 +8,10 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.errors import MemoryLimitError, UsageError
 from graph_init.ir import Array
 
 #: What the engine takes for each byte that the schedule says is alive: measured 1.2 to 1.4 over the
@@ -94,16 +94,43 @@ def estimate(alive: int, buffers: int) -> int:
     return int(_OVERHEAD * alive) + buffers + _SESSION
 
 
-def require(needed: int, limit: int | None, remedies: list[str]) -> None:
-    """UnsupportedModelError if ``needed`` bytes are more than ``limit``, or than there are."""
+def require(needed: int, limit: int | None, remedies: Sequence[str]) -> None:
+    """MemoryLimitError if ``needed`` bytes are more than ``limit``, or than there are."""
     room = available() if limit is None else limit
     if room is not None and needed > room:
         what = "is available" if limit is None else "is allowed by --memory-limit"
-        *others, last = remedies
-        advice = f"{', '.join(others)} or {last}" if others else last
-        raise UnsupportedModelError(
-            f"this needs about {needed / 1e9:.1f} GB of memory, and {room / 1e9:.1f} GB {what}; "
-            + advice
+        raise _refusal(
+            f"this needs about {_shown(needed)} of memory, and {_shown(room)} {what}",
+            needed,
+            room,
+            remedies,
         )
     for admit in admissions:
         admit(needed)
+
+
+#: Remedies that are of no use where one row at a time does not fit.
+SLICES, SMALLER_SLICES, FEWER_ROWS = (
+    "--micro-batch",
+    "a smaller --micro-batch",
+    "a smaller --batch-size",
+)
+
+
+def refusal_of_one_row(refusals: Sequence[MemoryLimitError]) -> MemoryLimitError:
+    """The one that says that nothing fits, after ``refusals`` of batches down to one row."""
+    least = min(refusals, key=lambda error: error.needed)
+    others = [r for r in least.remedies if r not in (SLICES, SMALLER_SLICES, FEWER_ROWS)]
+    words = least.measure.replace("this needs", "even one row at a time needs", 1)
+    return _refusal(words, least.needed, least.room, others)
+
+
+def _shown(size: int) -> str:
+    """In the units in which :func:`parse` reads it."""
+    return f"{size / 2**30:.1f} GB" if size >= 1 << 30 else f"{size / 2**20:.0f} MB"
+
+
+def _refusal(measure: str, needed: int, room: int, remedies: Sequence[str]) -> MemoryLimitError:
+    *others, last = remedies
+    advice = f"{', '.join(others)} or {last}" if others else last
+    return MemoryLimitError(f"{measure}; take {advice}", needed, room, measure, remedies)

@@ -26,12 +26,13 @@ class InitialState:
     values: dict[str, Array]
     filled: dict[str, Array]
 
-    def finish(self, workload: Workload) -> None:
-        """What needs the model to run: the second half of LSUV."""
+    def finish(self, workload: Workload) -> bool:
+        """What needs the model to run, the second half of LSUV; whether values have changed."""
         if self.settings.name != "lsuv":
-            return
+            return False
         for n, factor in lsuv.factors(workload, self.parameters, self.values).items():
             self.filled[n] = self.values[n] = self.values[n] * np.float32(factor)
+        return True
 
 
 def fill(

@@ -38,7 +38,7 @@ def factors(
     if not visitor.factors:
         return {}
     session = Session(problem.builder.program(list(visitor.factors.values())))
-    batch = next(workload.layout.slices(workload.source.batch(0)))
+    batch = next(workload.layout.slices(workload.source.search.batch(0)))
     found = session({**problem.fed, **values, **batch}).values()
     return {n: float(f) for n, f in zip(visitor.factors, found, strict=True)}
 

@@ -1,19 +1,17 @@
-"""Batches: random ones from the graph's own signature, and rows or batches of real data."""
+"""What a batch consists of, and whether given arrays are one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Protocol
 
 import numpy as np
 from onnx import helper
 
 from graph_init.errors import UsageError
 from graph_init.ir import Array, Builder, Shape, Value
-from graph_init.problem.loss import TARGET, Objective, Term, random_target
+from graph_init.problem.loss import TARGET, Objective, Term
 
 #: Through these an index stays an index.
 _INDEX_VIEWS = frozenset("Reshape Cast Identity Transpose Slice Concat Expand".split())
@@ -66,116 +64,6 @@ class Layout:
                 else a
                 for n, a in batch.items()
             }
-
-
-class Source(Protocol):
-    """Where batches come from: that with a given number is always the same."""
-
-    def batch(self, number: int) -> Mapping[str, Array]:
-        """Batch ``number`` (negative numbers: the held-out ones)."""
-        ...
-
-
-class RandomBatches:
-    """Random inputs and labels: the batch with a given number is always the same.
-
-    Floats are N(0,1); integers that index a table are uniform over its rows; positions count up;
-    masks, and other integers and booleans, are ones. Labels are random.
-    """
-
-    def __init__(self, layout: Layout, ranges: Mapping[str, int], seed: int) -> None:
-        self._layout = layout
-        self._ranges = dict(ranges)
-        self._seed = seed
-
-    def batch(self, number: int) -> dict[str, Array]:
-        """Batch ``number`` (negative numbers: the held-out ones)."""
-        rng = np.random.default_rng([self._seed, 0 if number >= 0 else 1, abs(number)])
-        layout = self._layout
-        feeds = {v.name: self._draw(v, layout.shape(v), rng) for v in layout.inputs}
-        for term in layout.objective.terms:
-            feeds[term.target.name] = random_target(term, layout.shape(term.target), rng)
-        return feeds
-
-    def _draw(self, value: Value, shape: Shape, rng: np.random.Generator) -> Array:
-        dtype = helper.tensor_dtype_to_np_dtype(value.dtype)
-        name = value.name.lower()
-        if value.is_float and "mask" not in name:
-            return rng.standard_normal(shape, dtype=np.float32)
-        if value.name in self._ranges and "position" not in name:
-            return rng.integers(0, self._ranges[value.name], shape).astype(dtype)
-        if "position" in name and value.rank:
-            return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype)
-        return np.ones(shape, dtype)
-
-
-class FixedBatches:
-    """Real data: ``arrays`` keyed by input name, plus targets; batches of ``size`` rows."""
-
-    def __init__(self, arrays: Mapping[str, Array], size: int, seed: int) -> None:
-        self.arrays = dict(arrays)
-        self._size = size
-        self._seed = seed
-        self._rows = next(iter(arrays.values())).shape[0]
-
-    def batch(self, number: int) -> dict[str, Array]:
-        """Rows drawn without replacement; all of them in order when the batch is the whole file."""
-        if self._rows == self._size:
-            return dict(self.arrays)
-        rng = np.random.default_rng([self._seed, 0 if number >= 0 else 1, abs(number)])
-        rows = rng.choice(self._rows, self._size, replace=False)
-        return {k: v[rows] for k, v in self.arrays.items()}
-
-
-class StreamBatches:
-    """Batches from an iterable, read as far as they are asked for, then again from its start.
-
-    The first four are held out, unless there are no others. Batches of another size than the
-    first's (the last of an epoch, often) are passed over.
-    """
-
-    _HELD_OUT = 4
-
-    def __init__(
-        self, batches: Iterable[Any], check: Callable[[Any], dict[str, Array] | None]
-    ) -> None:
-        """``check`` names a batch's arrays and refuses what does not fit; None passes it over."""
-        self._batches, self._check = batches, check
-        self._reading = self._read()
-        head = list(islice(self._reading, self._HELD_OUT + 1))
-        if not head:
-            raise UsageError("--data holds no batch")
-        self._held_out = head[: self._HELD_OUT]
-        self._first = head[self._HELD_OUT :]
-        self._at, self._current = 0, (self._first or head)[0]
-
-    def batch(self, number: int) -> dict[str, Array]:
-        """Training batches in order, so that ``number`` may stay, grow, or start again at 0."""
-        if number < 0:
-            return self._held_out[(-1 - number) % len(self._held_out)]
-        if not self._first:
-            return self._held_out[number % len(self._held_out)]
-        if number == 0:
-            return self._first[0]
-        while self._at < number:
-            self._current = self._next()
-            self._at += 1
-        return self._current
-
-    def _next(self) -> dict[str, Array]:
-        found = next(self._reading, None)
-        if found is None:
-            if iter(self._batches) is self._batches:
-                raise UsageError(
-                    f"--data ended after {self._at + 1 + self._HELD_OUT} batches; give an iterable "
-                    "that can be read again (a list, a DataLoader), or fewer --steps"
-                )
-            self._reading = self._read()
-            found = next(islice(self._reading, self._HELD_OUT, None))
-        return found
-
-    def _read(self) -> Iterator[dict[str, Array]]:
-        return (found for item in self._batches if (found := self._check(item)) is not None)
 
 
 def rename_target(arrays: Mapping[str, Array], terms: Sequence[Term]) -> dict[str, Array]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from graph_init.analysis import Parameter
@@ -14,15 +13,28 @@ from graph_init.engine.session import require_device
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
-from graph_init.problem import batches, data_files, forward_graph
+from graph_init.problem import batches, data_files, forward_graph, streams
 from graph_init.problem.loss import TARGET
 
 METHODS = ("taylor", "finite-difference")
 
 
 @dataclass(frozen=True)
+class Given:
+    """What ``--data`` holds: the ``arrays`` of a file, or of an iterable's first batch."""
+
+    arrays: Mapping[str, Array]
+    batches: Iterable[Any] | None = None
+
+    @property
+    def rows(self) -> int:
+        """As many as every array has."""
+        return min(len(a) for a in self.arrays.values() if a.ndim)
+
+
+@dataclass(frozen=True)
 class Options:
-    data: data_files.Data | None
+    data: data_files.Data | Given | None
     batch_size: int | None
     seed: int
     loss: str
@@ -44,10 +56,17 @@ class Workload:
 
     problem: forward_graph.Problem
     layout: batches.Layout
-    source: batches.Source
+    source: streams.Source
     options: Options
     #: Builds the problem again, its nodes seen by a visitor.
     rebuild: Callable[[forward_graph.Visit | None], forward_graph.Problem]
+    #: All rows of a file; None where the batches are random, or those of an iterable.
+    rows: Mapping[str, Array] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a whole batch, of all its slices."""
+        return self.problem.batch_size * self.layout.count
 
 
 def build(
@@ -62,24 +81,10 @@ def build(
         raise UnsupportedModelError(
             "the model has no trainable parameter; see `graph-init inspect`, and --trainable"
         )
-    given = None if options.data is None else data_files.read(options.data)
-    initializers = loaded.ir.graph.initializers
-    names = [v.name for v in loaded.ir.graph.inputs if v.name and v.name not in initializers]
-    arrays: Mapping[str, Array] | None = None
-    if isinstance(given, Mapping):
-        arrays = given
-    elif given is not None:
-        first, given = _peek(given)
-        arrays = data_files.as_batch(first, names, TARGET)
-    size = options.batch_size
-    if arrays is not None:
-        rows = {k: v.shape[0] for k, v in arrays.items() if v.ndim}
-        if not rows or min(rows.values()) == 0:
-            raise UsageError("--data holds no rows")
-        if options.whole_file or arrays is not given:
-            size = min(rows.values())
-        size = size or _fixed_batch(loaded, arrays)
-        size = min(size or forward_graph.DEFAULT_BATCH, *rows.values())
+    given = read(loaded, options.data)
+    arrays = None if given is None else given.arrays
+    names = _input_names(loaded)
+    size = batch_rows(loaded, given, options)
     count = _slice_count(loaded, options, size or forward_graph.DEFAULT_BATCH)
     if count > 1:
         size = options.micro_batch
@@ -110,8 +115,59 @@ def build(
 
     problem = rebuild()
     layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
-    source = _source(problem, layout, given, names, options, size)
-    return Workload(problem, layout, source, options, rebuild)
+    source, rows = _source(problem, layout, given, names, options, size)
+    return Workload(problem, layout, source, options, rebuild, rows)
+
+
+def read(loaded: LoadedModel, data: data_files.Data | Given | None) -> Given | None:
+    """What ``data`` holds; of an iterable the first batch is read, and all can be read again."""
+    if data is None or isinstance(data, Given):
+        return data
+    found = data_files.read(data)
+    if isinstance(found, Mapping):
+        given = Given(found)
+    else:
+        items = _Remembered(found) if iter(found) is found else found
+        first = next(iter(items), None)
+        if first is None:
+            raise UsageError("--data holds no batch")
+        given = Given(data_files.as_batch(first, _input_names(loaded), TARGET), items)
+    if not any(a.ndim for a in given.arrays.values()) or given.rows == 0:
+        raise UsageError("--data holds no rows")
+    return given
+
+
+class _Remembered:
+    """An iterator that can be read again."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items, self._seen = items, list[Any]()
+
+    def __iter__(self) -> Iterator[Any]:
+        at = 0
+        while True:
+            if at == len(self._seen):
+                try:
+                    self._seen.append(next(self._items))
+                except StopIteration:
+                    return
+            yield self._seen[at]
+            at += 1
+
+
+def _input_names(loaded: LoadedModel) -> list[str]:
+    initializers = loaded.ir.graph.initializers
+    return [v.name for v in loaded.ir.graph.inputs if v.name and v.name not in initializers]
+
+
+def batch_rows(loaded: LoadedModel, given: Given | None, options: Options) -> int | None:
+    """Rows of a whole batch, where the options or the data say how many."""
+    if given is None:
+        return options.batch_size
+    if options.whole_file or given.batches is not None:
+        return given.rows
+    size = options.batch_size or _fixed_batch(loaded, given.arrays) or forward_graph.DEFAULT_BATCH
+    return min(size, given.rows)
 
 
 def _fixed_batch(loaded: LoadedModel, names: Iterable[str]) -> int | None:
@@ -121,14 +177,6 @@ def _fixed_batch(loaded: LoadedModel, names: Iterable[str]) -> int | None:
         if value.name in wanted and value.shape and isinstance(value.shape[0], int):
             return value.shape[0]
     return None
-
-
-def _peek(items: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
-    """The first of the batches, and all of them."""
-    reading = iter(items)
-    for first in reading:
-        return first, chain([first], reading) if reading is items else items
-    raise UsageError("--data holds no batch")
 
 
 def _outputs(options: Options, arrays: Mapping[str, Array] | None) -> Sequence[str]:
@@ -143,22 +191,25 @@ def _outputs(options: Options, arrays: Mapping[str, Array] | None) -> Sequence[s
 def _source(
     problem: forward_graph.Problem,
     layout: batches.Layout,
-    given: Mapping[str, Array] | Iterable[Any] | None,
+    given: Given | None,
     names: Sequence[str],
     options: Options,
     size: int | None,
-) -> batches.Source:
+) -> tuple[streams.Source, Mapping[str, Array] | None]:
+    """The streams, and all rows of a file."""
     if given is None:
         drawn = (v for v in [*problem.inputs, *problem.objective.targets])
         needed = 4 * sum(math.prod(layout.shape(v)) for v in drawn)
-        memory.require(needed, options.memory_limit, ["a smaller --batch-size", "a smaller --dim"])
+        memory.require(
+            needed, options.memory_limit, [memory.FEWER_ROWS, "smaller sizes with --dim"]
+        )
         ranges = batches.index_ranges(problem.builder, problem.inputs)
-        return batches.RandomBatches(layout, ranges, options.seed)
+        return streams.random(layout, ranges, options.seed), None
     assert size is not None
     rows = size * layout.count
-    if isinstance(given, Mapping):
-        checked = batches.check_arrays(given, problem.inputs, problem.objective, rows)
-        return batches.FixedBatches(checked, rows, options.seed)
+    if given.batches is None:
+        checked = batches.check_arrays(given.arrays, problem.inputs, problem.objective, rows)
+        return streams.of_rows(checked, rows, options.seed), checked
 
     def check(item: Any) -> dict[str, Array] | None:
         arrays = data_files.as_batch(item, names, TARGET)
@@ -166,7 +217,7 @@ def _source(
             return None
         return batches.check_arrays(arrays, problem.inputs, problem.objective, rows)
 
-    return batches.StreamBatches(given, check)
+    return streams.of_batches(given.batches, check), None
 
 
 def _check(options: Options) -> None:
@@ -199,19 +250,27 @@ def _slice_count(loaded: LoadedModel, options: Options, rows: int) -> int:
             f"--micro-batch {micro} does not divide the batch of {rows}; choose one of "
             + ", ".join(divisors)
         )
+    why = uncut(loaded, options)
+    if why is not None:
+        raise UsageError(f"--micro-batch: {why}")
+    return rows // micro
+
+
+def uncut(loaded: LoadedModel, options: Options) -> str | None:
+    """Why a batch cannot be done in slices; None if it can."""
     if options.batch_norm == "train":
-        raise UsageError(
-            "--micro-batch: with --batch-norm train the statistics are the whole batch's, which "
-            "slices do not see; leave one of the options out"
+        return (
+            "with --batch-norm train the statistics are the whole batch's, which slices do not "
+            "see; leave one of the options out"
         )
     for value in loaded.ir.graph.inputs:
         dims = value.shape
         if value.name not in loaded.ir.graph.initializers and dims and isinstance(dims[0], int):
-            raise UsageError(
-                f"--micro-batch: input '{value.name}' has the fixed batch size {dims[0]}; export "
-                "the model with a dynamic batch"
+            return (
+                f"input '{value.name}' has the fixed batch size {dims[0]}; export the model with "
+                "a dynamic batch"
             )
-    return rows // micro
+    return None
 
 
 def _check_static(loaded: LoadedModel, sizes: Mapping[str, tuple[int, ...]]) -> None:

@@ -50,8 +50,15 @@ class Curve:
 class Trainer:
     """Trains a problem with one kind of optimiser; may be called from several threads."""
 
-    def __init__(self, problem: Problem, optimizer: str, threads: int | None = 1) -> None:
-        """``threads`` of one run; None takes all cores."""
+    def __init__(
+        self, problem: Problem, optimizer: str, threads: int | None = 1,
+        admit: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        """``threads`` of one run; None takes all cores.
+
+        ``admit`` is told the bytes alive at an update's largest moment, beside the state, and may
+        refuse them.
+        """
         self._optimizer = OPTIMIZERS[optimizer]
         names = [p.name for p in problem.parameters]
         p = primal.build(problem.forward, problem.objective.loss.name, names, packed=True)
@@ -68,7 +75,10 @@ class Trainer:
         outputs = [b.barrier(v) for v in (p.loss, *updated)]
         for output, name in zip(outputs, [_LOSS, *_names(_NEW, count)], strict=True):
             output.name = name
-        self._session = Session(b.program(outputs), threads=threads)
+        program = b.program(outputs)
+        if admit is not None:
+            admit(program.peak)
+        self._session = Session(program, threads=threads)
         self._session.fix(problem.fed)
         self._corrected = CORRECTIONS in self._session.inputs
 

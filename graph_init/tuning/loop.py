@@ -51,7 +51,10 @@ class TuningResult:
 #: The states with the lowest deviation are measured again, on batches common to all of them: one
 #: batch's number is noisy, and the lowest of many noisy ones is mostly luck.
 _FINALISTS = 3
-_FINAL_BATCHES = (-101, -102)
+_FINAL_BATCHES = 2
+
+#: (scales, number of the batch) → an evaluation on that batch of a stream.
+Evaluate = Callable[[Array, int], Deviation]
 
 #: Of the gradient elements that have not vanished at the start, at most this share may vanish; a
 #: state beyond that is never taken for the best, since deviation tends to 1 where gradients vanish.
@@ -59,7 +62,8 @@ _MAY_VANISH = 0.5
 
 
 def tune(
-    evaluate: Callable[[Array, int], Deviation],
+    search: Evaluate,
+    select: Evaluate,
     norms: Array,
     optimizer: Optimizer,
     steps: int,
@@ -67,9 +71,9 @@ def tune(
 ) -> TuningResult:
     """Take ``steps`` optimiser steps from scales of one; Ctrl-C keeps the best so far.
 
-    ``evaluate(scales, step)`` measures on the batch of that step (negative: batches held out);
-    ``norms`` are the tensors' norms at the start. A step that makes the numbers non-finite is
-    undone and halved. Raises NumericalError if the start itself is not finite.
+    ``search`` measures on the batch of each step, ``select`` on those that the best of the states
+    met is chosen by; ``norms`` are the tensors' norms at the start. A step that makes the numbers
+    non-finite is undone and halved. Raises NumericalError if the start itself is not finite.
     """
     initial = norms.astype(np.float64)
     current, previous = initial.copy(), initial.copy()
@@ -80,7 +84,7 @@ def tune(
     try:
         for number in range(steps):
             scales = np.divide(current, initial, out=np.ones_like(initial), where=initial > 0)
-            found = evaluate(scales, number)
+            found = search(scales, number)
             entry = {
                 "step": number,
                 "gradient_deviation": found.gradient_deviation,
@@ -113,18 +117,16 @@ def tune(
             current = optimizer.step(found.log_scale_gradient, current)
     except KeyboardInterrupt:
         interrupted = True
-    best_step, best = _judge(evaluate, finalists) or (0, np.ones_like(initial))
+    best_step, best = _judge(select, finalists) or (0, np.ones_like(initial))
     return TuningResult(best, best_step, history, interrupted)
 
 
-def _judge(
-    evaluate: Callable[[Array, int], Deviation], finalists: list[tuple[float, int, Array]]
-) -> tuple[int, Array] | None:
+def _judge(select: Evaluate, finalists: list[tuple[float, int, Array]]) -> tuple[int, Array] | None:
     """The step and scales of the finalist with the lowest mean over the common batches."""
     if len(finalists) < 2:
         return finalists[0][1:] if finalists else None
     means = [
-        np.mean([evaluate(scales, n).gradient_deviation for n in _FINAL_BATCHES])
+        np.mean([select(scales, n).gradient_deviation for n in range(_FINAL_BATCHES)])
         for _, _, scales in finalists
     ]
     return finalists[int(np.nanargmin(means))][1:] if np.isfinite(means).any() else None

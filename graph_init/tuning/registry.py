@@ -12,7 +12,7 @@ from graph_init.analysis import Parameter
 from graph_init.deviation.evaluator import Evaluator
 from graph_init.errors import UsageError
 from graph_init.ir import Array
-from graph_init.problem.batches import Source
+from graph_init.problem.streams import Source
 from graph_init.problem.workload import Workload
 from graph_init.tuning.restore import Restore
 
@@ -26,7 +26,11 @@ class Tuner(Protocol):
         source: Source,
         steps: int,
         on_step: Callable[[dict[str, Any]], None] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> tuning.TuningResult: ...
+
+    def ready(self) -> None:
+        """Take what tuning needs beside the evaluator; MemoryLimitError if it does not fit."""
 
 
 class MetaInit:
@@ -41,15 +45,29 @@ class MetaInit:
         source: Source,
         steps: int,
         on_step: Callable[[dict[str, Any]], None] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> tuning.TuningResult:
         run = self._run
+
+        def step(entry: dict[str, Any]) -> None:
+            if on_step is not None:
+                on_step(entry)
+            if on_progress is not None:
+                on_progress("stepping", entry["step"] + 1, steps)
+
+        if on_progress is not None:
+            on_progress("stepping", 0, steps)
         return tuning.tune(
-            lambda scales, number: run.step(source.batch(number), scales),
+            lambda scales, number: run.step(source.search.batch(number), scales),
+            lambda scales, number: run.step(source.select.batch(number), scales),
             run.norms(values),
             tuning.SignMomentum(),
             steps,
-            on_step,
+            step,
         )
+
+    def ready(self) -> None:
+        """It needs nothing beside the evaluator."""
 
 
 @dataclass(frozen=True)

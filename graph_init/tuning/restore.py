@@ -30,7 +30,7 @@ from graph_init.engine.session import Session
 from graph_init.errors import NumericalError
 from graph_init.init.lsuv import UnitVariance
 from graph_init.ir import Array
-from graph_init.problem.batches import Source
+from graph_init.problem.streams import Source
 from graph_init.problem.workload import Workload
 from graph_init.training import runner
 from graph_init.tuning.loop import TuningResult
@@ -69,6 +69,7 @@ _PASSES = 2
 _BY_FAN_IN = frozenset({"recurrent"})
 
 _START = "start"
+#: Numbers of the batches to search on.
 _RESTORATION_BATCH, _TRIAL_BATCH = 0, 1
 
 
@@ -95,11 +96,13 @@ class Restore:
         source: Source,
         steps: int,
         on_step: Callable[[dict[str, Any]], None] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
     ) -> TuningResult:
         """Scales for ``values`` from trials of ``steps`` updates; none with no steps.
 
         The history has an entry for each state: its gradient deviation, and the loss that its best
-        trial ended with (None if no trial stayed finite). Ctrl-C keeps the best so far. Raises
+        trial ended with (None if no trial stayed finite). ``on_progress`` is told how many trials
+        are done, and of how many. Ctrl-C keeps the best so far. Raises
         NumericalError if the start's numbers and those of all other states are not finite.
         """
         ones = np.ones(len(self._run.scaled))
@@ -111,7 +114,8 @@ class Restore:
         try:
             with np.errstate(all="ignore"):
                 for name, scales in self._states(values, source, found):
-                    tried, measured = self.tried(values, scales, source, steps)
+                    after = None if on_progress is None else _Progress(on_progress, len(found))
+                    tried, measured = self.tried(values, scales, source, steps, after)
                     history.append({"step": len(found), "state": name, **_entry(measured, tried)})
                     found.append(tried)
                     if on_step is not None:
@@ -119,7 +123,8 @@ class Restore:
         except KeyboardInterrupt:
             interrupted = True
         if not interrupted and not any(np.isfinite(t.last) for t in found):
-            start = self._run.problem_of(self._run.step(source.batch(-1), ones), -1, ones)
+            batch = source.select.batch(0)
+            start = self._run.problem_of(self._run.step(batch, ones), batch, ones)
             raise NumericalError(
                 "no state has finite numbers, neither the start nor one with the signal restored; "
                 + (f"at the start {start.words}" if start else "every trial diverges")
@@ -190,7 +195,7 @@ class Restore:
         if self._restoration is None:
             return factors, frozenset()
         (problem, names), session, heads = self._restoration
-        batch = next(self._workload.layout.slices(source.batch(_RESTORATION_BATCH)))
+        batch = next(self._workload.layout.slices(source.search.batch(_RESTORATION_BATCH)))
         for _ in range(_PASSES):
             own = {
                 p.name: values[p.name] * np.float32(factors.get(p.name, 1.0))
@@ -202,11 +207,16 @@ class Restore:
         return factors, heads
 
     def tried(
-        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
+        self,
+        values: Mapping[str, Array],
+        scales: Array,
+        source: Source,
+        steps: int,
+        after: Callable[[int], None] | None = None,
     ) -> tuple[Candidate, DeviationResult]:
         """The state's trial, and what is measured of it on a batch common to all."""
-        found = self.trial(values, scales, source, steps)
-        measured = self._run.step(source.batch(-1), scales)
+        found = self.trial(values, scales, source, steps, after)
+        measured = self._run.step(source.select.batch(0), scales)
         deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
         return replace(found, output=measured.extras[0], deviation=deviation), measured
 
@@ -218,38 +228,68 @@ class Restore:
     def _trainer(self) -> runner.Trainer:
         problem = self._workload.problem
         count = sum(int(np.prod(p.shape)) for p in problem.parameters)
-        memory.require(
-            memory.estimate(0, 4 * count * _VECTORS),
-            self._workload.options.memory_limit,
-            ["--optimizer sign", "--steps 0"],
-        )
-        return runner.Trainer(problem, OPTIMIZER, threads=None)
+
+        def admit(alive: int) -> None:
+            memory.require(
+                memory.estimate(alive, 4 * count * _VECTORS),
+                self._workload.options.memory_limit,
+                [memory.SLICES, memory.FEWER_ROWS, "--optimizer sign", "--steps 0"],
+            )
+
+        return runner.Trainer(problem, OPTIMIZER, threads=None, admit=admit)
+
+    def ready(self) -> None:
+        """Open what the trials run in; MemoryLimitError if they do not fit."""
+        self._trainer  # noqa: B018
 
     def trial(
-        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
+        self,
+        values: Mapping[str, Array],
+        scales: Array,
+        source: Source,
+        steps: int,
+        after: Callable[[int], None] | None = None,
     ) -> Candidate:
-        """Train from ``scales`` at every learning rate, and lower ones until one is stable."""
-        batch = next(self._workload.layout.slices(source.batch(_TRIAL_BATCH)))
+        """Train from ``scales`` at every learning rate, and lower ones until one is stable.
+
+        ``after`` is told the number of rates that are done.
+        """
+        batch = next(self._workload.layout.slices(source.search.batch(_TRIAL_BATCH)))
         factors = dict(zip(self._run.scaled, scales, strict=True))
         start = runner.pack(
             self._workload.problem,
             {n: values[n] * np.float32(factors.get(n, 1.0)) for n in self._run.names},
         )
         first, last = np.inf, np.inf
-        for rate in (*RATES, *LOWER_RATES):
+        for done, rate in enumerate((*RATES, *LOWER_RATES), 1):
             curve = self._trainer(start, itertools.repeat(batch), steps, rate)
             first = float(curve.losses[0])
             if not curve.diverged:
                 last = min(last, float(np.mean(curve.losses[-_LAST:])))
+            if after is not None:
+                after(done)
             stable = not curve.diverged and curve.losses.max() < _STABLE * first
             if not np.isfinite(first) or (stable and rate <= RATES[-1]):
                 break
         return Candidate(scales, first, last)
 
 
-#: Vectors of all parameters that a trial keeps: two of each state of the optimiser, the gradient,
-#: the start and what the update makes.
-_VECTORS = 8
+#: Vectors of all parameters that a trial keeps beside what an update makes: two of the parameters
+#: and two of the optimiser's state, the start, and what it was packed from.
+_VECTORS = 6
+
+
+class _Progress:
+    """Tells the trials that are done, and of how many, from those of one state."""
+
+    def __init__(self, tell: Callable[[str, int, int], None], states: int) -> None:
+        self._tell, self._before = tell, states * len(RATES)
+        # Other states follow where all of these are dead.
+        self._total = (max(1 + len(OUTPUT_STDS), states + 1)) * len(RATES)
+        self(0)
+
+    def __call__(self, done: int) -> None:
+        self._tell("trying", self._before + min(done, len(RATES)), self._total)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ def _work(task: dict[str, Any], folder: Path, say: Callable[..., None]) -> dict[
         "steps": result.steps,
         "scales": len(result.scales),
         "warnings": result.after.warnings,
+        "notes": result.notes,
         "outputs": names,
     }
 

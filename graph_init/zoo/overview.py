@@ -28,7 +28,8 @@ class Row:
 
     ``status`` is ``done``, ``failed`` (``error`` has ``class``, ``message`` and ``exit_status``) or
     ``unfinished``. ``before`` and ``after`` have the figures of the whole model; what there is for
-    each tensor is in the model's own JSON, :meth:`Zoo.result`. ``outputs`` are the files written.
+    each tensor is in the model's own JSON, :meth:`Zoo.result`. ``notes`` say what was not as it
+    should be, and what was done about it. ``outputs`` are the files written.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Row:
     steps: int | None = None
     scales: int | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float | None = None
     peak_memory: int | None = None
     attempts: int | None = None

@@ -28,7 +28,7 @@ import torch
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.problem.batches import Source
+from graph_init.problem.streams import Stream
 from graph_init.tuning.restore import SATURATING, Restore
 from tools.experiments import laboratory, study
 from tools.experiments.laboratory import Subject, Values
@@ -71,7 +71,7 @@ def selected(s: Subject, values: Values, seed: int) -> Scales:
     source = s.random(seed)
     s.evaluator.step.set_parameters(s.own(values))
     states = [scales for _, scales in s.signal.candidates(s.own(values), source)]
-    found = [s.evaluator.step(source.batch(-1), x).gradient_deviation for x in states]
+    found = [s.evaluator.step(source.select.batch(0), x).gradient_deviation for x in states]
     return s.named(states[int(np.nanargmin(found))])
 
 
@@ -89,7 +89,7 @@ def lowered(*, first: bool, relative: bool) -> Candidate:
             begun = restored(0.3)(s, values, seed)
             log = np.log([begun.get(n, 1.0) for n in s.evaluator.scaled])
         for k in range(_STEPS):
-            slope = s.evaluator.step(source.batch(k), np.exp(log)).log_scale_gradient
+            slope = s.evaluator.step(source.search.batch(k), np.exp(log)).log_scale_gradient
             if not np.isfinite(slope).all():
                 break
             direction = np.sign(slope - slope.mean() if relative else slope)
@@ -115,7 +115,7 @@ def gradinit(s: Subject, values: Values, seed: int) -> Scales:
         return torch.nn.functional.cross_entropy(logits, batch["target"])
 
     for k in range(80):
-        first, second = (_tensors(s.workload.source, 2 * k + i) for i in range(2))
+        first, second = (_tensors(s.workload.source.search, 2 * k + i) for i in range(2))
         weights = {
             n: fixed[n] * logs[n].exp() if n in logs else fixed[n].clone().requires_grad_()
             for n in names
@@ -135,8 +135,8 @@ def gradinit(s: Subject, values: Values, seed: int) -> Scales:
     return found if np.isfinite(list(found.values())).all() else {}
 
 
-def _tensors(source: Source, number: int) -> dict[str, torch.Tensor]:
-    batch = source.batch(number)
+def _tensors(stream: Stream, number: int) -> dict[str, torch.Tensor]:
+    batch = stream.batch(number)
     target = next(n for n in batch if n != "x")
     return {"x": torch.from_numpy(batch["x"]), "target": torch.from_numpy(batch[target])}
 

@@ -10,7 +10,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from graph_init.init.schemes import Settings
 from graph_init.model.load import LoadedModel, load
 from graph_init.problem import (
     batches,
+    streams,
     workload,
 )
 from graph_init.training import runner
@@ -123,10 +124,10 @@ class Subject:
         """That of gradient deviation, on batches of the task."""
         return evaluation.prepare(self.workload, self.base)
 
-    def random(self, seed: int, load: workload.Workload | None = None) -> batches.Source:
+    def random(self, seed: int, load: workload.Workload | None = None) -> streams.Source:
         """Random batches."""
         ranges = batches.index_ranges(self.problem.builder, self.problem.inputs)
-        return batches.RandomBatches((load or self.workload).layout, ranges, seed)
+        return streams.random((load or self.workload).layout, ranges, seed)
 
     def start(self, name: str, seed: int) -> Values:
         """The weights of a start, or of a scheme."""
@@ -176,7 +177,7 @@ class Subject:
         return self.scaled(values, self.scales(name, values, self.random(seed)))
 
     def scales(
-        self, name: str, values: Mapping[str, Any], source: batches.Source
+        self, name: str, values: Mapping[str, Any], source: streams.Source
     ) -> dict[str, float]:
         """What a tuner finds for ``values`` with its default steps, on batches of ``source``."""
         own = self.own(values)
@@ -218,7 +219,8 @@ class Subject:
         self, values: Mapping[str, Any], optimizer: str, rate: float, seed: int
     ) -> runner.Curve:
         """One run."""
-        rows = self.workload.source.arrays  # type: ignore[attr-defined]
+        rows = self.workload.rows
+        assert rows is not None
         order = runner.epochs(rows, BATCH, seed)
         start = runner.pack(self.problem, values)
         return self._trainers[optimizer](start, order, self.updates, rate)
@@ -240,8 +242,8 @@ class Subject:
         return Outcome(found, curves)
 
 
-def _with(load: workload.Workload, source: batches.Source) -> workload.Workload:
-    return workload.Workload(load.problem, load.layout, source, load.options, load.rebuild)
+def _with(load: workload.Workload, source: streams.Source) -> workload.Workload:
+    return replace(load, source=source)
 
 
 @lru_cache(maxsize=3)

@@ -69,8 +69,8 @@ def before_training(s: laboratory.Subject, values: laboratory.Values, seed: int)
     def numbers(batch: Any) -> Numbers:
         return _numbers(s.evaluator.step(batch, ones), sizes)
 
-    random = [numbers(s.random(seed).batch(-1 - k)) for k in range(2)]
-    real = [numbers(s.workload.source.batch(k)) for k in range(_BATCHES)]
+    random = [numbers(s.random(seed).report.batch(k)) for k in range(2)]
+    real = [numbers(s.workload.source.search.batch(k)) for k in range(_BATCHES)]
     found = {f"{n}, random batch": _mean(random, n) for n in random[0]}
     found |= {f"{n}, real batch": _mean(real, n) for n in real[0]}
     return found | {TRIAL: s.trial(values, seed)}

@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.problem.batches import Source
+from graph_init.problem.streams import Source, Stream
 from tools.experiments import laboratory, study
 from tools.experiments.networks import NETWORKS
 from tools.experiments.study import Case, Page, Row, Study
@@ -32,14 +32,14 @@ SOURCES = ("random inputs and labels", "real inputs, random labels", "real input
 
 @dataclass(frozen=True)
 class Shuffled:
-    """The batches of another source, with labels drawn anew."""
+    """The batches of a stream, with labels drawn anew."""
 
-    source: Source
+    stream: Stream
     seed: int
 
     def batch(self, number: int) -> dict[str, Any]:
-        found = dict(self.source.batch(number))
-        rng = np.random.default_rng([self.seed, abs(number), 3])
+        found = dict(self.stream.batch(number))
+        rng = np.random.default_rng([self.seed, number, 3])
         target = next(n for n in found if n != "x")
         found[target] = rng.permutation(found[target])
         return found
@@ -53,7 +53,10 @@ def job(cases: list[Case]) -> list[Row]:
         values = s.start(c.start, c.seed)
         if c.treatment in SOURCES:
             real = s.workload.source
-            source = (s.random(c.seed), Shuffled(real, c.seed), real)[SOURCES.index(c.treatment)]
+            shuffled = Source(
+                *(Shuffled(stream, c.seed) for stream in (real.search, real.select, real.report))
+            )
+            source = (s.random(c.seed), shuffled, real)[SOURCES.index(c.treatment)]
             values = s.scaled(values, s.scales("signal", values, source))
         rows.append(study.row(c, s.outcome(values, c.seed)))
     return rows

@@ -1,0 +1,112 @@
+"""Batches that fit into memory, where the ones that were asked for do not.
+
+What the user has left open is chosen: a batch in slices, which gives the whole batch's numbers, or,
+where neither an option nor the model nor the data fix the batch, one of fewer rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from graph_init.engine import memory
+from graph_init.errors import GraphInitError, MemoryLimitError
+from graph_init.model.load import LoadedModel
+from graph_init.problem import forward_graph, workload
+from graph_init.problem.workload import Options
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Options under which ``at_once`` rows are computed at a time; ``words`` say what was taken."""
+
+    options: Options
+    at_once: int
+    sliced: bool = False
+    words: str = ""
+
+
+def fitted(
+    loaded: LoadedModel, options: Options, attempt: Callable[[Options], T]
+) -> tuple[T, list[str]]:
+    """What ``attempt`` makes of ``options``, or of the largest batch that fits; and what was taken.
+
+    Raises MemoryLimitError if not even one row at a time does.
+    """
+    options = replace(options, data=workload.read(loaded, options.data))
+    rows = _rows(loaded, options)
+    refusals: list[MemoryLimitError] = []
+    smallest: dict[bool, tuple[int, MemoryLimitError]] = {}
+    for choice in _choices(loaded, options):
+        if choice.sliced in smallest and choice.at_once > 1:
+            least, error = smallest[choice.sliced]
+            # With what does not depend on the rows it needs more than its share.
+            if error.needed * choice.at_once > error.room * least:
+                continue
+        try:
+            made = attempt(choice.options)
+        except MemoryLimitError as error:
+            refusals.append(error)
+            smallest[choice.sliced] = choice.at_once, error
+        except GraphInitError:
+            if not refusals:
+                raise  # else this model cannot be cut so: some node names the size of the batch
+        else:
+            if not refusals:
+                return made, []
+            first = refusals[0].measure.replace("this needs", f"{rows} rows at once need", 1)
+            return made, [f"{first}; {choice.words}"]
+    if len(refusals) == 1:
+        raise refusals[0]
+    raise memory.refusal_of_one_row(refusals)
+
+
+def _choices(loaded: LoadedModel, options: Options) -> Iterator[_Choice]:
+    """``options``, and then others with fewer and fewer rows at a time."""
+    given, rows = workload.read(loaded, options.data), _rows(loaded, options)
+    yield _Choice(options, rows)
+    if options.micro_batch is not None or _names_batch(loaded, options):
+        return
+    slices = [] if workload.uncut(loaded, options) else _divisors(rows)
+    free = options.batch_size is None and (
+        given is None or not (options.whole_file or given.batches is not None)
+    )
+    halves = [rows >> k for k in range(1, rows.bit_length())] if free else []
+    for at_once in sorted({*slices, *halves}, reverse=True):
+        if at_once in slices:
+            words = f"the batch of {rows} rows was done in slices (--micro-batch {at_once})"
+            yield _Choice(replace(options, micro_batch=at_once), at_once, True, words)
+        if at_once in halves:
+            words = f"batches of fewer rows were taken (--batch-size {at_once})"
+            yield _Choice(replace(options, batch_size=at_once), at_once, False, words)
+
+
+def _rows(loaded: LoadedModel, options: Options) -> int:
+    """Those of a batch, as far as options and data say it."""
+    given = workload.read(loaded, options.data)
+    return workload.batch_rows(loaded, given, options) or forward_graph.DEFAULT_BATCH
+
+
+def _names_batch(loaded: LoadedModel, options: Options) -> bool:
+    """Whether the model or ``--dim`` fixes the first axis of some input of more than one."""
+    shapes = [
+        v.shape
+        for v in loaded.ir.graph.inputs
+        if v.name not in loaded.ir.graph.initializers and v.shape
+    ]
+    return any(
+        len(shape) > 1 if isinstance(shape[0], int) else shape[0].value in options.dims
+        for shape in shapes
+    )
+
+
+def _divisors(rows: int) -> list[int]:
+    """Divisors of ``rows`` from the largest, each at most half of the one before."""
+    found, at = [], rows
+    while at > 1:
+        at = next(d for d in range(at // 2, 0, -1) if rows % d == 0)
+        found.append(at)
+    return found

@@ -45,6 +45,7 @@ class Measurement:
             ``vanished_fraction``, and ``log_scale_gradient`` (∂GD/∂log s of the whole GD).
         output_std: standard deviation of the output that the loss reads.
         loss_kind: which loss it was.
+        loss_reason: why it was that one, a sentence; it says so if it was a guess.
     """
 
     gradient_deviation: float
@@ -57,6 +58,7 @@ class Measurement:
     parameters: list[dict[str, Any]]
     output_std: float
     loss_kind: str
+    loss_reason: str
     #: Why the numbers are not finite, where that is allowed.
     problem: str | None = None
 
@@ -185,6 +187,7 @@ class Evaluator:
             rows,
             float(mean(lambda e: e.extras[0])),
             self.problem.objective.kind,
+            self.problem.objective.reason,
             None if problem is None else problem.words,
         )
 

@@ -13,7 +13,9 @@ import numpy as np
 from graph_init.errors import GraphInitError, UnsupportedModelError, UsageError
 from graph_init.frontends import Exported, Tensor
 from graph_init.frontends.inputs import to_initializers, unique
+from graph_init.problem.loss_choice import AUTO
 from graph_init_keras.backends import EXPORTERS
+from graph_init_keras.losses import stated
 
 Array = np.ndarray
 
@@ -65,7 +67,11 @@ def export(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Export
             variables[name].assign(value)
         return model
 
-    return Exported(to_initializers(proto, arrays), tensors, write, keras.ops.convert_to_numpy)
+    loss, reason = stated(model) or (AUTO, "")
+    return Exported(
+        to_initializers(proto, arrays), tensors, write, keras.ops.convert_to_numpy,
+        loss=loss, loss_reason=reason,
+    )  # fmt: skip
 
 
 def _require_exportable(model: Any) -> str:

@@ -28,8 +28,10 @@ from torch.utils import _pytree as pytree
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.frontends import Exported, Tensor
 from graph_init.ir import Array
+from graph_init.problem.loss_choice import AUTO
 from graph_init_torch.blame import culprit
 from graph_init_torch.copies import as_float32, copy_of
+from graph_init_torch.losses import stated
 
 #: Modules that only wrap another, by where that is.
 _WRAPPERS: Sequence[tuple[str, type[nn.Module]]] = (
@@ -38,8 +40,8 @@ _WRAPPERS: Sequence[tuple[str, type[nn.Module]]] = (
 )
 #: Of several outputs of a model, the loss reads the first of these that it has.
 _PREDICTIONS = ("logits", "prediction", "output")
-#: The output that is taken for logits of classes when the loss is to be found automatically.
-_LOGITS = "logits"
+#: The output that is no prediction, where a module computes its own loss.
+_LOSS = "loss"
 
 
 def export(
@@ -63,17 +65,21 @@ def export(
     tensors, originals = _tensors(module)
     example = as_float32((tuple(args), dict(kwargs)))
     with _quiet(), torch.random.fork_rng(devices=[]):
-        exported, outputs, used = _exported(module, example, dynamic_shapes)
+        exported, outputs, used, program = _exported(module, example, dynamic_shapes)
     rows = {x.shape[0] for x in _leaves(example) if x.ndim}
+    predictions = [n for n in outputs if n != _LOSS]
     output_name = next((n for n in _PREDICTIONS if n in outputs), None)
-    classes = output_name == _LOGITS and outputs[_LOGITS] > 1
+    if output_name is None and predictions and _LOSS in outputs:
+        output_name = predictions[0]
+    loss, reason = stated(module, program, _LOSS in outputs) or (AUTO, "")
     return Exported(
         exported,
         tensors,
         functools.partial(_write, model, originals),
         array,
         output_name=output_name if len(outputs) > 1 else None,
-        loss="cross-entropy" if classes else "auto",
+        loss=loss,
+        loss_reason=reason,
         dims=_sizes(exported.graph, used),
         batch_size=rows.pop() if len(rows) == 1 and rows != {1} else None,
     )
@@ -162,15 +168,15 @@ Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 def _exported(
     module: nn.Module, example: Example, dynamic_shapes: Any
-) -> tuple[onnx_ir.Model, dict[str, int], Example]:
-    """The ONNX model, the last dimension of every output, and the example that was used."""
+) -> tuple[onnx_ir.Model, list[str], Example, torch.export.ExportedProgram]:
+    """The ONNX model, the names of its outputs, the example that was used, and PyTorch's export."""
     attempts: list[tuple[Example, Any]] = [(example, dynamic_shapes)]
     if dynamic_shapes is None:
         twice = _twice(example)
         attempts.insert(0, (twice, _free_rows(module, twice)))
     for number, (given, shapes) in enumerate(attempts):
         copy = copy_of(module)
-        outputs: dict[str, int] = {}
+        outputs: list[str] = []
         copy.forward = _flat(copy.forward, outputs)
         program = None
         try:
@@ -183,11 +189,11 @@ def _exported(
                 dynamo=True,
                 optimize=False,
                 verbose=False,
-                output_names=list(outputs),
+                output_names=outputs,
                 dynamic_shapes=dynamic_shapes,  # for the names of the dimensions
             )
             assert result is not None
-            return result.model, outputs, given
+            return result.model, outputs, given, program
         except Exception as error:  # the exporter raises whatever the module's code raises
             if number + 1 < len(attempts):
                 continue
@@ -220,8 +226,8 @@ def _free_rows(module: nn.Module, example: Example) -> Any:
     return pytree.tree_map(shape, dict(given))
 
 
-def _flat(forward: Callable[..., Any], names: dict[str, int]) -> Callable[..., Any]:
-    """``forward`` returning its tensors as a tuple; ``names`` gets theirs, and their last sizes."""
+def _flat(forward: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+    """``forward`` returning its tensors as a tuple; ``names`` gets theirs."""
 
     @functools.wraps(forward)
     def flat(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
@@ -231,8 +237,7 @@ def _flat(forward: Callable[..., Any], names: dict[str, int]) -> Callable[..., A
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 found[path or "output"] = tensor
-        names.clear()
-        names.update({n: int(t.shape[-1]) if t.ndim else 1 for n, t in found.items()})
+        names[:] = found
         return tuple(found.values())
 
     return flat

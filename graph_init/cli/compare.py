@@ -145,6 +145,8 @@ def compare(
         return print_json(found.to_json())
     for optimizer in found.settings["optimizers"]:
         out.print(_comparison_table(found, optimizer))
+    loss, reason = found.settings["loss"], found.settings["loss_reason"]
+    out.print(Text(f"loss function: {loss}, because {reason}"))
     for state in found.states:
         if state.problem:
             out.print(Text(f"{state.name}, seed {state.seed}: {state.problem}"))

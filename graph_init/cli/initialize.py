@@ -91,6 +91,8 @@ def initialize(
         values = (getattr(m, key) for m in (result.before, result.after))
         table.add_row(title, *(f"{v:.6g}" for v in values))
     out.print(table)
+    after = result.after
+    out.print(Text(f"loss function: {after.loss_kind}, because {after.loss_reason}"))
     out.print(
         Text(
             f"{result.steps} steps, {len(result.scales)} scales, {result.seconds:.1f} s → {output}"

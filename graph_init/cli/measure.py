@@ -37,6 +37,7 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
         table.add_row(title, f"{getattr(found, key):.6g}")
     table.add_row("elements", f"{found.elements:,}")
     table.add_row("loss function", found.loss_kind)
+    table.add_row("because", Text(found.loss_reason))
     out.print(table)
     slopes = options["scale_gradient"]
     rows = Table("parameter", "kind", "norm", "deviation", *(["d GD / d log s"] if slopes else []))

@@ -86,6 +86,7 @@ def compare(
             "batch_size": load.problem.batch_size,
             "batch_norm": options.batch_norm,
             "loss": load.problem.objective.kind,
+            "loss_reason": load.problem.objective.reason,
             "tuner": plan.tuner,
             "steps": plan.tuning_steps,
             "seed": options.seed,

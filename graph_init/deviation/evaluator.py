@@ -47,6 +47,7 @@ class Measurement:
         output_std: standard deviation of the output that the loss reads.
         loss_kind: which loss it was.
         notes: what was taken in place of a batch that does not fit into memory, in sentences.
+        loss_reason: why it was that one, a sentence; it says so if it was a guess.
     """
 
     gradient_deviation: float
@@ -59,6 +60,7 @@ class Measurement:
     parameters: list[dict[str, Any]]
     output_std: float
     loss_kind: str
+    loss_reason: str
     #: Why the numbers are not finite, where that is allowed.
     problem: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -195,6 +197,7 @@ class Evaluator:
             rows,
             float(mean(lambda e: e.extras[0])),
             self.problem.objective.kind,
+            self.problem.objective.reason,
             None if problem is None else problem.words,
         )
 

@@ -75,8 +75,9 @@ class Exported:
     them into the framework's model, and returns that (or a new one where models are immutable).
     ``array`` turns what a batch of data consists of into NumPy.
 
-    ``output_name`` is the output that the loss reads unless the user names one, and ``loss`` what
-    ``auto`` means for it; ``dims`` and ``batch_size`` are the sizes of symbolic dimensions in the
+    ``output_name`` is the output that the loss reads unless the user names one; ``loss`` is what the
+    framework knows of the loss on it, and ``loss_reason`` says from where, in a sentence; without
+    one (``auto``), the exported graph decides. ``dims`` and ``batch_size`` are the sizes of symbolic dimensions in the
     example, in the same way.
     """
 
@@ -86,6 +87,7 @@ class Exported:
     array: Callable[[Any], Array] = _as_array
     output_name: str | None = None
     loss: str = "auto"
+    loss_reason: str = "the frontend knows it"
     dims: Mapping[str, int] = field(default_factory=dict)
     batch_size: int | None = None
 

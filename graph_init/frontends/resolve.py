@@ -20,6 +20,7 @@ from graph_init.ir import Array
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import save, with_values
 from graph_init.problem.data_files import Data
+from graph_init.problem.loss_choice import AUTO, Choice
 
 #: What needs no frontend.
 _ONNX = (str, os.PathLike, onnx.ModelProto, onnx_ir.Model, LoadedModel)
@@ -80,10 +81,12 @@ class ResolvedModel:
     def output_name(self, given: str | Sequence[str] | None) -> str | Sequence[str] | None:
         return given if given or self.exported is None else self.exported.output_name
 
-    def loss(self, given: str, output_name: str | Sequence[str] | None) -> str:
-        """The loss; for ``auto`` on the frontend's own choice of output, what it suggests."""
-        own = given == "auto" and not output_name and self.exported is not None
-        return self.exported.loss if own and self.exported is not None else given
+    def loss(self, given: str, output_name: str | Sequence[str] | None) -> str | Choice:
+        """The loss; for ``auto`` on the frontend's own choice of output, what that knows of it."""
+        own = self.exported
+        if given != AUTO or output_name or own is None or own.loss == AUTO:
+            return given
+        return Choice(own.loss, own.loss_reason)
 
     def onnx(self, path: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
         """The ONNX model as it is, its weights embedded; also written to ``path``."""

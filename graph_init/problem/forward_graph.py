@@ -15,7 +15,9 @@ from graph_init.errors import ModelFileError, UnsupportedModelError, UsageError
 from graph_init.ir import FLOATS, Array, Builder, Shape, Value
 from graph_init.lowering import RULES, Context, run
 from graph_init.model.load import LoadedModel
+from graph_init.problem import output_head
 from graph_init.problem.loss import Objective, attach
+from graph_init.problem.loss_choice import AUTO, Choice, Facts, Target
 
 #: Sizes of symbolic dimensions that --dim does not give.
 DEFAULT_BATCH = 16
@@ -93,19 +95,19 @@ def build(
     parameters: Sequence[Parameter],
     values: Mapping[str, Array],
     *,
-    loss: str = "auto",
+    loss: str | Choice = AUTO,
     output_names: Sequence[str] = (),
     dims: Mapping[str, int] | None = None,
     batch_size: int | None = None,
     batch_norm: str = "eval",
     input_sizes: Mapping[str, Shape] | None = None,
-    class_numbers: Mapping[str, int] = {},
+    targets: Mapping[str, Target] = {},
     visit: Visit | None = None,
 ) -> Problem:
     """Lower ``loaded`` with static shapes and attach the loss.
 
     ``values`` holds every initializer; ``input_sizes`` overrides shapes (real data has its own),
-    and ``class_numbers`` says which of its targets are integers (see ``objective.attach``).
+    and ``targets`` says what its labels are like.
     ``visit`` is called after each of the model's nodes, and may change what names stand for.
     """
     graph = loaded.ir.graph
@@ -183,7 +185,9 @@ def build(
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
     ]
     b.source_node = ""
-    objective = attach(b, outputs, loss, output_names, class_numbers)
+    heads = {o.name or "": output_head.find(graph, o, parameters) for o in graph.outputs}
+    shapes = [v.dims for v in inputs if v.is_float]
+    objective = attach(b, outputs, loss, output_names, Facts(heads, shapes, targets))
     moments = _moments(b, objective.terms[0].prediction)
     forward = b.model([objective.loss, *moments], unused_inputs=True)
     used = {id(v) for n in b.needed([objective.loss]) for v in n.inputs if v is not None}

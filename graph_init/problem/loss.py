@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,9 @@ from onnx import TensorProto
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array, Builder, Shape, Value
 from graph_init.lowering.activation import softplus
+from graph_init.problem.loss_choice import AUTO, BINARY, CLASSES, SQUARES, Choice, Facts, choose
 
-LOSSES = ("auto", "cross-entropy", "binary-cross-entropy", "mse")
+LOSSES = (AUTO, CLASSES, BINARY, SQUARES)
 
 #: Nodes that move elements without changing them; a final Softmax is looked for behind these.
 _VIEWS = frozenset({"Reshape", "Identity", "Transpose"})
@@ -25,18 +26,22 @@ TARGET = "target"
 
 @dataclass(frozen=True)
 class Term:
-    """The loss on one output.
+    """The loss on one output, and why it is that one.
 
     ``target`` is the graph input with the labels: class numbers (int64, the logits' shape without
     the class axis) for cross-entropy, else floats of the prediction's shape.
     """
 
-    kind: str
     output: str
     loss: Value
     prediction: Value
     target: Value
     classes: int | None
+    choice: Choice
+
+    @property
+    def kind(self) -> str:
+        return self.choice.kind
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,13 @@ class Objective:
         return "+".join(t.kind for t in self.terms)
 
     @property
+    def reason(self) -> str:
+        """Why it is this loss, in a sentence for each output."""
+        if len(self.terms) == 1:
+            return self.terms[0].choice.sentence
+        return "; ".join(f"{t.output}: {t.choice.sentence}" for t in self.terms)
+
+    @property
     def targets(self) -> tuple[Value, ...]:
         return tuple(t.target for t in self.terms)
 
@@ -58,25 +70,23 @@ class Objective:
 def attach(
     b: Builder,
     outputs: Sequence[tuple[str, Value]],
-    kind: str = "auto",
+    kind: str | Choice = AUTO,
     names: Sequence[str] = (),
-    class_numbers: Mapping[str, int] = {},
+    facts: Facts = Facts(),
 ) -> Objective:
     """Append the loss on the outputs called ``names`` (by default one) to ``b``.
 
-    ``auto`` strips a final Softmax or LogSoftmax and takes cross-entropy of what it read, binary
-    cross-entropy of what a final Sigmoid read, and mean squared error for the rest; but
-    cross-entropy too where the data has class numbers: ``class_numbers`` are the ranks of the
-    targets that are integers, one less than that of the logits. The classes of
-    a stripped Softmax are on its axis; those of other logits are last, but on axis 1 for rank 4
-    and more (images of classes). All losses are means over all elements of the target.
+    ``auto`` decides by ``facts`` (see ``loss_choice``); a ``Choice`` is taken as it is. Cross-entropy
+    reads what a final Softmax or LogSoftmax read, binary cross-entropy what a final Sigmoid read.
+    The classes of a stripped Softmax are on its axis; those of other logits are last, but on axis 1
+    for rank 4 and more (images of classes). All losses are means over all elements of the target.
     """
-    if kind not in LOSSES:
+    if isinstance(kind, str) and kind not in LOSSES:
         raise UsageError(f"unknown loss '{kind}'; choose one of {', '.join(LOSSES)}")
     chosen = [_choose(outputs, name) for name in dict.fromkeys(names)] or [_choose(outputs, None)]
     several = len(chosen) > 1
     terms = [
-        _term(b, kind, output, value, f"{TARGET}:{output}" if several else TARGET, class_numbers)
+        _term(b, kind, output, value, f"{TARGET}:{output}" if several else TARGET, facts)
         for output, value in chosen
     ]
     loss = terms[0].loss
@@ -86,26 +96,21 @@ def attach(
 
 
 def _term(
-    b: Builder, kind: str, output: str, value: Value, target_name: str,
-    class_numbers: Mapping[str, int],
+    b: Builder, kind: str | Choice, output: str, value: Value, target_name: str, facts: Facts
 ) -> Term:  # fmt: skip
     inner = _behind_views(value)
     op = inner.node.op if inner.node is not None else ""
-    if kind == "auto":
-        kind = {
-            "Softmax": "cross-entropy",
-            "LogSoftmax": "cross-entropy",
-            "Sigmoid": "binary-cross-entropy",
-        }.get(op, "mse")
-        rank = class_numbers.get(target_name, class_numbers.get(f"{TARGET}:{output}"))
-        if kind == "mse" and rank == value.rank - 1 and value.size > math.prod(value.dims[:rank]):
-            kind = "cross-entropy"
-    if kind == "cross-entropy":
+    if kind == AUTO:
+        names = (target_name, f"{TARGET}:{output}")
+        choice = choose(facts.of(output, value.dims, op, names))
+    else:
+        choice = kind if isinstance(kind, Choice) else Choice(kind, "it was asked for")
+    if choice.kind == CLASSES:
         if op in ("Softmax", "LogSoftmax"):
-            return _cross_entropy(b, output, target_name, *_stripped(b, value, inner))
+            return _cross_entropy(b, output, target_name, *_stripped(b, value, inner), choice)
         axis = 1 if value.rank >= 4 else value.rank - 1
-        return _cross_entropy(b, output, target_name, value, axis)
-    if kind == "binary-cross-entropy":
+        return _cross_entropy(b, output, target_name, value, axis, choice)
+    if choice.kind == BINARY:
         logits = value
         if op == "Sigmoid":
             assert inner.node is not None and inner.node.inputs[0] is not None
@@ -113,10 +118,10 @@ def _term(
         target = b.input(target_name, logits.dtype, logits.dims)
         # −[t log σ(x) + (1−t) log(1−σ(x))] = softplus(x) − t x
         each = b.sub(softplus(b, logits), b.mul(target, logits))
-        return Term(kind, output, _mean(b, each), logits, target, None)
+        return Term(output, _mean(b, each), logits, target, None, choice)
     target = b.input(target_name, value.dtype, value.dims)
     difference = b.sub(value, target)
-    return Term(kind, output, _mean(b, b.mul(difference, difference)), value, target, None)
+    return Term(output, _mean(b, b.mul(difference, difference)), value, target, None, choice)
 
 
 def _choose(outputs: Sequence[tuple[str, Value]], name: str | None) -> tuple[str, Value]:
@@ -183,7 +188,9 @@ def _class_axis(value: Value, softmax: Value) -> int:
     return list(node.attrs["perm"]).index(inner) if node.op == "Transpose" else inner
 
 
-def _cross_entropy(b: Builder, output: str, target_name: str, logits: Value, axis: int) -> Term:
+def _cross_entropy(
+    b: Builder, output: str, target_name: str, logits: Value, axis: int, choice: Choice
+) -> Term:
     if logits.rank < 2:
         raise UnsupportedModelError(
             f"output '{output}' has shape {logits.dims}, which has no class axis; use --loss mse"
@@ -201,7 +208,7 @@ def _cross_entropy(b: Builder, output: str, target_name: str, logits: Value, axi
     log_p = b.op("LogSoftmax", b.reshape(logits, [rows, classes]), axis=-1)
     taken = b.op("GatherElements", log_p, b.reshape(target, [rows, 1]), axis=1)
     loss = b.scale(b.sum(taken, keepdims=False), -1.0 / rows)
-    return Term("cross-entropy", output, loss, logits, target, classes)
+    return Term(output, loss, logits, target, classes, choice)
 
 
 def _mean(b: Builder, value: Value) -> Value:
@@ -210,8 +217,8 @@ def _mean(b: Builder, value: Value) -> Value:
 
 def random_target(term: Term, shape: Shape, rng: np.random.Generator) -> Array:
     """Random labels of this shape: uniform classes, fair coins, or N(0,1)."""
-    if term.kind == "cross-entropy":
+    if term.kind == CLASSES:
         return rng.integers(0, term.classes or 1, shape)
-    if term.kind == "binary-cross-entropy":
+    if term.kind == BINARY:
         return rng.integers(0, 2, shape).astype(np.float32)
     return rng.standard_normal(shape, dtype=np.float32)

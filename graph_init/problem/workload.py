@@ -15,6 +15,7 @@ from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
 from graph_init.problem import batches, data_files, forward_graph, streams
 from graph_init.problem.loss import TARGET
+from graph_init.problem.loss_choice import Choice, targets
 
 METHODS = ("taylor", "finite-difference")
 
@@ -37,7 +38,7 @@ class Options:
     data: data_files.Data | Given | None
     batch_size: int | None
     seed: int
-    loss: str
+    loss: str | Choice
     output_name: str | Sequence[str] | None
     dims: Mapping[str, int]
     batch_norm: str
@@ -94,6 +95,8 @@ def build(
         input_sizes = {n: (size, *arrays[n].shape[1:]) for n in names if n in arrays}
         _check_static(loaded, input_sizes)
 
+    labels = targets(arrays or {}, TARGET)
+
     def rebuild(visit: forward_graph.Visit | None = None) -> forward_graph.Problem:
         return forward_graph.build(
             loaded,
@@ -105,11 +108,7 @@ def build(
             batch_size=size,
             batch_norm=options.batch_norm,
             input_sizes=input_sizes,
-            class_numbers={
-                k: v.ndim
-                for k, v in (arrays or {}).items()
-                if k.split(":")[0] == TARGET and v.dtype.kind in "iu"
-            },
+            targets=labels,
             visit=visit,
         )
 

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 _PREFIX = "graph_init."
-_NAMES = {"source_sha256": "SHA-256 of the model"}
+_NAMES = {
+    "source_sha256": "SHA-256 of the model",
+    "loss": "loss function",
+    "loss_reason": "why this loss function",
+}
 
 
 def facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -17,6 +21,8 @@ def facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     result = content["result"]
     for key, value in result.get("settings", {}).items():
         found.setdefault(key, _words(value))
+    if result.get("after"):
+        found["loss_reason"] = str(result["after"].get("loss_reason", ""))
     if result.get("output"):
         found["output"] = str(result["output"])
     return [(_NAMES.get(k, k.replace("_", " ")), v) for k, v in found.items() if v]

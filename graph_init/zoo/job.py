@@ -128,6 +128,7 @@ def _work(task: dict[str, Any], folder: Path, say: Callable[..., None]) -> dict[
         "after": {f: getattr(result.after, f) for f in FIGURES},
         "elements": result.after.elements,
         "loss_kind": result.after.loss_kind,
+        "loss_reason": result.after.loss_reason,
         "steps": result.steps,
         "scales": len(result.scales),
         "warnings": result.after.warnings,

@@ -40,6 +40,7 @@ class Row:
     after: dict[str, float] | None = None
     elements: int | None = None
     loss_kind: str | None = None
+    loss_reason: str | None = None
     steps: int | None = None
     scales: int | None = None
     warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,121 @@
+"""What the model's file tells of an output: its last layer, what stands behind it, and names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graph_init.analysis import Parameter
+
+#: Nodes that leave what an output means as it is, and are passed on the way back to its layer.
+_VIEWS = frozenset(
+    "Reshape Identity Transpose Cast Squeeze Unsqueeze Flatten Slice Split Gather Dropout".split()
+)
+_POOLS = frozenset("GlobalAveragePool AveragePool ReduceMean GlobalMaxPool".split())
+_ELEMENTWISE = frozenset("Add Sub Mul Div Relu LeakyRelu Tanh Sigmoid Softmax LogSoftmax".split())
+_PASSED = _VIEWS | _POOLS | _ELEMENTWISE
+#: Layers, the slot of whose weight is 1.
+_LAYERS = frozenset("MatMul Gemm FusedMatMul Conv ConvTranspose".split())
+#: Nodes between an input of the model and the indices by which a table is read; no more are seen.
+_REACH = 50
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a model.
+
+    ``last`` is the operator that the output comes from, views not counted. ``layer`` is the last
+    operator with a weight ("" if there is none, or if two branches meet behind it), ``names`` are
+    those of the weights there and of its node. ``table`` is the name of the embedding table that
+    this weight is, or is tied to. ``tables`` maps tables that an input of the model looks up, by
+    name, to their numbers of rows.
+    """
+
+    last: str = ""
+    layer: str = ""
+    names: tuple[str, ...] = ()
+    table: str | None = None
+    tables: tuple[tuple[str, int], ...] = ()
+
+
+def find(graph: ir.Graph, output: ir.Value, parameters: Sequence[Parameter]) -> Head:
+    """The head of ``output``, which is one of the outputs of ``graph``."""
+    tables = tuple(_tables(graph))
+    last, names = "", []
+    node = output.producer()
+    while node is not None:
+        kind = node.op_type
+        if not last and kind not in _VIEWS:
+            last = kind
+        computed = [v for v in node.inputs if v is not None and _weight(v) is None and _varies(v)]
+        weights = [w for v in node.inputs if v is not None and (w := _weight(v)) is not None]
+        names += [w.name or "" for w in weights]
+        if kind in _LAYERS and len(weights) >= 1 and len(computed) == 1:
+            names.append(node.name or "")
+            return Head(last, kind, tuple(names), _tied(weights, tables, parameters), tables)
+        if kind not in _PASSED or not computed or (kind in _ELEMENTWISE and len(computed) > 1):
+            break
+        node = computed[0].producer()
+    return Head(last, tables=tables)
+
+
+def _weight(value: ir.Value) -> ir.Value | None:
+    """The initializer with at least one axis that ``value`` is a view of."""
+    while not value.is_initializer():
+        node = value.producer()
+        if node is None or node.op_type not in _VIEWS or node.inputs[0] is None:
+            return None
+        value = node.inputs[0]
+    return value if value.shape is not None and len(value.shape) else None
+
+
+def _varies(value: ir.Value) -> bool:
+    """Whether ``value`` is computed, or an input of the model: no initializer, no constant."""
+    node = value.producer()
+    return not value.is_initializer() and (node is None or node.op_type != "Constant")
+
+
+def _tied(
+    weights: Sequence[ir.Value],
+    tables: Sequence[tuple[str, int]],
+    parameters: Sequence[Parameter],
+) -> str | None:
+    known = {name for name, _ in tables}
+    tied = {p.name: p.tied_to for p in parameters if p.tied_to is not None}
+    for name in (w.name or "" for w in weights):
+        for other in (name, tied.get(name), *(k for k, v in tied.items() if v == name)):
+            if other in known:
+                return other
+    return None
+
+
+def _tables(graph: ir.Graph) -> Iterator[tuple[str, int]]:
+    """Matrices of which inputs of the model choose rows: names and numbers of rows."""
+    for node in graph:
+        if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None:
+            continue
+        table, axis = node.inputs[0], node.attributes.get("axis")
+        if not table.is_initializer() or table.shape is None or len(table.shape) != 2:
+            continue
+        if (axis is None or axis.as_int() == 0) and _from_input(graph, node.inputs[1]):
+            rows = table.shape[0]
+            if isinstance(rows, int):
+                yield table.name or "", rows
+
+
+def _from_input(graph: ir.Graph, value: ir.Value) -> bool:
+    """Whether ``value`` follows from the content, not only the shape, of an input of integers."""
+    inputs, seen, waiting = set(graph.inputs), {value}, [value]
+    while waiting and len(seen) < _REACH:
+        at = waiting.pop()
+        if at in inputs and not at.is_initializer():
+            return at.dtype is not None and at.dtype.is_integer()
+        node = at.producer()
+        if node is None or node.op_type in ("Shape", "Size"):
+            continue
+        new = [v for v in node.inputs if v is not None and v not in seen]
+        seen.update(new)
+        waiting += new
+    return False

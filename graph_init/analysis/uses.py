@@ -19,6 +19,7 @@ from graph_init.analysis.graph import (
     static_shape,
     tensor_shape,
 )
+from graph_init.ir import all_equal
 
 MASK_LEVEL = -1e4  # scores at or below this are masked out
 Flips = tuple[bool, bool]  # whether Transposes swapped the first two axes, the last two
@@ -416,11 +417,8 @@ def constant_filled(tensor: ir.TensorProtocol, level: float | None = None) -> bo
     """Whether all elements are equal (to ``level`` if given)."""
     if tensor.size == 0:
         return False
-    values = tensor.numpy().reshape(-1)
-    first = values[0] if level is None else level
-    if values[0] != first or values[-1] != first:
-        return False
-    return bool(np.all(values == first))
+    values = tensor.numpy()
+    return (level is None or values.flat[0] == level) and all_equal(values)
 
 
 def is_mask(tensor: ir.TensorProtocol) -> bool:

@@ -22,9 +22,10 @@ from onnx_ir.passes import common as passes
 from graph_init.errors import UnsupportedModelError
 from graph_init.frontends import Tensor
 from graph_init.frontends.arrangement import Expression
-from graph_init.frontends.content import array_of, dtype_of, equal, filled, same
+from graph_init.frontends.content import array_of, dtype_of, equal, same
 from graph_init.frontends.edits import Graph
 from graph_init.frontends.search import Finder
+from graph_init.ir import all_equal
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
     unknown: list[ir.Value] = []
     for value in rest:
         array = array_of(value)
-        found = None if filled(array) else finder.find(array)
+        found = None if all_equal(array) else finder.find(array)
         if found is None:
             unknown.append(value)
         else:
@@ -123,7 +124,7 @@ def _by_whole_content(
         else:
             rest.append(value)
     for members, equals in groups:
-        in_turn = len(array_of(members[0]).shape) < 2 and filled(array_of(members[0]))
+        in_turn = len(array_of(members[0]).shape) < 2 and all_equal(array_of(members[0]))
         pairs = min(len(members), len(equals)) if in_turn else 1
         for k in range(pairs):
             held[id(equals[k])] = [members[k]]
@@ -142,7 +143,7 @@ def _mergeable(kept: Tensor, lost: Tensor) -> bool:
     Of numbers that are all alike only tensors that are trained alike: the lost one may as well be
     unused, and nothing of ``kept`` should depend on it then.
     """
-    alike = kept.trainable == lost.trainable or not filled(lost.value)
+    alike = kept.trainable == lost.trainable or not all_equal(lost.value)
     return alike and kept.value.dtype == lost.value.dtype and same(kept.value, lost.value)
 
 
@@ -153,11 +154,11 @@ def _equal_values(a: ir.Value, b: ir.Value) -> bool:
 def _require_known(missing: Sequence[Tensor], unknown: Sequence[ir.Value]) -> None:
     """Every trainable tensor is found, or plausibly reaches no output."""
     for tensor in missing:
-        if not tensor.trainable or tensor.value.size < 2 or filled(tensor.value):
+        if not tensor.trainable or tensor.value.size < 2 or all_equal(tensor.value):
             continue
         for value in unknown:
             array = array_of(value)
-            if array.size == tensor.value.size and not filled(array):
+            if array.size == tensor.value.size and not all_equal(array):
                 raise UnsupportedModelError(
                     f"the exporter has changed the values of '{tensor.name}': they are nowhere in "
                     f"the exported graph, and '{value.name}', of the same size, comes from no "

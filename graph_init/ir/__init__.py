@@ -10,24 +10,30 @@ all interpreters that walk one list of nodes and call :meth:`Builder.op`.
 
 from graph_init.ir.builder import Builder, Program
 from graph_init.ir.folding import evaluate
+from graph_init.ir.order import topological
 from graph_init.ir.values import (
     FLOATS,
+    GRAPH_INIT,
     IR_VERSION,
     MICROSOFT,
     OPSET,
+    STOP_GRADIENT,
     ZERO_DERIVATIVE,
     Array,
     Node,
     Shape,
     Value,
+    all_equal,
     broadcast,
 )
 
 __all__ = [
     "FLOATS",
+    "GRAPH_INIT",
     "IR_VERSION",
     "MICROSOFT",
     "OPSET",
+    "STOP_GRADIENT",
     "ZERO_DERIVATIVE",
     "Array",
     "Builder",
@@ -35,6 +41,8 @@ __all__ = [
     "Program",
     "Shape",
     "Value",
+    "all_equal",
     "broadcast",
     "evaluate",
+    "topological",
 ]

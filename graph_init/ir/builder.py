@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from graph_init.ir.folding import fold
 from graph_init.ir.identities import SIMPLIFY
+from graph_init.ir.order import sort_nodes
 from graph_init.ir.schedule import arrange, peak_bytes
+from graph_init.ir.serialize import erase_stop_gradients, to_model
 from graph_init.ir.shapes import infer
 from graph_init.ir.values import (
     FLOATS,
-    IR_VERSION,
+    GRAPH_INIT,
     MICROSOFT,
-    OPSET,
+    STOP_GRADIENT,
     ZERO_DERIVATIVE,
     Array,
     Node,
@@ -202,12 +203,10 @@ class Builder:
         self.custom_jvps[value] = (x, derivative)
 
     def stop_gradient(self, value: Value) -> Value:
-        """The same numbers without a derivative.
-
-        A Clip without bounds: the one standard operator that is the identity and that lowering
-        never emits otherwise.
-        """
-        return self.op("Clip", value) if value.requires_grad else value
+        """The same numbers without a derivative: no tangent and no gradient passes."""
+        if not value.requires_grad:
+            return value
+        return self.op(STOP_GRADIENT, value, domain=GRAPH_INIT)
 
     # -- shorthand --------------------------------------------------------------------------
 
@@ -292,75 +291,41 @@ class Builder:
                 live.update(id(v) for v in node.inputs if v is not None)
         return kept[::-1]
 
-    def program(self, outputs: Sequence[Value]) -> Program:
-        """The graph that computes ``outputs``, to be run in the order of its nodes."""
-        nodes = self.needed(outputs)
-        ready = _by_readiness(nodes) if len(nodes) > _ARRANGED else None
+    def program(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> Program:
+        """The graph that computes ``outputs``, to be run in the order of its nodes.
+
+        Gradients are not to be taken of it: nothing stops them any more.
+        """
+        nodes = erase_stop_gradients(self.needed(outputs), outputs)
+        ready = sort_nodes(nodes) if len(nodes) > _ARRANGED else None
         if ready is None or (len(nodes) <= _TOO_MANY and peak_bytes(ready, outputs) > _LARGE):
             nodes = arrange(nodes, outputs, self._again, _ENOUGH)
         else:
             nodes = ready
-        return Program(self._model(nodes, outputs, False), peak_bytes(nodes, outputs))
+        model = to_model(nodes, self._read(nodes, outputs, unused_inputs), outputs)
+        return Program(model, peak_bytes(nodes, outputs))
 
     def model(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> onnx.ModelProto:
-        """The graph that computes ``outputs``; inputs that nothing reads are left out."""
-        return self._model(_by_readiness(self.needed(outputs)), outputs, unused_inputs)
+        """The graph that computes ``outputs``, to be differentiated; it holds StopGradient nodes.
 
-    def _model(
-        self, nodes: Sequence[Node], outputs: Sequence[Value], unused_inputs: bool
-    ) -> onnx.ModelProto:
-        read = {id(v): v for n in nodes for v in n.inputs if v is not None}
-        read.update({id(v): v for v in outputs})
-        graph = helper.make_graph(
-            [_node_proto(n) for n in nodes],
-            "graph-init",
-            [_value_info(v) for v in self.inputs if unused_inputs or id(v) in read],
-            [_value_info(v) for v in outputs],
-            [
-                numpy_helper.from_array(v.const, v.name)
-                for v in read.values()
-                if v.const is not None
-            ],
-            value_info=[
-                _value_info(o)
-                for n in nodes
-                for o in n.outputs
-                if o is not None and o.shape is not None
-            ],
-        )
-        return helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
-            ir_version=IR_VERSION,
-        )
+        Inputs that nothing reads are left out, unless ``unused_inputs``. Nodes stand in the order
+        in which their inputs become available: ONNX Runtime sorts the nodes that are ready into a
+        list by their place in the file, one by one (1.19). In the order of building, thousands are
+        ready long before their turn, and opening a session takes time with the square of the number
+        of nodes (46,000 nodes: 10 s, 92,000: 50 s; sorted so: 6 s, 13 s). In which order they run
+        does not depend on this.
+        """
+        nodes = sort_nodes(self.needed(outputs))
+        return to_model(nodes, self._read(nodes, outputs, unused_inputs), outputs)
 
-
-def _by_readiness(nodes: Sequence[Node]) -> list[Node]:
-    """``nodes`` in the order in which their inputs become available.
-
-    ONNX Runtime sorts the nodes that are ready into a list by their place in the file, one by one
-    (1.19). In the order of building, thousands are ready long before their turn, and opening a
-    session takes time with the square of the number of nodes (46,000 nodes: 10 s, 92,000: 50 s;
-    sorted so: 6 s, 13 s). In which order they run does not depend on this.
-    """
-    maker = {id(o): i for i, n in enumerate(nodes) for o in n.outputs if o is not None}
-    readers: list[list[int]] = [[] for _ in nodes]
-    waiting = []
-    for i, node in enumerate(nodes):
-        makers = {maker[id(v)] for v in node.inputs if v is not None and id(v) in maker}
-        waiting.append(len(makers))
-        for j in makers:
-            readers[j].append(i)
-    ready = deque(i for i, count in enumerate(waiting) if not count)
-    order = []
-    while ready:
-        i = ready.popleft()
-        order.append(nodes[i])
-        for j in readers[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                ready.append(j)
-    return order
+    def _read(
+        self, nodes: Sequence[Node], outputs: Sequence[Value], unused: bool
+    ) -> Sequence[Value]:
+        """The inputs of a graph of ``nodes``: those that something reads, or all of them."""
+        if unused:
+            return self.inputs
+        read = {id(v) for n in nodes for v in n.inputs} | {id(v) for v in outputs}
+        return [v for v in self.inputs if id(v) in read]
 
 
 def _hashable(value: Any) -> Any:
@@ -371,25 +336,3 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return (str(value.dtype), value.shape, value.tobytes())
     return value
-
-
-def _node_proto(node: Node) -> onnx.NodeProto:
-    outputs = [o.name if o is not None else "" for o in node.outputs]
-    while outputs and not outputs[-1]:
-        outputs.pop()
-    first = next(o for o in outputs if o)
-    proto = helper.make_node(
-        node.op,
-        [v.name if v is not None else "" for v in node.inputs],
-        outputs,
-        name=f"n:{first}",
-        domain=node.domain,
-    )
-    proto.attribute.extend(
-        helper.make_attribute(k, v) for k, v in node.attrs.items() if v is not None
-    )
-    return proto
-
-
-def _value_info(value: Value) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(value.name, value.dtype, value.shape)

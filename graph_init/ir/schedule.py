@@ -9,7 +9,6 @@ until that helps no more.
 
 from __future__ import annotations
 
-import heapq
 import math
 from bisect import bisect_right
 from collections import defaultdict
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 
 from onnx import helper
 
+from graph_init.ir.order import sort_nodes
 from graph_init.ir.values import Node, Value
 
 #: The engine lets these share their operand's memory.
@@ -79,32 +79,15 @@ def _bytes(value: Value) -> int:
 
 
 def _eager(nodes: Sequence[Node]) -> list[Node]:
-    maker = {id(o): i for i, n in enumerate(nodes) for o in n.outputs if o is not None}
-    readers: list[list[int]] = [[] for _ in nodes]
-    waiting = []
-    for i, node in enumerate(nodes):
-        makers = {maker[id(v)] for v in node.inputs if v is not None and id(v) in maker}
-        waiting.append(len(makers))
-        for j in makers:
-            readers[j].append(i)
+    """``nodes`` in the given order, but those that shrink their operands as early as they can."""
 
-    def key(i: int) -> tuple[bool, int]:
+    def rank(i: int) -> tuple[bool, int]:
         node = nodes[i]
         made = sum(_bytes(o) for o in node.outputs if o is not None)
         read = max((_bytes(v) for v in node.inputs if v is not None), default=0)
         return not (node.op in _VIEWS or _SHRINKS * made <= read), i
 
-    ready = [key(i) for i, count in enumerate(waiting) if not count]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, i = heapq.heappop(ready)
-        order.append(nodes[i])
-        for j in readers[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                heapq.heappush(ready, key(j))
-    return order
+    return sort_nodes(nodes, rank)
 
 
 class _Lives:

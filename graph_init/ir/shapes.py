@@ -124,7 +124,7 @@ def _broadcast_args(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
 _TYPE_RULES: dict[str, _Rule] = {
     **dict.fromkeys(
         "Identity Neg Exp Log Sqrt Reciprocal Sigmoid Tanh Erf Sin Cos Abs Relu Sign Softmax "
-        "LogSoftmax Not Floor Ceil Gelu".split(),
+        "LogSoftmax Not Floor Ceil Gelu StopGradient".split(),
         _same,
     ),
     **dict.fromkeys("Add Sub Mul Div Pow Max Min And Or".split(), _elementwise),

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from graph_init.ir import MICROSOFT, Builder, Value
-from graph_init.lowering.activation import hard_sigmoid
+from graph_init.lowering.activation import clip, hard_sigmoid
 from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.linear import gemm, plain_conv
 from graph_init.lowering.normalization import affine, rms, standardize
@@ -312,9 +312,7 @@ def _activated(b: Builder, c: Call, x: Value, name: str | None, parameters: list
     if not name:
         return x
     if name == "Clip":
-        low, high = (b.scalar(p, x) for p in parameters)
-        x = b.where(b.op("Greater", x, low), x, low)
-        return b.where(b.op("Less", x, high), x, high)
+        return clip(b, x, *(b.scalar(p, x) for p in parameters))
     if name == "HardSigmoid":
         return hard_sigmoid(b, x, *parameters)
     alpha = parameters[0] if parameters else None

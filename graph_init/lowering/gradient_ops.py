@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graph_init.ir import MICROSOFT, Builder, Value
+from graph_init.ir import GRAPH_INIT, MICROSOFT, STOP_GRADIENT, Builder, Value
 from graph_init.lowering import patches
 from graph_init.lowering.activation import gelu_derivative, step
 from graph_init.lowering.linear import plain_conv
@@ -135,7 +135,6 @@ def _as_is(b: Builder, c: Call) -> list[Value | None]:
 
 
 _KEPT: Rule = _as_is
-#: A frozen value stays frozen.
-GRADIENT_RULES["", "Clip"] = _KEPT
+GRADIENT_RULES[GRAPH_INIT, STOP_GRADIENT] = _KEPT
 for _op in "GatherGrad GatherElementsGrad GatherNDGrad BroadcastGradientArgs".split():
     GRADIENT_RULES[MICROSOFT, _op] = _KEPT

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from graph_init.ir import Builder, Value
-from graph_init.lowering.activation import elu, hard_sigmoid, positive, softplus
+from graph_init.lowering.activation import (
+    clip,
+    elu,
+    hard_sigmoid,
+    positive,
+    softplus,
+    softsign,
+)
 from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 
@@ -33,7 +40,7 @@ def named_activation(
         "tanh": lambda x: b.op("Tanh", x),
         "sigmoid": lambda x: b.op("Sigmoid", x),
         "relu": lambda x: b.op("Relu", x),
-        "softsign": lambda x: b.mul(x, b.reciprocal(b.add(b.op("Abs", x), b.scalar(1.0, x)))),
+        "softsign": lambda x: softsign(b, x),
         "softplus": lambda x: softplus(b, x),
         "affine": lambda x: b.add(b.scale(x, given(alpha, 1.0)), b.scalar(given(beta, 0.0), x)),
         "leakyrelu": lambda x: b.where(positive(b, x), x, b.scale(x, given(alpha, 0.01))),
@@ -84,9 +91,7 @@ class _Cell:
     def squeeze(self, x: Value) -> Value:
         if self.clip is None:
             return x
-        b, high, low = self.b, self.b.scalar(self.clip, x), self.b.scalar(-self.clip, x)
-        x = b.where(b.op("Less", x, high), x, high)
-        return b.where(b.op("Greater", x, low), x, low)
+        return clip(self.b, x, self.b.scalar(-self.clip, x), self.b.scalar(self.clip, x))
 
     def gates(self, x: Value, count: int) -> list[Value]:
         return [

@@ -16,6 +16,7 @@ from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
 from graph_init.problem import batches, data_files, forward_graph
 from graph_init.problem.loss import TARGET
+from graph_init.problem.passes import GraphPass
 
 METHODS = ("taylor", "finite-difference")
 
@@ -46,8 +47,8 @@ class Workload:
     layout: batches.Layout
     source: batches.Source
     options: Options
-    #: Builds the problem again, its nodes seen by a visitor.
-    rebuild: Callable[[forward_graph.Visit | None], forward_graph.Problem]
+    #: Builds the problem again, with a pass over its nodes.
+    rebuild: Callable[[GraphPass | None], forward_graph.Problem]
 
 
 def build(
@@ -89,7 +90,7 @@ def build(
         input_sizes = {n: (size, *arrays[n].shape[1:]) for n in names if n in arrays}
         _check_static(loaded, input_sizes)
 
-    def rebuild(visit: forward_graph.Visit | None = None) -> forward_graph.Problem:
+    def rebuild(graph_pass: GraphPass | None = None) -> forward_graph.Problem:
         return forward_graph.build(
             loaded,
             parameters,
@@ -105,7 +106,7 @@ def build(
                 for k, v in (arrays or {}).items()
                 if k.split(":")[0] == TARGET and v.dtype.kind in "iu"
             },
-            visit=visit,
+            graph_pass=graph_pass,
         )
 
     problem = rebuild()

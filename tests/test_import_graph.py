@@ -66,3 +66,19 @@ def test_nothing_lies_loose_at_the_top(program: Sources) -> None:
     loose = {p for p in top if "/" not in p}
     face = {"__init__.py", "__main__.py", "api.py"}
     assert loose <= face | {"errors.py", "options.py", "results.py", "version.py"}
+
+
+#: Folders in which every argument behind the fourth is called by its name.
+NAMED = ("analysis", "frontends", "ir", "lowering", "model", "output", "report")
+
+
+def test_calls_name_their_arguments(program: Sources) -> None:
+    folders = ("frontends/", *(f"graph_init/{name}/" for name in NAMED))
+    sources = {p: s for p, s in program.items() if p.startswith(folders)}
+    assert import_graph.positional_calls(sources) == []
+
+
+def test_no_file_of_the_program_is_long(program: Sources) -> None:
+    of_the_program = ("graph_init/", "frontends/")
+    long = [p for p, s in program.items() if p.startswith(of_the_program) and s.count("\n") > 400]
+    assert long == []

@@ -125,7 +125,15 @@ def _tensors(module: nn.Module) -> tuple[list[Tensor], dict[str, torch.Tensor]]:
         own = objects[key]
         buffer = not buffers.isdisjoint([name, *aliases])
         trainable = own.requires_grad and not buffer
-        found.append(Tensor(name, _to_numpy(name, own), trainable, tuple(aliases), buffer))
+        found.append(
+            Tensor(
+                name,
+                _to_numpy(name, own),
+                trainable=trainable,
+                aliases=tuple(aliases),
+                buffer=buffer,
+            )
+        )
     return found, {names[key][0]: own for key, own in objects.items()}
 
 

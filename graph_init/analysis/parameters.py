@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graph_init.analysis import kinds
+from graph_init.analysis.facts import constant_filled, wide_axes
 from graph_init.analysis.fans import Use, attribute
 from graph_init.analysis.graph import dtype_name, label, tensor_shape, to_networkx
-from graph_init.analysis.uses import Uses, best, constant_filled, wide_axes
+from graph_init.analysis.uses import Uses, best
 from graph_init.errors import ModelFileError, UsageError, printable
 from graph_init.model.constants import COMPUTED_BY
 
@@ -107,10 +108,16 @@ def analyze(
         with sound(name):
             found.append(
                 describe(
-                    finder, name, value, uses[name], embeddings, name in forced, name in frozen,
-                    None if trained is None else trained.get(name, False),
+                    finder,
+                    name,
+                    value,
+                    uses=uses[name],
+                    embeddings=embeddings,
+                    forced=name in forced,
+                    frozen=name in frozen,
+                    trained=None if trained is None else trained.get(name, False),
                 )
-            )  # fmt: skip
+            )
     return found
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 
 from graph_init.analysis import kinds
+from graph_init.analysis.facts import (
+    Flips,
+    constant_filled,
+    flipped,
+    is_mask,
+    leak,
+    next_shape,
+    wide_axes,
+)
 from graph_init.analysis.fans import Use, attribute, linear_use, table_use
 from graph_init.analysis.graph import (
     Depends,
@@ -19,17 +27,9 @@ from graph_init.analysis.graph import (
     static_shape,
     tensor_shape,
 )
-from graph_init.ir import all_equal
 
-MASK_LEVEL = -1e4  # scores at or below this are masked out
-Flips = tuple[bool, bool]  # whether Transposes swapped the first two axes, the last two
 LAYERS = frozenset({"convolution kernel", "matrix"})  # kinds stored in one of two orders
 SEARCH_DEPTH = 8  # nodes looked at on each side to recognise a written-out norm or gate
-
-
-def wide_axes(shape: tuple[int, ...]) -> int:
-    """Number of dimensions other than 1."""
-    return sum(size != 1 for size in shape)
 
 
 class Uses:
@@ -137,7 +137,7 @@ class Uses:
                         after = next_shape(node, output, now)
                         pending.append((output, (*path, node.op_type), after, turned))
                     continue
-                use = self.classify(value, node, slot, now, path)
+                use = self.classify(value, node, slot, shape=now, path=path)
                 # Stored order = the order that the node reads, undone by the Transposes between.
                 convolution = use.kind == "convolution kernel"
                 if use.kind in LAYERS and flips[0 if convolution else 1]:
@@ -196,20 +196,36 @@ class Uses:
         if op == "Attention" and node.domain != "com.microsoft":
             kind = None  # the standard's Attention takes three tensors, no weights
         elif op == "Attention" and slot == 1:
-            return linear_use(node, slot, shape, path, use)
+            kind = "matrix"
+        if kind in ("embedding", "position"):
+            return table_use(kind, node, shape, path)
+        if kind in ("matrix", "convolution kernel", "recurrent"):
+            return linear_use(node, slot, shape, path=path, use=use)
         if kind is not None:
-            if kind == "embedding" or kind == "position":
-                return table_use(kind, node, shape, path)
-            if kind in ("convolution kernel", "recurrent"):
-                return linear_use(node, slot, shape, path, use)
             words = kinds.STATISTICS.get(slot, kind) if kind == "running statistic" else kind
             return use(kind, f"{words} of {op} '{label(node)}'")
+        return self.operand(own, node, slot, shape=shape, path=path)
+
+    def operand(
+        self,
+        own: ir.Value,
+        node: ir.Node,
+        slot: int,
+        shape: tuple[int, ...] | None,
+        path: tuple[str, ...],
+    ) -> Use:
+        """The use by a node whose operands have no fixed part to play, such as MatMul or Add."""
+        op = node.op_type
+
+        def use(kind: str, words: str) -> Use:
+            return Use(kind, node, words, path)
+
         if op in kinds.SETTINGS:
             return use("constant", f"fixed operand of {op} '{label(node)}'")
         if op in kinds.MATRIX_PRODUCTS:
             if self.is_rotation(node, slot, own):
                 return use("constant", f"rotary frequencies, Sin or Cos follow '{label(node)}'")
-            return linear_use(node, slot, shape, path, use)
+            return linear_use(node, slot, shape, path=path, use=use)
         if op in ("Gather", "GatherND", "GatherElements") and slot == 0:
             lookup = "embedding" if self.is_data(node.inputs[1]) else "position"
             return table_use(lookup, node, shape, path)
@@ -371,62 +387,6 @@ class Uses:
                 if part in seen:
                     return name
         return None
-
-
-def leak(node: ir.Node) -> float | None:
-    """The slope of an activation for negative arguments, where its node gives one."""
-    if node.op_type == "LeakyRelu":
-        given = node.attributes.get("alpha")
-        return None if given is None else given.as_float()
-    if node.op_type == "PRelu" and node.inputs[1] is not None:
-        slopes = node.inputs[1].const_value
-        return None if slopes is None else float(slopes.numpy().astype(np.float64).mean())
-    return None
-
-
-def flipped(node: ir.Node, flips: Flips) -> Flips:
-    """The swaps so far, with the node's own if it is a Transpose."""
-    if node.op_type != "Transpose":
-        return flips
-    given = node.attributes.get("perm")
-    if given is None:
-        return not flips[0], not flips[1]
-    order = list(given.as_ints())
-    if len(order) < 2:
-        return flips
-    return flips[0] ^ (order[0] > order[1]), flips[1] ^ (order[-2] > order[-1])
-
-
-def next_shape(
-    node: ir.Node, output: ir.Value, shape: tuple[int, ...] | None
-) -> tuple[int, ...] | None:
-    """Shape of an output of a node that passes a tensor on; None if it is not known."""
-    inferred = static_shape(output)
-    if inferred is not None:
-        return inferred
-    if node.op_type == "Transpose" and shape is not None:
-        given = node.attributes.get("perm")
-        order = list(given.as_ints()) if given is not None else list(range(len(shape)))[::-1]
-        return tuple(shape[axis] for axis in order)
-    if node.op_type in ("Identity", "Cast", "CastLike", "Mul", "Div", "Add", "Sub", "Dropout"):
-        return shape
-    return None
-
-
-def constant_filled(tensor: ir.TensorProtocol, level: float | None = None) -> bool:
-    """Whether all elements are equal (to ``level`` if given)."""
-    if tensor.size == 0:
-        return False
-    values = tensor.numpy()
-    return (level is None or values.flat[0] == level) and all_equal(values)
-
-
-def is_mask(tensor: ir.TensorProtocol) -> bool:
-    """Whether every element is 0 or at most `MASK_LEVEL`."""
-    values = tensor.numpy().reshape(-1)
-    if tensor.size == 0 or not (values[0] == 0 or values[0] <= MASK_LEVEL):
-        return False
-    return bool(np.all((values == 0) | (values <= MASK_LEVEL)))
 
 
 def best(uses: list[Use]) -> Use:

@@ -12,11 +12,13 @@ from graph_init.ir import Array
 
 
 def dtype_of(value: ir.Value) -> Any:
+    """NumPy's element type of an initializer."""
     assert value.const_value is not None
     return value.const_value.dtype.numpy()
 
 
 def array_of(value: ir.Value) -> Array:
+    """The numbers of an initializer."""
     assert value.const_value is not None
     return value.const_value.numpy()
 

@@ -12,7 +12,7 @@ arrangement, or pieces of tensors put together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -52,16 +52,7 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
     passes.RemoveInitializersFromInputsPass()(model)
     graph = Graph(model.graph)
     graph.lift_constants()
-    floats = graph.floats()
-    by_name = {name: t for t in tensors for name in (t.name, *t.aliases)}
-    held: dict[int, list[ir.Value]] = {}
-    rest: list[ir.Value] = []
-    for value in floats:
-        tensor = by_name.get(value.name or "")
-        if tensor is not None and equal(tensor, value):
-            held.setdefault(id(tensor), []).append(value)
-        else:
-            rest.append(value)
+    held, rest = _by_name(graph.floats(), tensors)
     twins: dict[int, list[Tensor]] = {}
     rest = _by_whole_content(rest, [t for t in tensors if id(t) not in held], held, twins)
     finder = Finder(tensors)
@@ -75,12 +66,7 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
         else:
             made.append((value, found))
     read = set(held) | {id(t) for _, expression in made for t in expression.tensors()}
-    already = {id(t) for others in twins.values() for t in others}
-    for tensor in tensors:
-        if id(tensor) not in read | already:
-            twin = next((t for t in tensors if id(t) in read and _mergeable(t, tensor)), None)
-            if twin is not None:
-                twins.setdefault(id(twin), []).append(tensor)
+    _add_merged(twins, tensors, read)
     read |= {id(t) for others in twins.values() for t in others}
     _require_known([t for t in tensors if id(t) not in read], unknown)
 
@@ -99,6 +85,34 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
                 owners[tensor.name] = (tensor, *twins.get(id(tensor), ()))
         graph.replace(value, expression.emit(graph, holders))
     return Bound(model, owners)
+
+
+def _by_name(
+    values: Sequence[ir.Value], tensors: Sequence[Tensor]
+) -> tuple[dict[int, list[ir.Value]], list[ir.Value]]:
+    """The values that have a tensor's name and numbers, by the tensor's ``id``; and the rest."""
+    by_name = {name: t for t in tensors for name in (t.name, *t.aliases)}
+    held: dict[int, list[ir.Value]] = {}
+    rest: list[ir.Value] = []
+    for value in values:
+        tensor = by_name.get(value.name or "")
+        if tensor is not None and equal(tensor, value):
+            held.setdefault(id(tensor), []).append(value)
+        else:
+            rest.append(value)
+    return held, rest
+
+
+def _add_merged(
+    twins: dict[int, list[Tensor]], tensors: Sequence[Tensor], read: Collection[int]
+) -> None:
+    """Add to the ``twins`` of tensors that are read those that the exporter merged with them."""
+    already = {id(t) for others in twins.values() for t in others}
+    for tensor in tensors:
+        if id(tensor) not in read and id(tensor) not in already:
+            twin = next((t for t in tensors if id(t) in read and _mergeable(t, tensor)), None)
+            if twin is not None:
+                twins.setdefault(id(twin), []).append(tensor)
 
 
 def _by_whole_content(

@@ -103,7 +103,7 @@ class ResolvedModel:
         for name in dict.fromkeys([*filled, *factors]):
             for tensor in self.owners.get(name, ()):
                 dtype = tensor.value.dtype
-                base = filled[name] if name in filled else tensor.value
+                base = filled.get(name, tensor.value)
                 with np.errstate(over="ignore"):
                     exact = base.astype(np.float64) * factors.get(name, 1.0)
                     new[tensor.name] = exact.astype(dtype).reshape(tensor.value.shape)

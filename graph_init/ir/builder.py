@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -158,15 +158,22 @@ class Builder:
         deterministic = not op.startswith("Random") and op not in ("Bernoulli", "Multinomial")
         if deterministic and key in self._seen:
             return self._seen[key]
-        types = infer(op, domain, ins, len(wanted), attributes)
+        types = infer(op, domain, ins, count=len(wanted), attrs=attributes)
         outs: tuple[Value | None, ...]
-        folded = fold(op, domain, ins, types, attributes) if deterministic else None
+        folded = fold(op, domain, ins, types=types, attrs=attributes) if deterministic else None
         if folded is not None:
             outs = tuple(
                 self.constant(a) if w else None for a, w in zip(folded, wanted, strict=False)
             )
         else:
-            node = Node(op, domain, tuple(ins), (), attributes, self.source_node)
+            node = Node(
+                op,
+                domain,
+                inputs=tuple(ins),
+                outputs=(),
+                attrs=attributes,
+                source_node=self.source_node,
+            )
             active = any(v is not None and v.requires_grad for v in ins)
             made: list[Value | None] = []
             for i, want in enumerate(wanted):
@@ -192,7 +199,9 @@ class Builder:
 
     def barrier(self, value: Value) -> Value:
         """The same tensor as a value of its own, which no simplification identifies with it."""
-        node = Node("Identity", "", (value,), (), {}, self.source_node)
+        node = Node(
+            "Identity", "", inputs=(value,), outputs=(), attrs={}, source_node=self.source_node
+        )
         out = Value(self.unique(value.name), value.dtype, value.shape, node=node)
         node.outputs = (out,)
         self.nodes.append(node)
@@ -231,9 +240,14 @@ class Builder:
         if not transpose_a and not transpose_b and alpha == 1.0:
             return self.op("MatMul", a, b)
         return self.op(
-            "FusedMatMul", a, b, domain=MICROSOFT, transA=int(transpose_a), transB=int(transpose_b),
+            "FusedMatMul",
+            a,
+            b,
+            domain=MICROSOFT,
+            transA=int(transpose_a),
+            transB=int(transpose_b),
             alpha=alpha,
-        )  # fmt: skip
+        )
 
     def scale(self, a: Value, number: float) -> Value:
         return a if number == 1 else self.op("Mul", a, self.scalar(number, a))
@@ -251,6 +265,13 @@ class Builder:
 
     def expand(self, a: Value, shape: Sequence[int]) -> Value:
         return self.op("Expand", a, self.ints(shape))
+
+    def slice(self, a: Value, axis: int, start: int, stop: int) -> Value:
+        """Elements start … stop−1 of ``a`` along ``axis``."""
+        if start == 0 and stop == a.dims[axis]:
+            return a
+        bounds = ([start], [stop], [axis], [1])
+        return self.op("Slice", a, *(self.ints(numbers) for numbers in bounds))
 
     def sum(self, a: Value, axes: Sequence[int] | None = None, keepdims: bool = True) -> Value:
         """Sum over ``axes`` (all of them by default)."""
@@ -274,7 +295,7 @@ class Builder:
 
     def _again(self, node: Node, inputs: Sequence[Value | None]) -> Node:
         """The same call as a node of its own."""
-        made = Node(node.op, node.domain, tuple(inputs), (), node.attrs, node.source_node)
+        made = replace(node, inputs=tuple(inputs), outputs=())
         made.outputs = tuple(
             None if o is None else Value(self.unique(node.op), o.dtype, o.shape, node=made)
             for o in node.outputs

@@ -13,7 +13,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import helper
 
@@ -231,7 +231,5 @@ def _rewritten(nodes: Sequence[Node], plan: _Plan, clone: Clone) -> list[Node]:
         if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
             made.append(node)
         else:
-            made.append(
-                Node(node.op, node.domain, inputs, node.outputs, node.attrs, node.source_node)
-            )
+            made.append(replace(node, inputs=inputs))
     return made

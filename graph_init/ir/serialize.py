@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 from onnx import helper, numpy_helper
@@ -28,8 +29,10 @@ def to_model(
         [_node_proto(n) for n in nodes],
         "graph-init",
         [_value_info(v) for v in inputs],
-        [_value_info(v) for v in outputs],
-        [numpy_helper.from_array(v.const, v.name) for v in read.values() if v.const is not None],
+        outputs=[_value_info(v) for v in outputs],
+        initializer=[
+            numpy_helper.from_array(v.const, v.name) for v in read.values() if v.const is not None
+        ],
         value_info=[
             _value_info(o)
             for n in nodes
@@ -63,11 +66,9 @@ def erase_stop_gradients(nodes: Sequence[Node], outputs: Sequence[Value]) -> lis
             assert source is not None and result is not None
             operand[id(result)] = source
             if id(result) in named:
-                kept.append(Node("Identity", "", (source,), (result,), {}, node.source_node))
+                kept.append(replace(node, op="Identity", domain="", inputs=(source,)))
         elif inputs != node.inputs:
-            kept.append(
-                Node(node.op, node.domain, inputs, node.outputs, node.attrs, node.source_node)
-            )
+            kept.append(replace(node, inputs=inputs))
         else:
             kept.append(node)
     return kept

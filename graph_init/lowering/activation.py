@@ -13,6 +13,7 @@ from graph_init.lowering.registry import Call, lowers
 
 
 def positive(b: Builder, x: Value) -> Value:
+    """Whether ``x`` is above zero, element by element."""
     return b.op("Greater", x, b.scalar(0.0, x))
 
 
@@ -131,6 +132,7 @@ def _celu(b: Builder, c: Call) -> Value:
 
 
 def hard_sigmoid(b: Builder, x: Value, alpha: float, beta: float) -> Value:
+    """min(max(alpha·x + beta, 0), 1)."""
     line = b.add(b.scale(x, alpha), b.scalar(beta, x))
     return clip(b, line, b.scalar(0.0, x), b.scalar(1.0, x))
 

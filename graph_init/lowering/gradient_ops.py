@@ -94,8 +94,9 @@ def _conv_gradient(b: Builder, c: Call) -> list[Value | None]:
     place = patches.window(c[1], c[2], c.attrs)
     if place is not None and not any(c.wanted[2:]):
         rules = (patches.input_derivative, patches.kernel_derivative)
+        operands = (c[0], c[1], c[2])
         return [
-            rule(b, c[0], c[1], c[2], place) if want else None
+            rule(b, *operands, place) if want else None
             for rule, want in zip(rules, c.wanted, strict=False)
         ]
     for i, want in enumerate((*c.wanted, False, False)[:3]):
@@ -126,8 +127,12 @@ def _product(b: Builder, c: Call) -> Value:
 
 
 _PRODUCT_DEFAULTS = {
-    "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0, "alpha": 1.0,
-}  # fmt: skip
+    "transA": 0,
+    "transB": 0,
+    "transBatchA": 0,
+    "transBatchB": 0,
+    "alpha": 1.0,
+}
 
 
 def _as_is(b: Builder, c: Call) -> list[Value | None]:

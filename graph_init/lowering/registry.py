@@ -197,7 +197,15 @@ def _inline(b: Builder, call: Call, body: onnx.FunctionProto) -> tuple[Value | N
         if a.default_value.type
     }
     attributes.update(call.attrs)
-    run(b, body.node, environment, opset, call.name, attributes, call.context)
+    run(
+        b,
+        body.node,
+        environment,
+        opset=opset,
+        name=call.name,
+        outer=attributes,
+        context=call.context,
+    )
     return tuple(
         environment.get(name) if want else None
         for name, want in zip(body.output, call.wanted, strict=False)
@@ -242,14 +250,14 @@ def run(
         call = Call(
             node.op_type,
             domain,
-            node.name or name or (node.output[0] if node.output else ""),
-            opset if domain == "" else 1,
-            tuple(_read(environment, i, node) for i in node.input),
-            _attributes(node, outer or {}),
-            tuple(bool(o) for o in node.output),
-            context,
-            environment,
-            outer or {},
+            name=node.name or name or (node.output[0] if node.output else ""),
+            opset=opset if domain == "" else 1,
+            inputs=tuple(_read(environment, i, node) for i in node.input),
+            attrs=_attributes(node, outer or {}),
+            wanted=tuple(bool(o) for o in node.output),
+            context=context,
+            environment=environment,
+            outer=outer or {},
         )
         b.source_node = call.name
         try:

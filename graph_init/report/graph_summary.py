@@ -64,7 +64,7 @@ def outline(model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT
     scalable = {p.name for p in parameters if p.scalable}
     steps = networkx.condensation(_between(graph, kept))
     position = {key: k for k, key in enumerate(graph)}
-    rows = _chains(graph, steps, position, read_by, scalable)
+    rows = _chains(graph, steps, position, read_by=read_by, scalable=scalable)
     folded = "chains"
     count, joins = len(rows), sum(len(r.inputs) > 1 for r in rows)
     if len(rows) > limit:
@@ -199,9 +199,11 @@ def _folded(rows: Sequence[_Row], numbers: Sequence[int]) -> list[_Row]:
     found: list[_Row] = []
     for row, number in zip(rows, numbers, strict=True):
         own = _Row(
-            list(row.nodes), list(row.operators), list(row.tensors),
+            list(row.nodes),
+            list(row.operators),
+            list(row.tensors),
             {numbers[k] for k in row.inputs} - {number},
-        )  # fmt: skip
+        )
         if number == len(found):
             found.append(own)
         else:

@@ -62,7 +62,7 @@ def functional(model: Any, params: Any, vmap: bool | None) -> Functional:
             f"{_label(model)} is a function: give its parameters too, as in "
             "initialize(function, params, (example,))"
         )
-    raise UsageError(f"a {type(model).__name__} is no model of JAX")
+    raise UsageError(f"a {type(model).__name__} is not a model of JAX, Flax or Equinox")
 
 
 def _flatten(tree: Any) -> tuple[dict[str, Any], Callable[[Sequence[Any]], Any]]:

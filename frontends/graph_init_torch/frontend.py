@@ -28,8 +28,8 @@ from torch.utils import _pytree as pytree
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.frontends import Exported, Tensor
 from graph_init.ir import Array
-from graph_init_torch.blame import culprit
 from graph_init_torch.copies import as_float32, copy_of
+from graph_init_torch.export_errors import culprit
 
 #: Modules that only wrap another, by where that is.
 _WRAPPERS: Sequence[tuple[str, type[nn.Module]]] = (

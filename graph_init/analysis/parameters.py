@@ -97,7 +97,7 @@ def analyze(
     embeddings: dict[str, ir.TensorProtocol] = {}
     uses = {}
     for name, value in values.items():
-        with sound(name):
+        with as_model_error(name):
             uses[name] = finder.of(value)
     for name, value in values.items():
         of_kind = {use.kind for use in uses[name]}
@@ -105,7 +105,7 @@ def analyze(
             embeddings[name] = value.const_value
     found = []
     for name, value in values.items():
-        with sound(name):
+        with as_model_error(name):
             found.append(
                 describe(
                     finder,
@@ -122,8 +122,8 @@ def analyze(
 
 
 @contextmanager
-def sound(name: str) -> Iterator[None]:
-    """ModelFileError for what only a node that contradicts the tensor's shape makes go wrong."""
+def as_model_error(name: str) -> Iterator[None]:
+    """Raise ModelFileError in place of the errors that a node makes which contradicts the shape."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

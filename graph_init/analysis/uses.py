@@ -119,7 +119,7 @@ class Uses:
     # ---- the walk
 
     def of(self, value: ir.Value) -> list[Use]:
-        """Every live use of an initializer, views seen through, at most one a deciding slot."""
+        """Every live use of an initializer, seen through views; at most one for each slot."""
         shape = static_shape(value) or ()
         found: list[Use] = []
         pending: list[tuple[ir.Value, tuple[str, ...], tuple[int, ...] | None, Flips]]

@@ -81,10 +81,12 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
     """
     for name, array in batch.items():
         if (counts := _count(array)).nan or counts.above:  # masks hold −∞
-            return Finding(f"'{name}' of the batch holds {counts}", "mend the data")
+            return Finding(f"'{name}' of the batch holds {counts}", "remove them from the data")
     for p in workload.problem.parameters:
         if (counts := _count(values[p.name])).nan or counts.infinite:
-            remedy = "fill it with --scheme he" if p.scalable else "mend the model"
+            remedy = (
+                "fill it with --scheme he" if p.scalable else "give it finite values in the model"
+            )
             return Finding(f"parameter '{p.name}' holds {counts}", remedy)
     watch = _Watch()
     problem = workload.rebuild(watch)
@@ -99,7 +101,7 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
     fixed |= {n: _count(array) for n, array in problem.fed.items()}
     for name, counts in fixed.items():
         if counts.nan:
-            return Finding(f"tensor '{name}' holds {counts}", "mend the model")
+            return Finding(f"tensor '{name}' holds {counts}", "give it finite values in the model")
     largest = 0.0
     for part in workload.layout.slices(batch):
         found = list(session({**problem.fed, **values, **part}).values())

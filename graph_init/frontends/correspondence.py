@@ -176,5 +176,5 @@ def _require_known(missing: Sequence[Tensor], unknown: Sequence[ir.Value]) -> No
                 raise UnsupportedModelError(
                     f"the exporter has changed the values of '{tensor.name}': they are nowhere in "
                     f"the exported graph, and '{value.name}', of the same size, comes from no "
-                    "parameter. Tell the exporter to leave weights as they are (no folding)"
+                    "parameter. Export without constant folding, which leaves weights as they are"
                 )

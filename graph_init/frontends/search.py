@@ -130,7 +130,7 @@ def _run_shape(array: Array, rank: int) -> tuple[int, ...]:
 
 
 def _slices(array: Array, axis: int) -> Array:
-    """The slices along ``axis``, one a row."""
+    """The slices along ``axis``, one in each row."""
     moved = np.moveaxis(array, axis, 0)
     return np.ascontiguousarray(moved).reshape(array.shape[axis], -1)
 

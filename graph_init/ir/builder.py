@@ -1,4 +1,4 @@
-"""The builder itself; see the package's docstring."""
+"""The builder of static graphs; the package's docstring says what it does while building."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _SIMPLIFIED = frozenset({"", MICROSOFT})
 
 
 class Builder:
-    """Makes nodes; see the module's docstring.
+    """Makes the nodes of one graph; see the package's docstring.
 
     ``precision`` is the one float type (``TensorProto.DataType``) in which everything is computed,
     whatever mixture of widths the source model has. With ``fuses``, matrix products take their
@@ -286,7 +286,11 @@ class Builder:
         return a if a.dtype == dtype else self.op("Cast", a, to=int(dtype))
 
     def where(self, condition: Value, a: Value, b: Value) -> Value:
-        """Moving operands are expanded: the engine's gradient of Where does not broadcast."""
+        """Elements of ``a`` where ``condition`` is true, else of ``b``.
+
+        Operands that require a gradient are expanded: the engine's gradient of Where does not
+        broadcast.
+        """
         shape = broadcast(condition.dims, a.dims, b.dims)
         a, b = (self.expand(v, shape) if v.requires_grad else v for v in (a, b))
         return self.op("Where", condition, a, b)

@@ -184,7 +184,7 @@ def _quick_gelu(b: Builder, c: Call) -> Value:
 
 
 def _gelu_erf(b: Builder, x: Value) -> Value:
-    """Where it moves, the engine's own, whose derivatives are known: see gradient_ops."""
+    """The engine's own operator where a gradient is wanted; its derivatives are in gradient_ops."""
     return b.op("Gelu", x, domain=MICROSOFT) if x.requires_grad else gelu_derivative(b, x, 0)
 
 

@@ -147,7 +147,10 @@ def _attention(b: Builder, c: Call) -> Sequence[Value | None]:
     """Self-attention with one product for queries, keys and values."""
     x, weights, bias, mask, past = c[0], c[1], c.get(2), c.get(3), c.get(4)
     if c.attrs.get("do_rotary"):
-        raise c.refuse("rotates inside Attention (do_rotary); export without that fusion")
+        raise c.refuse(
+            "applies rotary embeddings (do_rotary), for which Attention has no rule here; export "
+            "without that fusion"
+        )
     heads = c.attrs["num_heads"]
     sizes = c.attrs.get("qkv_hidden_sizes") or [weights.dims[1] // 3] * 3
     packed = b.op("MatMul", x, weights)
@@ -290,7 +293,10 @@ def _rotary(b: Builder, c: Call) -> Value:
     """Inputs: x (B, S, N·h) or (B, N, S, h), positions (B, S) or a first position (1,), caches."""
     x, places, cos, sin = c[0], c[1], c[2], c[3]
     if c.attrs.get("scale", 1.0) != 1.0 or c.attrs.get("is_packed_batching"):
-        raise c.refuse("scales or packs its positions; export without that fusion")
+        raise c.refuse(
+            "scales or packs its rotary positions, for which there is no rule; export without "
+            "that fusion"
+        )
     flat = x.rank == 3
     length = x.dims[1] if flat else x.dims[2]
     if places.size == 1 and length > 1:

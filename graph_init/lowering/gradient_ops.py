@@ -89,7 +89,7 @@ def _conv(b: Builder, c: Call) -> Value:
 
 @_emits("ConvGrad")
 def _conv_gradient(b: Builder, c: Call) -> list[Value | None]:
-    """One node an output: each is bilinear, and what nobody reads falls away."""
+    """A node for each output: each is bilinear, and one that nothing reads falls away."""
     outputs: list[Value | None] = []
     place = patches.window(c[1], c[2], c.attrs)
     if place is not None and not any(c.wanted[2:]):

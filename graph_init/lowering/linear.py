@@ -99,7 +99,7 @@ def convolve(
 
     The engine's ConvGrad (onnxruntime 1.19, CPU) writes outside its buffers for more than one
     group unless there are two spatial axes. So one axis becomes two, and three become a sum of
-    two-dimensional convolutions, one a tap of the first axis, in which that axis joins the batch.
+    two-dimensional convolutions, one for each tap of the first axis, which joins the batch.
     """
     n = x.rank - 2
     if n == 1:

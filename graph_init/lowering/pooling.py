@@ -1,4 +1,4 @@
-"""Pooling."""
+"""Max, average and Lp pooling, over windows and over whole images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reductions."""
+"""Sums, means, norms, extremes and the largest elements over axes."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Call:
         return value.const
 
     def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
-        """An integer list given as an attribute (old opsets) or as input ``index`` (new ones)."""
+        """A list of integers: an attribute in old opsets, the input ``index`` in new ones."""
         if attribute in self.attrs:
             return [int(v) for v in self.attrs[attribute]]
         array = self.const(index) if index is not None else None

@@ -1,4 +1,4 @@
-"""Resize and Upsample: one constant interpolation matrix an axis."""
+"""Resize and Upsample: a constant interpolation matrix for each axis."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def sample(
     mode: str = "linear",
     wrap: Callable[[Value, int], Value] | None = None,
 ) -> Value:
-    """``image`` (n, c, *space) read at ``positions`` (n, p), one tensor an axis: (n, c, p).
+    """``image`` (n, c, *space) read at ``positions`` (n, p), a tensor for each axis: (n, c, p).
 
     ``wrap`` brings an index of an axis of the given size back into the image; without it what lies
     outside is zero.

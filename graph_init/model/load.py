@@ -22,7 +22,7 @@ from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelEr
 from graph_init.model.checks import check
 from graph_init.model.constants import fold_constants, subgraphs_of
 from graph_init.model.external_data import check_external, is_external, tensors
-from graph_init.model.protobuf_limits import check_wire
+from graph_init.model.protobuf_limits import check_field_count
 
 _MAX_MESSAGE = 2**31 - 1
 """Bytes that protobuf reads at once."""
@@ -148,7 +148,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"cannot read model {label}: {reason}") from error
     except MemoryError as error:
         raise UnsupportedModelError(f"there is not enough memory to read {label}") from error
-    check_wire(content, label)
+    check_field_count(content, label)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)

@@ -57,7 +57,7 @@ def line(
 
 
 def bars(name: str, y: str, y_title: str, taken: str, count: int) -> Spec:
-    """A bar a row, the ``taken`` one in the colour of what comes after."""
+    """A bar for each row, the ``taken`` one in the colour of what comes after."""
     return {
         "width": "container",
         "height": 30 * count,
@@ -91,7 +91,7 @@ def pair(
     share: bool = False,
     only: str | None = None,
 ) -> Spec:
-    """Two numbers a tensor in the order of the network, joined by a line."""
+    """Two numbers for each tensor, in the order of the network, joined by a line."""
     place, value, size = _axes(count)
     layers: list[Spec] = [
         {
@@ -130,7 +130,7 @@ def pair(
 
 
 def factors(factor: str, title: str, count: int, only: str) -> Spec:
-    """A factor a tensor on a logarithmic axis, from 1."""
+    """A factor for each tensor, on a logarithmic axis from 1."""
     place, value, size = _axes(count)
     one = {"datum": 1}
     return {
@@ -168,7 +168,7 @@ def factors(factor: str, title: str, count: int, only: str) -> Spec:
 
 
 def curves(optimizer: str, schemes: Sequence[str], tuned: bool) -> Spec:
-    """Training losses over updates; a colour a scheme, what is tuned is dashed."""
+    """Training losses over updates; each scheme has a colour, and what is tuned is dashed."""
     x = {"field": "updates", "type": "quantitative", "title": "updates", "axis": {"grid": False}}
     return {
         "width": "container",
@@ -231,7 +231,7 @@ def rates(optimizer: str, schemes: Sequence[str], tuned: bool, tried: Sequence[f
 
 
 def heat(states: int) -> Spec:
-    """A share a tensor and state."""
+    """The share of each tensor in each state."""
     return {
         "width": "container",
         "height": 24 * states,

@@ -1,4 +1,4 @@
-"""The outline of a graph, with what was found about its tensors, as a drawing."""
+"""The summary of a graph, with what was found about its tensors, as a drawing."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ class _Row:
         self.inputs |= other.inputs
 
 
-def outline(model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT) -> dict[str, Any]:
+def summarize(
+    model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT
+) -> dict[str, Any]:
     """The graph as JSON: figures about it, its ``rows``, and the trainable tensors' ``order``.
 
     A row has the name of its first node, the number of its ``nodes``, its ``operators`` with their
@@ -152,7 +154,7 @@ def _chains(
     read_by: Mapping[str, set[_Key]],
     scalable: set[str],
 ) -> list[_Row]:
-    """A row a chain. ``steps`` has no cycles: a loop and its body are one step."""
+    """A row for each chain. ``steps`` has no cycles: a loop and its body are one step."""
     step_of = steps.graph["mapping"]
     first = {s: min(position[k] for k in steps.nodes[s]["members"]) for s in steps}
     reads: dict[int, list[str]] = {}

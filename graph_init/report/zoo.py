@@ -1,4 +1,4 @@
-"""The page of many models: an overview that leads to a page a model."""
+"""The page of many models: an overview with a link to the page of each."""
 
 from __future__ import annotations
 

@@ -72,9 +72,9 @@ class Uses:
                     pending.extend(node.outputs)
         return False
 
-    def reaches_rotation(self, node: ir.Node, own: ir.Value) -> bool:
-        """Whether the result meets Sin or Cos before a weight other than ``own``."""
-        pending, seen = list(node.outputs), {id(own)}
+    def reaches_rotation(self, node: ir.Node, initializer: ir.Value) -> bool:
+        """Whether the result meets Sin or Cos before a weight other than ``initializer``."""
+        pending, seen = list(node.outputs), {id(initializer)}
         while pending:
             value = pending.pop()
             if id(value) in seen:
@@ -87,7 +87,7 @@ class Uses:
                 met = any(
                     x is not None
                     and x.is_initializer()
-                    and x is not own
+                    and x is not initializer
                     and Depends.WEIGHT in self.flags(x)
                     for x in others
                 )
@@ -172,7 +172,7 @@ class Uses:
 
     def classify(
         self,
-        own: ir.Value,
+        initializer: ir.Value,
         node: ir.Node,
         slot: int,
         shape: tuple[int, ...] | None,
@@ -180,8 +180,8 @@ class Uses:
     ) -> Use:
         """The use by one node that decides; ``shape`` is the tensor's as that node reads it."""
         op = node.op_type
-        size = own.const_value.size if own.const_value is not None else 0
-        rank = len(own.const_value.shape) if own.const_value is not None else 0
+        size = initializer.const_value.size if initializer.const_value is not None else 0
+        rank = len(initializer.const_value.shape) if initializer.const_value is not None else 0
 
         def use(kind: str, words: str) -> Use:
             return Use(kind, node, words, path)
@@ -190,7 +190,7 @@ class Uses:
             return use("quantized", f"read by {op} '{label(node)}', left alone")
         if size == 1 and ("Expand" in path or rank == 0) and op != "PRelu":
             return use("constant", f"a single number for {op} '{label(node)}'")
-        if self.is_placeholder(own, node, slot):
+        if self.is_placeholder(initializer, node, slot):
             return use("constant", f"neutral scale or shift of {op} '{label(node)}'")
         kind = kinds.SLOTS.get((op, slot))
         if op == "Attention" and node.domain != "com.microsoft":
@@ -204,11 +204,11 @@ class Uses:
         if kind is not None:
             words = kinds.STATISTICS.get(slot, kind) if kind == "running statistic" else kind
             return use(kind, f"{words} of {op} '{label(node)}'")
-        return self.operand(own, node, slot, shape=shape, path=path)
+        return self.operand(initializer, node, slot, shape=shape, path=path)
 
     def operand(
         self,
-        own: ir.Value,
+        initializer: ir.Value,
         node: ir.Node,
         slot: int,
         shape: tuple[int, ...] | None,
@@ -223,7 +223,7 @@ class Uses:
         if op in kinds.SETTINGS:
             return use("constant", f"fixed operand of {op} '{label(node)}'")
         if op in kinds.MATRIX_PRODUCTS:
-            if self.is_rotation(node, slot, own):
+            if self.is_rotation(node, slot, initializer):
                 return use("constant", f"rotary frequencies, Sin or Cos follow '{label(node)}'")
             return linear_use(node, slot, shape, path=path, use=use)
         if op in ("Gather", "GatherND", "GatherElements") and slot == 0:
@@ -233,27 +233,27 @@ class Uses:
             return use("token", f"joined to activations by Concat '{label(node)}'")
         rule = self.RULES.get(op)
         if rule is not None:
-            kind, words = rule(self, own, node, slot)
+            kind, words = rule(self, initializer, node, slot)
             return use(kind, words)
         return use("other", f"read by {op} '{label(node)}'")
 
     # ---- rules of single operators: (uses, initializer, node, slot) -> kind, words
 
-    def is_rotation(self, node: ir.Node, slot: int, own: ir.Value) -> bool:
+    def is_rotation(self, node: ir.Node, slot: int, initializer: ir.Value) -> bool:
         partners = [self.flags(x) for place, x in enumerate(node.inputs) if place != slot]
         kept = Depends.WEIGHT | (
             Depends.NOTHING if node.op_type in ("Mul", "Div") else Depends.FLOAT_DATA
         )
         # A partner that no input reaches is a table of positions, even if it is stored as floats.
         met = any(flags & kept for flags in partners if flags & Depends.DATA)
-        return not met and self.reaches_rotation(node, own)
+        return not met and self.reaches_rotation(node, initializer)
 
-    def is_placeholder(self, own: ir.Value, node: ir.Node, slot: int) -> bool:
+    def is_placeholder(self, initializer: ir.Value, node: ir.Node, slot: int) -> bool:
         """A norm's scale of ones or shift of zeros, where the real ones follow as Mul and Add."""
-        if node.op_type not in kinds.NORMS or slot not in (1, 2) or own.const_value is None:
+        if node.op_type not in kinds.NORMS or slot not in (1, 2) or initializer.const_value is None:
             return False
         neutral = 1.0 if slot == 1 else 0.0
-        if not constant_filled(own.const_value, neutral):
+        if not constant_filled(initializer.const_value, neutral):
             return False
         value = node.outputs[0]
         for _ in range(SEARCH_DEPTH):
@@ -269,9 +269,9 @@ class Uses:
             value = reader.outputs[0]
         return False
 
-    def add_rule(self, own: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
+    def add_rule(self, initializer: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
         where = f"{node.op_type} '{label(node)}'"
-        tensor = own.const_value
+        tensor = initializer.const_value
         partner = node.inputs[1 - slot]
         assert tensor is not None
         shape = tensor_shape(tensor)
@@ -302,14 +302,14 @@ class Uses:
             return "norm shift", f"shift of a written-out norm, {where}"
         return "bias", f"bias added by {where}"
 
-    def mul_rule(self, own: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
+    def mul_rule(self, initializer: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
         where = f"{node.op_type} '{label(node)}'"
-        tensor = own.const_value
+        tensor = initializer.const_value
         partner = node.inputs[1 - slot]
         assert tensor is not None
         if tensor.size == 1:
             return "constant", f"a single number for {where}"
-        if self.is_rotation(node, slot, own):
+        if self.is_rotation(node, slot, initializer):
             return "constant", f"rotary frequencies, sine and cosine follow {where}"
         if wide_axes(tensor_shape(tensor)) > 1:
             return "constant", f"fixed table multiplied by {where}; --trainable overrules"
@@ -319,8 +319,8 @@ class Uses:
             return "norm gain", f"gain of a written-out norm, {where}"
         return "gain", f"gain of {where}"
 
-    def root_rule(self, own: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
-        tensor = own.const_value
+    def root_rule(self, initializer: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
+        tensor = initializer.const_value
         vector = tensor is not None and wide_axes(tensor_shape(tensor)) <= 1
         kind = "running statistic" if vector else "other"
         return kind, f"read by {node.op_type} '{label(node)}'"

@@ -113,7 +113,7 @@ class _Lives:
                 else:
                     self.made[id(value)], self.maker[id(value)] = place, node
                     self.values.append(value)
-        self.peak, self.at = self._largest(len(nodes))
+        self.peak, self.peak_at = self._largest(len(nodes))
 
     def root(self, value: Value) -> Value:
         return self.shown.get(id(value), value)
@@ -137,7 +137,7 @@ class _Lives:
 
 @dataclass
 class _Plan:
-    """Around the place ``at``: values that are not kept, and where which are made again."""
+    """Around the largest moment: values that are not kept, and where which are made again."""
 
     lives: _Lives
     again: dict[int, int] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class _Plan:
         if id(root) not in lives.made:  # an input of the graph
             return []
         if not first:
-            before = lives.made[id(root)] <= lives.at
+            before = lives.made[id(root)] <= lives.peak_at
             kept = id(root) not in self.again
             if before and kept and lives.last(root) >= place:
                 return []
@@ -168,7 +168,7 @@ class _Plan:
             if before and kept and _bytes(root) <= self.spare:
                 return []  # it will live on
         node = lives.maker[id(root)]
-        if not depth or node.op not in _CHEAP or lives.made[id(root)] > lives.at:
+        if not depth or node.op not in _CHEAP or lives.made[id(root)] > lives.peak_at:
             return None
         chain: list[Value] = []
         for operand in node.inputs:
@@ -188,10 +188,10 @@ def _give_up(nodes: Sequence[Node], outputs: Sequence[Value], clone: Clone) -> l
     idle = []
     for value in lives.values:
         uses = lives.uses[id(value)]
-        if lives.made[id(value)] >= lives.at or _bytes(value) < _SMALL:
+        if lives.made[id(value)] >= lives.peak_at or _bytes(value) < _SMALL:
             continue
-        k = bisect_right(uses, lives.at)
-        if k < len(uses) and uses[k] < len(nodes) and (not k or uses[k - 1] < lives.at):
+        k = bisect_right(uses, lives.peak_at)
+        if k < len(uses) and uses[k] < len(nodes) and (not k or uses[k - 1] < lives.peak_at):
             idle.append((-_bytes(value), uses[k], value))
     for _, place, value in sorted(idle, key=lambda found: found[:2]):
         plan.consider(value, place)

@@ -235,7 +235,7 @@ class Derivatives:
             [filled(None if (v := hg[n]) is None else mixed.get(v), n) for n in self.used],
         ]
         flat = [d.barrier(v) for v in [value, *(v for row in rows for v in row)]]
-        self.model = d.model(flat, unused_inputs=True)
+        self.model = d.program(flat, unused_inputs=True).model
         self._run = evaluator(self.model)
         self.point = {n: np.asarray(a, np.float64) for n, a in point.items()}
         self.seeds = {

@@ -164,7 +164,7 @@ def compute(lowered: Lowered) -> dict[str, Array]:
     names = [n for n, v in lowered.outputs.items() if v.const is None]
     if values:
         aliased = [lowered.builder.barrier(v) for v in values]
-        model = lowered.builder.model(aliased)
+        model = lowered.builder.program(aliased).model
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -11,7 +11,16 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from graph_init.errors import UnsupportedModelError
-from graph_init.ir import Array, Builder, Value, evaluate
+from graph_init.ir import (
+    GRAPH_INIT,
+    STOP_GRADIENT,
+    Array,
+    Builder,
+    Value,
+    all_equal,
+    evaluate,
+    topological,
+)
 
 F = TensorProto.FLOAT
 
@@ -85,6 +94,54 @@ def test_frozen_values_do_not_move() -> None:
     assert b.mul(x, x).requires_grad
     assert not b.stop_gradient(x).requires_grad
     assert b.stop_gradient(b.input("y", F, (4,))) is b.inputs[-1]
+
+
+def test_stopped_gradients_are_in_the_graph_to_differentiate_and_not_in_the_one_to_run() -> None:
+    b = Builder()
+    x = b.input("x", F, (4,), requires_grad=True)
+    stopped = b.stop_gradient(x)
+    y = b.mul(x, b.op("Exp", stopped))
+    assert ops(b, y) == ["StopGradient", "Exp", "Mul"]
+    assert [n.op_type for n in b.model([y]).graph.node] == ["StopGradient", "Exp", "Mul"]
+    program = b.program([y, stopped])
+    assert sorted(n.op_type for n in program.model.graph.node) == ["Exp", "Identity", "Mul"]
+    onnx.checker.check_model(program.model, full_check=True)
+    feed = floats(4)
+    value, same = ReferenceEvaluator(program.model).run(None, {"x": feed})
+    np.testing.assert_allclose(value, feed * np.exp(feed), rtol=1e-6)
+    np.testing.assert_array_equal(same, feed)
+
+
+def test_stopped_gradients_of_constants_fold() -> None:
+    b = Builder()
+    constant = b.constant(floats(3))
+    folded = b.op(STOP_GRADIENT, constant, domain=GRAPH_INIT)
+    assert folded.const is not None and not b.nodes
+    np.testing.assert_array_equal(folded.const, floats(3))
+
+
+#: nodes 0 to 4: what each reads, and what it makes
+READS, MAKES = [["e"], ["a"], [], ["in"], ["c"]], [["z"], ["e"], ["a"], ["c"], ["d", "f"]]
+
+
+def test_nodes_are_sorted_by_readiness_or_rank() -> None:
+    assert topological(READS, MAKES) == [2, 3, 1, 4, 0]
+    assert topological(READS, MAKES, rank=lambda i: i) == [2, 1, 0, 3, 4]
+    assert topological(READS, MAKES, rank=lambda i: -i) == [3, 4, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.zeros(0), True),
+        (np.array([3.0]), True),
+        (np.full((2, 3), 7), True),
+        (np.array([[1, 1], [2, 1]]), False),
+        (np.array([1.0, 1.0, np.nan]), False),
+    ],
+)
+def test_whether_all_elements_are_equal(array: Array, expected: bool) -> None:
+    assert all_equal(array) is expected
 
 
 def test_models_leave_out_what_is_not_needed() -> None:

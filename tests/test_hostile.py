@@ -689,7 +689,7 @@ def test_arrays_that_hold_no_numbers(dtype: str) -> None:
         ("[" * 100_000, "nested too deep|not a readable"),
         ('{"a":' * 100_000, "nested too deep|not a readable"),
         ("[]", "not a JSON object"),
-        ('{"format": NaN}', "NaN is not a number of JSON"),
+        ('{"format": NaN}', "NaN is not a JSON number"),
         ('{"scales": 1, "scales": 2}', "'scales' occurs twice"),
         ('{"scales": ' + "1" * 5000 + "}", "not a readable"),
         ("\ufeff{}", "not a readable"),

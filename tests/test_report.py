@@ -32,7 +32,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")
 
 from graph_init.report import graph_layout, initialize
-from graph_init.report.graph_summary import outline
+from graph_init.report.graph_summary import summarize
 
 NAMES = ["w0", "w1", "w2"]
 
@@ -266,7 +266,7 @@ def test_model_scales_and_report_are_written_together_or_not_at_all(
     assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "o.onnx", "s.json", "r.html"}
     assert out in Path(page).read_text(encoding="utf-8")
     found = CliRunner().invoke(cli, [*words[:-1], scales])
-    assert found.exit_code == 2 and "is to hold two things" in found.stderr
+    assert found.exit_code == 2 and "two outputs are called" in found.stderr
 
 
 def test_a_missing_extra_is_named_before_the_work(
@@ -300,7 +300,7 @@ def found_outline(model: onnx.ModelProto, limit: int = 250) -> Any:
     loaded = load(model)
     parameters = analyze(loaded.ir)
     scalable = {p.name for p in parameters if p.scalable}
-    found = outline(loaded.ir, parameters, limit)
+    found = summarize(loaded.ir, parameters, limit)
     assert len(found["rows"]) <= limit
     assert scalable <= {n for row in found["rows"] for n in row["tensors"]} == set(found["order"])
     assert sum(row["nodes"] for row in found["rows"]) == found["computing"] + 1

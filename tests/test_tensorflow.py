@@ -83,7 +83,7 @@ def test_the_core_knows_the_folder(tmp_path: Path, drawn: str) -> None:
         graph_init_tensorflow.initialize(source, output=source)
     with pytest.raises(UsageError, match="no signature 'other'; there is serving_default"):
         graph_init_tensorflow.measure(source, signature="other")
-    with pytest.raises(UsageError, match="give no example"):
+    with pytest.raises(UsageError, match="leave the example out"):
         graph_init.measure(source, args=(X,))
 
 

@@ -379,7 +379,7 @@ def test_a_full_temporary_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("onnx_ir.save", full)
     module = PlainCNN()
     before = {n: v.clone() for n, v in module.state_dict().items()}
-    with pytest.raises(OutputError, match="No space left on device; let TMPDIR"):
+    with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
         graph_init_torch.initialize_(module, (torch.randn(4, 3, 10, 10),))
     assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
 

@@ -27,8 +27,18 @@ from graph_init.analysis import analyze
 from graph_init.frontends.resolve import resolve
 from graph_init.problem import forward_graph
 from graph_init.problem.loss_choice import BINARY, CLASSES, SQUARES
-from tests.architectures import AUDIO, ENCODER, GROUPED, SEQ2SEQ, STAGES, VISION, pair, pixels
-from tests.architectures import tokens, waves
+from tests.architectures import (
+    AUDIO,
+    ENCODER,
+    GROUPED,
+    SEQ2SEQ,
+    STAGES,
+    VISION,
+    pair,
+    pixels,
+    tokens,
+    waves,
+)
 
 TABLE = ROOT / "docs" / "losses.md"
 CE, BCE, MSE = CLASSES, BINARY, SQUARES
@@ -226,10 +236,26 @@ def _transformers() -> list[Model]:
     return [
         h("Bert", sequence, CE, ENCODER, tokens, num_labels=3),
         h("Bert", sequence, MSE, ENCODER, tokens, num_labels=1),
-        h("Bert", sequence, BCE, ENCODER, tokens, file=False, num_labels=4,
-          problem_type="multi_label_classification"),
-        h("Roberta", sequence, MSE, ENCODER, tokens, file=False, num_labels=3,
-          problem_type="regression"),
+        h(
+            "Bert",
+            sequence,
+            BCE,
+            ENCODER,
+            tokens,
+            file=False,
+            num_labels=4,
+            problem_type="multi_label_classification",
+        ),
+        h(
+            "Roberta",
+            sequence,
+            MSE,
+            ENCODER,
+            tokens,
+            file=False,
+            num_labels=3,
+            problem_type="regression",
+        ),
         h("Bert", "ForMaskedLM", CE, ENCODER, tokens),
         h("Bert", "ForTokenClassification", CE, ENCODER, tokens),
         h("Bert", "ForQuestionAnswering", CE, ENCODER, tokens),

@@ -62,7 +62,7 @@ def functional(model: Any, params: Any, vmap: bool | None) -> Functional:
             f"{_label(model)} is a function: give its parameters too, as in "
             "initialize(function, params, (example,))"
         )
-    raise UsageError(f"a {type(model).__name__} is no model of JAX")
+    raise UsageError(f"a {type(model).__name__} is not a model of JAX, Flax or Equinox")
 
 
 def _flatten(tree: Any) -> tuple[dict[str, Any], Callable[[Sequence[Any]], Any]]:
@@ -103,7 +103,13 @@ def _function(function: Callable[..., Any], params: Any, vmap: bool | None) -> F
     def signature(*args: Any) -> None: ...
 
     signature.__signature__ = _without_first(function)  # type: ignore[attr-defined]
-    return Functional(call, leaves, lambda new: build([*new.values()]), frozenset(), signature)
+    return Functional(
+        call,
+        leaves,
+        rebuild=lambda new: build([*new.values()]),
+        frozen=frozenset(),
+        signature=signature,
+    )
 
 
 def _without_first(function: Callable[..., Any]) -> inspect.Signature:
@@ -132,7 +138,13 @@ def _linen(module: Any, variables: Any, vmap: bool | None) -> Functional:
         return _mapped(lambda *a, **k: module.apply(tree, *a, **k), bool(vmap))(*args, **kwargs)
 
     frozen = frozenset(name for name in leaves if name.partition("/")[0] != "params")
-    return Functional(call, leaves, lambda new: build([*new.values()]), frozen, module.__call__)
+    return Functional(
+        call,
+        leaves,
+        rebuild=lambda new: build([*new.values()]),
+        frozen=frozen,
+        signature=module.__call__,
+    )
 
 
 def _nnx(module: Any, params: Any, vmap: bool | None) -> Functional:
@@ -160,7 +172,7 @@ def _nnx(module: Any, params: Any, vmap: bool | None) -> Functional:
     frozen = frozenset(
         n for n, (_, v) in zip(names, flat, strict=True) if not isinstance(v, nnx.Param)
     )
-    return Functional(call, leaves, rebuild, frozen, module.__call__)
+    return Functional(call, leaves, rebuild=rebuild, frozen=frozen, signature=module.__call__)
 
 
 def _equinox(module: Any, params: Any, vmap: bool | None) -> Functional:
@@ -174,7 +186,11 @@ def _equinox(module: Any, params: Any, vmap: bool | None) -> Functional:
         return _mapped(evaluated(arrays), vmap is not False)(*args, **kwargs)
 
     return Functional(
-        call, leaves, lambda new: build([*new.values()]), frozenset(), module.__call__
+        call,
+        leaves,
+        rebuild=lambda new: build([*new.values()]),
+        frozen=frozenset(),
+        signature=module.__call__,
     )
 
 

@@ -47,8 +47,8 @@ def to_onnx(
         found.nodes,
         "jax",
         [_info(v) for v in found.inputs],
-        [_info(v) for v in found.outputs],
-        [*weights, *found.constants.values()],
+        outputs=[_info(v) for v in found.outputs],
+        initializer=[*weights, *found.constants.values()],
     )
     return helper.make_model(
         proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION

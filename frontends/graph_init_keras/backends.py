@@ -46,10 +46,15 @@ def with_torch(
     ]
     with quiet("torch.onnx", "onnxscript"), torch.no_grad():
         program = torch.onnx.export(
-            Whole(), tuple(values), dynamo=True, optimize=False, verbose=False,
-            input_names=[*variables, *inputs], opset_version=OPSET,
+            Whole(),
+            tuple(values),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            input_names=[*variables, *inputs],
+            opset_version=OPSET,
             dynamic_shapes=((*([None] * count), *free),),
-        )  # fmt: skip
+        )
     assert program is not None
     return program.model_proto
 

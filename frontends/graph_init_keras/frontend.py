@@ -83,7 +83,7 @@ def _require_exportable(model: Any) -> str:
             f"{', '.join(EXPORTERS)}: choose one by KERAS_BACKEND"
         )
     if not isinstance(model, keras.Layer):
-        raise UsageError(f"a {type(model).__name__} is no Keras model")
+        raise UsageError(f"a {type(model).__name__} is not a Keras model")
     if not model.built:
         raise UsageError(
             f"'{model.name}' has no weights yet: call it once on an example, or build it, first"

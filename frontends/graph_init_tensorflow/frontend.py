@@ -37,7 +37,7 @@ def export(
     variables of the loaded model, which it returns; the folder stays as it is.
     """
     if args or kwargs:
-        raise UsageError("a SavedModel says itself what it is called with: give no example")
+        raise UsageError("a SavedModel declares its inputs; leave the example out")
     loaded = _load(model)
     function = _signature(loaded, signature)
     names = unique([v.name.partition(":")[0] for v in function.variables], _inputs(function))
@@ -75,7 +75,7 @@ def _signature(loaded: Any, name: str) -> Any:
             "signatures=…, and give the folder"
         )
     if name not in found:
-        raise UsageError(f"there is no signature '{name}'; there is {', '.join(found)}")
+        raise UsageError(f"the SavedModel has no signature '{name}'; it has {', '.join(found)}")
     return found[name]
 
 

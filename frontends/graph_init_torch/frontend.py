@@ -29,8 +29,8 @@ from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.frontends import Exported, Tensor
 from graph_init.ir import Array
 from graph_init.problem.loss_choice import AUTO
-from graph_init_torch.blame import culprit
 from graph_init_torch.copies import as_float32, copy_of
+from graph_init_torch.export_errors import culprit
 from graph_init_torch.losses import stated
 
 #: Modules that only wrap another, by where that is.
@@ -131,7 +131,15 @@ def _tensors(module: nn.Module) -> tuple[list[Tensor], dict[str, torch.Tensor]]:
         own = objects[key]
         buffer = not buffers.isdisjoint([name, *aliases])
         trainable = own.requires_grad and not buffer
-        found.append(Tensor(name, _to_numpy(name, own), trainable, tuple(aliases), buffer))
+        found.append(
+            Tensor(
+                name,
+                _to_numpy(name, own),
+                trainable=trainable,
+                aliases=tuple(aliases),
+                buffer=buffer,
+            )
+        )
     return found, {names[key][0]: own for key, own in objects.items()}
 
 

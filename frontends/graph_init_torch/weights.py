@@ -40,7 +40,7 @@ def save_safetensors(
     try:
         # The aliases are written as safetensors' own save_model does.
         save_file(tensors, temporary, metadata={"format": "pt", **provenance, **aliases})
-        os.replace(temporary, target)
+        temporary.replace(target)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise UsageError(f"'{target}' cannot be written: {error}") from error

@@ -30,6 +30,7 @@ class Use:
 
 
 def attribute(node: ir.Node, name: str, default: int) -> int:
+    """The integer attribute ``name`` of ``node``, or ``default`` where it is not given."""
     found = node.attributes.get(name)
     return default if found is None or found.value is None else int(found.value)
 
@@ -73,6 +74,7 @@ def fans(
 def einsum_fans(
     node: ir.Node, slot: int, shape: tuple[int, ...]
 ) -> tuple[int | None, int | None, bool] | None:
+    """The same as :func:`fans` for an operand of Einsum, from its equation."""
     equation = node.attributes["equation"].as_string().replace(" ", "").replace("...", "")
     left, _, right = equation.partition("->")
     terms = left.split(",")
@@ -112,4 +114,6 @@ def linear_use(
         words += f" ({channels} output channels, fan-in {fan_in})"
     else:
         words += f" (fan-in {fan_in}, fan-out {fan_out})"
-    return Use(kind, node, words, path, fan_in, fan_out, stored)
+    return Use(
+        kind, node, words=words, path=path, fan_in=fan_in, fan_out=fan_out, transposed=stored
+    )

@@ -98,20 +98,32 @@ def to_networkx(model: ir.Model) -> networkx.MultiDiGraph[Any]:
     for node, _ in walk(model.graph):
         here = ("node", id(node))
         graph.add_node(here, name=label(node), op_type=node.op_type, domain=node.domain)
-        for slot, given in enumerate(node.inputs):
-            if given is not None:
-                shape_only = reads_shape_only(node, slot)
-                graph.add_edge(add_value(given), here, slot=slot, shape_only=shape_only)
-        for body in subgraphs(node):
-            for slot, returned in enumerate(body.outputs):
-                graph.add_edge(add_value(returned), here, slot=slot, shape_only=False)
-            for slot, value in enumerate(body.inputs):
-                graph.add_edge(here, add_value(value), slot=slot, shape_only=False)
-        for slot, output in enumerate(node.outputs):
-            graph.add_edge(here, add_value(output), slot=slot, shape_only=False)
+        for value, slot, shape_only in _read(node):
+            graph.add_edge(add_value(value), here, slot=slot, shape_only=shape_only)
+        for value, slot in _made(node):
+            graph.add_edge(here, add_value(value), slot=slot, shape_only=False)
     for value in model.graph.outputs:
         add_value(value, "output")
     return graph
+
+
+def _read(node: ir.Node) -> Iterator[tuple[ir.Value, int, bool]]:
+    """What a node reads, and what its bodies return: value, slot, whether only for the shape."""
+    for slot, value in enumerate(node.inputs):
+        if value is not None:
+            yield value, slot, reads_shape_only(node, slot)
+    for body in subgraphs(node):
+        for slot, value in enumerate(body.outputs):
+            yield value, slot, False
+
+
+def _made(node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
+    """What a node makes, and what it gives its bodies: value, slot."""
+    for body in subgraphs(node):
+        for slot, value in enumerate(body.inputs):
+            yield value, slot
+    for slot, value in enumerate(node.outputs):
+        yield value, slot
 
 
 def live_keys(model: ir.Model) -> set[tuple[str, int]]:

@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graph_init.analysis import kinds
+from graph_init.analysis.facts import constant_filled, wide_axes
 from graph_init.analysis.fans import Use, attribute
 from graph_init.analysis.graph import dtype_name, label, tensor_shape, to_networkx
-from graph_init.analysis.uses import Uses, best, constant_filled, wide_axes
+from graph_init.analysis.uses import Uses, best
 from graph_init.errors import ModelFileError, UsageError, printable
 from graph_init.model.constants import COMPUTED_BY
 
@@ -98,7 +99,7 @@ def analyze(
     embeddings: dict[str, ir.TensorProtocol] = {}
     uses = {}
     for name, value in values.items():
-        with sound(name):
+        with as_model_error(name):
             uses[name] = finder.of(value)
     for name, value in values.items():
         of_kind = {use.kind for use in uses[name]}
@@ -106,19 +107,25 @@ def analyze(
             embeddings[name] = value.const_value
     found = []
     for name, value in values.items():
-        with sound(name):
+        with as_model_error(name):
             found.append(
                 describe(
-                    finder, name, value, uses[name], embeddings, name in forced, name in frozen,
-                    None if trained is None else trained.get(name, False),
+                    finder,
+                    name,
+                    value,
+                    uses=uses[name],
+                    embeddings=embeddings,
+                    forced=name in forced,
+                    frozen=name in frozen,
+                    trained=None if trained is None else trained.get(name, False),
                 )
-            )  # fmt: skip
+            )
     return found
 
 
 @contextmanager
-def sound(name: str) -> Iterator[None]:
-    """ModelFileError for what only a node that contradicts the tensor's shape makes go wrong."""
+def as_model_error(name: str) -> Iterator[None]:
+    """Raise ModelFileError in place of the errors that a node makes which contradicts the shape."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

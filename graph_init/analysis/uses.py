@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 
 from graph_init.analysis import kinds
+from graph_init.analysis.facts import (
+    Flips,
+    constant_filled,
+    flipped,
+    is_mask,
+    leak,
+    next_shape,
+    wide_axes,
+)
 from graph_init.analysis.fans import Use, attribute, linear_use, table_use
 from graph_init.analysis.graph import (
     Depends,
@@ -20,15 +28,8 @@ from graph_init.analysis.graph import (
     tensor_shape,
 )
 
-MASK_LEVEL = -1e4  # scores at or below this are masked out
-Flips = tuple[bool, bool]  # whether Transposes swapped the first two axes, the last two
 LAYERS = frozenset({"convolution kernel", "matrix"})  # kinds stored in one of two orders
 SEARCH_DEPTH = 8  # nodes looked at on each side to recognise a written-out norm or gate
-
-
-def wide_axes(shape: tuple[int, ...]) -> int:
-    """Number of dimensions other than 1."""
-    return sum(size != 1 for size in shape)
 
 
 class Uses:
@@ -71,9 +72,9 @@ class Uses:
                     pending.extend(node.outputs)
         return False
 
-    def reaches_rotation(self, node: ir.Node, own: ir.Value) -> bool:
-        """Whether the result meets Sin or Cos before a weight other than ``own``."""
-        pending, seen = list(node.outputs), {id(own)}
+    def reaches_rotation(self, node: ir.Node, initializer: ir.Value) -> bool:
+        """Whether the result meets Sin or Cos before a weight other than ``initializer``."""
+        pending, seen = list(node.outputs), {id(initializer)}
         while pending:
             value = pending.pop()
             if id(value) in seen:
@@ -86,7 +87,7 @@ class Uses:
                 met = any(
                     x is not None
                     and x.is_initializer()
-                    and x is not own
+                    and x is not initializer
                     and Depends.WEIGHT in self.flags(x)
                     for x in others
                 )
@@ -118,7 +119,7 @@ class Uses:
     # ---- the walk
 
     def of(self, value: ir.Value) -> list[Use]:
-        """Every live use of an initializer, views seen through, at most one a deciding slot."""
+        """Every live use of an initializer, seen through views; at most one for each slot."""
         shape = static_shape(value) or ()
         found: list[Use] = []
         pending: list[tuple[ir.Value, tuple[str, ...], tuple[int, ...] | None, Flips]]
@@ -136,7 +137,7 @@ class Uses:
                         after = next_shape(node, output, now)
                         pending.append((output, (*path, node.op_type), after, turned))
                     continue
-                use = self.classify(value, node, slot, now, path)
+                use = self.classify(value, node, slot, shape=now, path=path)
                 # Stored order = the order that the node reads, undone by the Transposes between.
                 convolution = use.kind == "convolution kernel"
                 if use.kind in LAYERS and flips[0 if convolution else 1]:
@@ -171,7 +172,7 @@ class Uses:
 
     def classify(
         self,
-        own: ir.Value,
+        initializer: ir.Value,
         node: ir.Node,
         slot: int,
         shape: tuple[int, ...] | None,
@@ -179,8 +180,8 @@ class Uses:
     ) -> Use:
         """The use by one node that decides; ``shape`` is the tensor's as that node reads it."""
         op = node.op_type
-        size = own.const_value.size if own.const_value is not None else 0
-        rank = len(own.const_value.shape) if own.const_value is not None else 0
+        size = initializer.const_value.size if initializer.const_value is not None else 0
+        rank = len(initializer.const_value.shape) if initializer.const_value is not None else 0
 
         def use(kind: str, words: str) -> Use:
             held = kinds.STATISTICS[op, slot] if kind == "running statistic" else None
@@ -190,28 +191,44 @@ class Uses:
             return use("quantized", f"read by {op} '{label(node)}', left alone")
         if size == 1 and ("Expand" in path or rank == 0) and op != "PRelu":
             return use("constant", f"a single number for {op} '{label(node)}'")
-        if self.is_placeholder(own, node, slot):
+        if self.is_placeholder(initializer, node, slot):
             return use("constant", f"neutral scale or shift of {op} '{label(node)}'")
         kind = kinds.SLOTS.get((op, slot))
         if op == "Attention" and node.domain != "com.microsoft":
             kind = None  # the standard's Attention takes three tensors, no weights
         elif op == "Attention" and slot == 1:
-            return linear_use(node, slot, shape, path, use)
+            kind = "matrix"
+        if kind in ("embedding", "position"):
+            return table_use(kind, node, shape, path)
+        if kind in ("matrix", "convolution kernel", "recurrent"):
+            return linear_use(node, slot, shape, path=path, use=use)
         if kind is not None:
-            if kind == "embedding" or kind == "position":
-                return table_use(kind, node, shape, path)
-            if kind in ("convolution kernel", "recurrent"):
-                return linear_use(node, slot, shape, path, use)
             words = kind
             if kind == "running statistic":
                 words = f"running {kinds.STATISTICS[op, slot]}"
             return use(kind, f"{words} of {op} '{label(node)}'")
+        return self.operand(initializer, node, slot, shape=shape, path=path)
+
+    def operand(
+        self,
+        initializer: ir.Value,
+        node: ir.Node,
+        slot: int,
+        shape: tuple[int, ...] | None,
+        path: tuple[str, ...],
+    ) -> Use:
+        """The use by a node whose operands have no fixed part to play, such as MatMul or Add."""
+        op = node.op_type
+
+        def use(kind: str, words: str) -> Use:
+            return Use(kind, node, words, path)
+
         if op in kinds.SETTINGS:
             return use("constant", f"fixed operand of {op} '{label(node)}'")
         if op in kinds.MATRIX_PRODUCTS:
-            if self.is_rotation(node, slot, own):
+            if self.is_rotation(node, slot, initializer):
                 return use("constant", f"rotary frequencies, Sin or Cos follow '{label(node)}'")
-            return linear_use(node, slot, shape, path, use)
+            return linear_use(node, slot, shape, path=path, use=use)
         if op in ("Gather", "GatherND", "GatherElements") and slot == 0:
             lookup = "embedding" if self.is_data(node.inputs[1]) else "position"
             return table_use(lookup, node, shape, path)
@@ -219,27 +236,27 @@ class Uses:
             return use("token", f"joined to activations by Concat '{label(node)}'")
         rule = self.RULES.get(op)
         if rule is not None:
-            kind, words = rule(self, own, node, slot)
+            kind, words = rule(self, initializer, node, slot)
             return use(kind, words)
         return use("other", f"read by {op} '{label(node)}'")
 
     # ---- rules of single operators: (uses, initializer, node, slot) -> kind, words
 
-    def is_rotation(self, node: ir.Node, slot: int, own: ir.Value) -> bool:
+    def is_rotation(self, node: ir.Node, slot: int, initializer: ir.Value) -> bool:
         partners = [self.flags(x) for place, x in enumerate(node.inputs) if place != slot]
         kept = Depends.WEIGHT | (
             Depends.NOTHING if node.op_type in ("Mul", "Div") else Depends.FLOAT_DATA
         )
         # A partner that no input reaches is a table of positions, even if it is stored as floats.
         met = any(flags & kept for flags in partners if flags & Depends.DATA)
-        return not met and self.reaches_rotation(node, own)
+        return not met and self.reaches_rotation(node, initializer)
 
-    def is_placeholder(self, own: ir.Value, node: ir.Node, slot: int) -> bool:
+    def is_placeholder(self, initializer: ir.Value, node: ir.Node, slot: int) -> bool:
         """A norm's scale of ones or shift of zeros, where the real ones follow as Mul and Add."""
-        if node.op_type not in kinds.NORMS or slot not in (1, 2) or own.const_value is None:
+        if node.op_type not in kinds.NORMS or slot not in (1, 2) or initializer.const_value is None:
             return False
         neutral = 1.0 if slot == 1 else 0.0
-        if not constant_filled(own.const_value, neutral):
+        if not constant_filled(initializer.const_value, neutral):
             return False
         value = node.outputs[0]
         for _ in range(SEARCH_DEPTH):
@@ -255,9 +272,9 @@ class Uses:
             value = reader.outputs[0]
         return False
 
-    def add_rule(self, own: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
+    def add_rule(self, initializer: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
         where = f"{node.op_type} '{label(node)}'"
-        tensor = own.const_value
+        tensor = initializer.const_value
         partner = node.inputs[1 - slot]
         assert tensor is not None
         shape = tensor_shape(tensor)
@@ -288,14 +305,14 @@ class Uses:
             return "norm shift", f"shift of a written-out norm, {where}"
         return "bias", f"bias added by {where}"
 
-    def mul_rule(self, own: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
+    def mul_rule(self, initializer: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
         where = f"{node.op_type} '{label(node)}'"
-        tensor = own.const_value
+        tensor = initializer.const_value
         partner = node.inputs[1 - slot]
         assert tensor is not None
         if tensor.size == 1:
             return "constant", f"a single number for {where}"
-        if self.is_rotation(node, slot, own):
+        if self.is_rotation(node, slot, initializer):
             return "constant", f"rotary frequencies, sine and cosine follow {where}"
         if wide_axes(tensor_shape(tensor)) > 1:
             return "constant", f"fixed table multiplied by {where}; --trainable overrules"
@@ -305,8 +322,8 @@ class Uses:
             return "norm gain", f"gain of a written-out norm, {where}"
         return "gain", f"gain of {where}"
 
-    def root_rule(self, own: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
-        tensor = own.const_value
+    def root_rule(self, initializer: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
+        tensor = initializer.const_value
         vector = tensor is not None and wide_axes(tensor_shape(tensor)) <= 1
         kind = "running statistic" if vector else "other"
         return kind, f"read by {node.op_type} '{label(node)}'"
@@ -373,65 +390,6 @@ class Uses:
                 if part in seen:
                     return name
         return None
-
-
-def leak(node: ir.Node) -> float | None:
-    """The slope of an activation for negative arguments, where its node gives one."""
-    if node.op_type == "LeakyRelu":
-        given = node.attributes.get("alpha")
-        return None if given is None else given.as_float()
-    if node.op_type == "PRelu" and node.inputs[1] is not None:
-        slopes = node.inputs[1].const_value
-        return None if slopes is None else float(slopes.numpy().astype(np.float64).mean())
-    return None
-
-
-def flipped(node: ir.Node, flips: Flips) -> Flips:
-    """The swaps so far, with the node's own if it is a Transpose."""
-    if node.op_type != "Transpose":
-        return flips
-    given = node.attributes.get("perm")
-    if given is None:
-        return not flips[0], not flips[1]
-    order = list(given.as_ints())
-    if len(order) < 2:
-        return flips
-    return flips[0] ^ (order[0] > order[1]), flips[1] ^ (order[-2] > order[-1])
-
-
-def next_shape(
-    node: ir.Node, output: ir.Value, shape: tuple[int, ...] | None
-) -> tuple[int, ...] | None:
-    """Shape of an output of a node that passes a tensor on; None if it is not known."""
-    inferred = static_shape(output)
-    if inferred is not None:
-        return inferred
-    if node.op_type == "Transpose" and shape is not None:
-        given = node.attributes.get("perm")
-        order = list(given.as_ints()) if given is not None else list(range(len(shape)))[::-1]
-        return tuple(shape[axis] for axis in order)
-    if node.op_type in ("Identity", "Cast", "CastLike", "Mul", "Div", "Add", "Sub", "Dropout"):
-        return shape
-    return None
-
-
-def constant_filled(tensor: ir.TensorProtocol, level: float | None = None) -> bool:
-    """Whether all elements are equal (to ``level`` if given)."""
-    if tensor.size == 0:
-        return False
-    values = tensor.numpy().reshape(-1)
-    first = values[0] if level is None else level
-    if values[0] != first or values[-1] != first:
-        return False
-    return bool(np.all(values == first))
-
-
-def is_mask(tensor: ir.TensorProtocol) -> bool:
-    """Whether every element is 0 or at most `MASK_LEVEL`."""
-    values = tensor.numpy().reshape(-1)
-    if tensor.size == 0 or not (values[0] == 0 or values[0] <= MASK_LEVEL):
-        return False
-    return bool(np.all((values == 0) | (values <= MASK_LEVEL)))
 
 
 def best(uses: list[Use]) -> Use:

@@ -5,13 +5,13 @@ Another builder can take its place by offering the same function.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
 from graph_init.engine import failures
 from graph_init.engine.runtime import SILENT, bindings, onnxruntime
-from graph_init.ir import ZERO_DERIVATIVE, Site, sources
+from graph_init.ir import GRAPH_INIT, ZERO_DERIVATIVE, Site, sources, topological
 
 
 def build_gradient(
@@ -139,7 +139,7 @@ def _set_aside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeP
     aside = [
         n
         for n in model.graph.node
-        if not n.domain
+        if n.domain in ("", GRAPH_INIT)
         and n.op_type in ZERO_DERIVATIVE
         and n.input
         and all(o in known for o in n.output if o)
@@ -159,22 +159,7 @@ def _set_aside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[onnx.NodeP
     return smooth, aside
 
 
-def _sorted(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+def _sorted(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """``nodes`` in topological order, each as early as the given order allows."""
-    pending = list(nodes)
-    maker = {o: i for i, n in enumerate(pending) for o in n.output if o}
-    done = [False] * len(pending)
-    result = []
-    for start in range(len(pending)):
-        stack = [start]
-        while stack:
-            at = stack[-1]
-            waiting = [maker[i] for i in pending[at].input if i in maker and not done[maker[i]]]
-            if waiting and not done[at]:
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if not done[at]:
-                done[at] = True
-                result.append(pending[at])
-    return result
+    makes = [[o for o in n.output if o] for n in nodes]
+    return [nodes[i] for i in topological([n.input for n in nodes], makes, rank=lambda i: i)]

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from graph_init.autodiff.gradient import build_gradient
 from graph_init.errors import UnsupportedModelError
-from graph_init.ir import Builder, Node, Value, sources
+from graph_init.ir import OPSET, Builder, Node, Value, sources
 from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
 
 SCALE_INPUT = "graph_init.scales"
@@ -80,7 +80,7 @@ def build(
     for initializer in model.graph.initializer:
         environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
     _name_sources(b, model, sources(forward))
-    run(b, model.graph.node, environment, 21, context=Context((GRADIENT_RULES, RULES)))
+    run(b, model.graph.node, environment, OPSET, context=Context((GRADIENT_RULES, RULES)))
     b.source_node = ""
     gradients = {}
     for n, value in theta.items():

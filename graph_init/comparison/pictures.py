@@ -2,19 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
 
-from graph_init.comparison.result import Comparison, Run
 from graph_init.ir import Array
 
 matplotlib.use("Agg")  # no display is needed, nor touched
 
 #: Losses are averaged over this many updates where curves are drawn.
 _WINDOW = 10
+
+
+class Run(Protocol):
+    """What is drawn of a training run."""
+
+    @property
+    def losses(self) -> Sequence[float]: ...
+
+    @property
+    def final_loss(self) -> float: ...
+
+    @property
+    def diverged(self) -> bool: ...
+
+
+class State(Protocol):
+    """What is drawn of an initial state."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scheme(self) -> str: ...
+
+    @property
+    def tuned(self) -> bool: ...
+
+
+class Row(Protocol):
+    """What is drawn of a state under an optimizer."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def optimizer(self) -> str: ...
+
+    @property
+    def learning_rate(self) -> float: ...
+
+
+class Comparison(Protocol):
+    """What is drawn of a comparison; see :class:`graph_init.comparison.result.Comparison`."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def states(self) -> Sequence[State]: ...
+
+    @property
+    def summary(self) -> Sequence[Row]: ...
+
+    def of(self, state: str, optimizer: str) -> Mapping[float, Sequence[Run]]: ...
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:

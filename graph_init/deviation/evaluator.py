@@ -73,14 +73,14 @@ class Measurement:
         return collapse.warnings(self.parameters, self.output_std)
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields; numbers that are not finite, which JSON has not, are null."""
+        """Its fields; a number that JSON cannot represent (infinite or NaN) is null."""
         content = {k: finite(v) for k, v in vars(self).items() if k != "problem"}
         rows = [{k: finite(v) for k, v in row.items()} for row in self.parameters]
         return {**content, "parameters": rows, "warnings": self.warnings}
 
 
 def finite(value: Any) -> Any:
-    """``value``, or None in place of a number that JSON has not."""
+    """``value``, or None in place of a number that JSON cannot represent."""
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

@@ -7,7 +7,7 @@ blame if it makes one, or makes NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from graph_init.engine.session import Session
 from graph_init.ir import FLOATS, Array, Builder, Value
+from graph_init.problem.passes import GraphPass, LoweredNode
 from graph_init.problem.workload import Workload
 
 
@@ -54,24 +55,21 @@ def _count(array: Array) -> _Counts:
     return _Counts(array.size, int(np.isnan(array).sum()), infinite - below, below)
 
 
-class _Watch:
-    """A visitor for :func:`~graph_init.problem.forward_graph.build`
-    that notes what every node reads and makes."""
+class _Watch(GraphPass):
+    """Notes the nodes, and what every one of them reads and makes.
+
+    It needs nothing and leaves the graph as it is. ``nodes`` are those of the model, in order, and
+    ``values`` what each name stands for, of those that are floats.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {}
         self.nodes: list[onnx.NodeProto] = []
 
-    def __call__(
-        self,
-        b: Builder,
-        node: onnx.NodeProto,
-        environment: dict[str, Value | None],
-        again: Callable[[Sequence[onnx.NodeProto]], None],
-    ) -> None:
-        self.nodes.append(node)
-        for name in [*node.input, *node.output]:
-            value = environment.get(name)
+    def after(self, lowered: LoweredNode) -> None:
+        self.nodes.append(lowered.node)
+        for name in [*lowered.node.input, *lowered.node.output]:
+            value = lowered.values.get(name)
             if value is not None and value.dtype in FLOATS:
                 self.values[name] = value
 
@@ -83,10 +81,12 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
     """
     for name, array in batch.items():
         if (counts := _count(array)).nan or counts.above:  # masks hold −∞
-            return Finding(f"'{name}' of the batch holds {counts}", "mend the data")
+            return Finding(f"'{name}' of the batch holds {counts}", "remove them from the data")
     for p in workload.problem.parameters:
         if (counts := _count(values[p.name])).nan or counts.infinite:
-            remedy = "fill it with --scheme he" if p.scalable else "mend the model"
+            remedy = (
+                "fill it with --scheme he" if p.scalable else "give it finite values in the model"
+            )
             return Finding(f"parameter '{p.name}' holds {counts}", remedy)
     watch = _Watch()
     problem = workload.rebuild(watch)
@@ -101,7 +101,7 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
     fixed |= {n: _count(array) for n, array in problem.fed.items()}
     for name, counts in fixed.items():
         if counts.nan:
-            return Finding(f"tensor '{name}' holds {counts}", "mend the model")
+            return Finding(f"tensor '{name}' holds {counts}", "give it finite values in the model")
     largest = 0.0
     for part in workload.layout.slices(batch):
         found = list(session({**problem.fed, **values, **part}).values())

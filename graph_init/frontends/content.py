@@ -12,11 +12,13 @@ from graph_init.ir import Array
 
 
 def dtype_of(value: ir.Value) -> Any:
+    """NumPy's element type of an initializer."""
     assert value.const_value is not None
     return value.const_value.dtype.numpy()
 
 
 def array_of(value: ir.Value) -> Array:
+    """The numbers of an initializer."""
     assert value.const_value is not None
     return value.const_value.numpy()
 
@@ -45,8 +47,3 @@ def fingerprint(array: Array) -> tuple[int, int]:
     """The same for all arrangements of the same numbers."""
     bits = _bits(array).astype(np.uint64).ravel()
     return int(bits.sum(dtype=np.uint64)), int((bits * bits).sum(dtype=np.uint64))
-
-
-def filled(array: Array) -> bool:
-    """Whether all elements are equal: such content says nothing of where it comes from."""
-    return array.size < 2 or bool((array == array.reshape(-1)[0]).all())

@@ -12,7 +12,7 @@ arrangement, or pieces of tensors put together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -22,9 +22,10 @@ from onnx_ir.passes import common as passes
 from graph_init.errors import UnsupportedModelError
 from graph_init.frontends import Tensor
 from graph_init.frontends.arrangement import Expression
-from graph_init.frontends.content import array_of, dtype_of, equal, filled, same
+from graph_init.frontends.content import array_of, dtype_of, equal, same
 from graph_init.frontends.edits import Graph
 from graph_init.frontends.search import Finder
+from graph_init.ir import all_equal
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,7 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
     passes.RemoveInitializersFromInputsPass()(model)
     graph = Graph(model.graph)
     graph.lift_constants()
-    floats = graph.floats()
-    by_name = {name: t for t in tensors for name in (t.name, *t.aliases)}
-    held: dict[int, list[ir.Value]] = {}
-    rest: list[ir.Value] = []
-    for value in floats:
-        tensor = by_name.get(value.name or "")
-        if tensor is not None and equal(tensor, value):
-            held.setdefault(id(tensor), []).append(value)
-        else:
-            rest.append(value)
+    held, rest = _by_name(graph.floats(), tensors)
     twins: dict[int, list[Tensor]] = {}
     rest = _by_whole_content(rest, [t for t in tensors if id(t) not in held], held, twins)
     finder = Finder(tensors)
@@ -68,18 +60,13 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
     unknown: list[ir.Value] = []
     for value in rest:
         array = array_of(value)
-        found = None if filled(array) else finder.find(array)
+        found = None if all_equal(array) else finder.find(array)
         if found is None:
             unknown.append(value)
         else:
             made.append((value, found))
     read = set(held) | {id(t) for _, expression in made for t in expression.tensors()}
-    already = {id(t) for others in twins.values() for t in others}
-    for tensor in tensors:
-        if id(tensor) not in read | already:
-            twin = next((t for t in tensors if id(t) in read and _mergeable(t, tensor)), None)
-            if twin is not None:
-                twins.setdefault(id(twin), []).append(tensor)
+    _add_merged(twins, tensors, read)
     read |= {id(t) for others in twins.values() for t in others}
     _require_known([t for t in tensors if id(t) not in read], unknown)
 
@@ -98,6 +85,34 @@ def bind(exported: onnx.ModelProto | ir.Model, tensors: Sequence[Tensor]) -> Bou
                 owners[tensor.name] = (tensor, *twins.get(id(tensor), ()))
         graph.replace(value, expression.emit(graph, holders))
     return Bound(model, owners)
+
+
+def _by_name(
+    values: Sequence[ir.Value], tensors: Sequence[Tensor]
+) -> tuple[dict[int, list[ir.Value]], list[ir.Value]]:
+    """The values that have a tensor's name and numbers, by the tensor's ``id``; and the rest."""
+    by_name = {name: t for t in tensors for name in (t.name, *t.aliases)}
+    held: dict[int, list[ir.Value]] = {}
+    rest: list[ir.Value] = []
+    for value in values:
+        tensor = by_name.get(value.name or "")
+        if tensor is not None and equal(tensor, value):
+            held.setdefault(id(tensor), []).append(value)
+        else:
+            rest.append(value)
+    return held, rest
+
+
+def _add_merged(
+    twins: dict[int, list[Tensor]], tensors: Sequence[Tensor], read: Collection[int]
+) -> None:
+    """Add to the ``twins`` of tensors that are read those that the exporter merged with them."""
+    already = {id(t) for others in twins.values() for t in others}
+    for tensor in tensors:
+        if id(tensor) not in read and id(tensor) not in already:
+            twin = next((t for t in tensors if id(t) in read and _mergeable(t, tensor)), None)
+            if twin is not None:
+                twins.setdefault(id(twin), []).append(tensor)
 
 
 def _by_whole_content(
@@ -123,7 +138,7 @@ def _by_whole_content(
         else:
             rest.append(value)
     for members, equals in groups:
-        in_turn = len(array_of(members[0]).shape) < 2 and filled(array_of(members[0]))
+        in_turn = len(array_of(members[0]).shape) < 2 and all_equal(array_of(members[0]))
         pairs = min(len(members), len(equals)) if in_turn else 1
         for k in range(pairs):
             held[id(equals[k])] = [members[k]]
@@ -142,7 +157,7 @@ def _mergeable(kept: Tensor, lost: Tensor) -> bool:
     Of numbers that are all alike only tensors that are trained alike: the lost one may as well be
     unused, and nothing of ``kept`` should depend on it then.
     """
-    alike = kept.trainable == lost.trainable or not filled(lost.value)
+    alike = kept.trainable == lost.trainable or not all_equal(lost.value)
     return alike and kept.value.dtype == lost.value.dtype and same(kept.value, lost.value)
 
 
@@ -153,13 +168,13 @@ def _equal_values(a: ir.Value, b: ir.Value) -> bool:
 def _require_known(missing: Sequence[Tensor], unknown: Sequence[ir.Value]) -> None:
     """Every trainable tensor is found, or plausibly reaches no output."""
     for tensor in missing:
-        if not tensor.trainable or tensor.value.size < 2 or filled(tensor.value):
+        if not tensor.trainable or tensor.value.size < 2 or all_equal(tensor.value):
             continue
         for value in unknown:
             array = array_of(value)
-            if array.size == tensor.value.size and not filled(array):
+            if array.size == tensor.value.size and not all_equal(array):
                 raise UnsupportedModelError(
                     f"the exporter has changed the values of '{tensor.name}': they are nowhere in "
                     f"the exported graph, and '{value.name}', of the same size, comes from no "
-                    "parameter. Tell the exporter to leave weights as they are (no folding)"
+                    "parameter. Export without constant folding, which leaves weights as they are"
                 )

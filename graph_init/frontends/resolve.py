@@ -106,7 +106,7 @@ class ResolvedModel:
         for name in dict.fromkeys([*filled, *factors]):
             for tensor in self.owners.get(name, ()):
                 dtype = tensor.value.dtype
-                base = filled[name] if name in filled else tensor.value
+                base = filled.get(name, tensor.value)
                 with np.errstate(over="ignore"):
                     exact = base.astype(np.float64) * factors.get(name, 1.0)
                     new[tensor.name] = exact.astype(dtype).reshape(tensor.value.shape)
@@ -168,7 +168,9 @@ def resolve(
                 "of a framework that has a frontend (PyTorch, Keras, JAX)"
             )
         if args is not None or kwargs is not None or export is not None:
-            raise UsageError("args, kwargs and export belong to models of frameworks, not to ONNX")
+            raise UsageError(
+                "args, kwargs and export are for a framework's model; leave them out for ONNX"
+            )
         return ResolvedModel(load(model))
     if isinstance(args, str) or not isinstance(args, Sequence | None):
         raise UsageError(
@@ -194,6 +196,6 @@ def _loaded(model: onnx_ir.Model) -> tuple[LoadedModel, tempfile.TemporaryDirect
     except OSError as error:
         raise OutputError(
             f"the temporary folder cannot take the exported model's {size / 1e6:,.0f} MB: "
-            f"{error.strerror or error}; let TMPDIR name a folder that can"
+            f"{error.strerror or error}; set TMPDIR to a folder with more space"
         ) from error
     return load(path), folder

@@ -97,7 +97,7 @@ class Finder:
                 step += 1
             (tensor, own_axis, start), length = max(places.items(), key=lambda item: item[1])
             shape = _run_shape(tensor.value, array.ndim)
-            runs.append(Run(tensor, shape, own_axis, start, start + length))
+            runs.append(Run(tensor, shape, axis=own_axis, start=start, stop=start + length))
             at += length
             if len(runs) > _MAX_PIECES:
                 return None
@@ -130,7 +130,7 @@ def _run_shape(array: Array, rank: int) -> tuple[int, ...]:
 
 
 def _slices(array: Array, axis: int) -> Array:
-    """The slices along ``axis``, one a row."""
+    """The slices along ``axis``, one in each row."""
     moved = np.moveaxis(array, axis, 0)
     return np.ascontiguousarray(moved).reshape(array.shape[axis], -1)
 

@@ -10,7 +10,7 @@ so that the output is linear in the weights and one division is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -18,6 +18,7 @@ from graph_init.analysis import Parameter
 from graph_init.analysis.kinds import LINEAR
 from graph_init.engine.session import Session
 from graph_init.ir import Array, Builder, Value
+from graph_init.problem.passes import GraphPass, LoweredNode
 from graph_init.problem.workload import Workload
 
 _KINDS = frozenset({"convolution kernel", "matrix"})
@@ -33,22 +34,24 @@ def factors(
 
     ``values`` holds every trainable parameter. The batch is the first, or its first slice.
     """
-    visitor = UnitVariance(parameters)
-    problem = workload.rebuild(visitor)
-    if not visitor.factors:
+    divisions = UnitVariance(parameters)
+    problem = workload.rebuild(divisions)
+    if not divisions.factors:
         return {}
-    session = Session(problem.builder.program(list(visitor.factors.values())))
+    session = Session(problem.builder.program(list(divisions.factors.values())))
     batch = next(workload.layout.slices(workload.source.search.batch(0)))
     found = session({**problem.fed, **values, **batch}).values()
-    return {n: float(f) for n, f in zip(visitor.factors, found, strict=True)}
+    return {n: float(f) for n, f in zip(divisions.factors, found, strict=True)}
 
 
-class UnitVariance:
-    """A visitor for :func:`graph_init.problem.forward_graph.build` that inserts the divisions.
+class UnitVariance(GraphPass):
+    """Divides each layer's weights by the standard deviation of its output.
 
-    ``factors`` then holds a scalar for each layer whose weights are scalable and are not a table's
-    too, in the order of the graph. ``inner`` names those whose output reaches another layer; with
-    ``tables`` embeddings are layers too. ``deviations`` are other ones than 1 to give, by weight.
+    It needs what the analyzer says of the parameters, and biases that are zero. With ``tables``
+    embeddings are layers too; ``deviations`` are other ones than 1 to give, by weight. It changes
+    the graph: what reads a layer reads it divided. It leaves ``factors``, a scalar for each layer
+    whose weights are scalable and are not a table's too, in the order of the graph, and ``inner``,
+    the names of those whose output reaches another layer.
     """
 
     def __init__(
@@ -74,13 +77,8 @@ class UnitVariance:
         self.factors: dict[str, Value] = {}
         self.inner: set[str] = set()
 
-    def __call__(
-        self,
-        b: Builder,
-        node: onnx.NodeProto,
-        environment: dict[str, Value | None],
-        again: Callable[[Sequence[onnx.NodeProto]], None],
-    ) -> None:
+    def after(self, lowered: LoweredNode) -> None:
+        node, b, values = lowered.node, lowered.builder, lowered.values
         roots = frozenset[str]().union(*(self._roots.get(i, frozenset()) for i in node.input))
         behind = frozenset[str]().union(*(self._behind.get(i, frozenset()) for i in node.input))
         if roots or self._reads_weights.intersection(node.input):
@@ -93,7 +91,7 @@ class UnitVariance:
         data = [
             v
             for i in node.input
-            if i not in self._roots and (v := environment.get(i)) is not None and v.const is None
+            if i not in self._roots and (v := values.get(i)) is not None and v.const is None
         ]
         if not data:  # computed from weights alone
             self._views.append(node)
@@ -103,17 +101,17 @@ class UnitVariance:
         waiting = roots - self.factors.keys()
         if node.op_type not in self._layers or not waiting:
             return
-        output = environment[node.output[0]]
+        output = values[node.output[0]]
         assert output is not None
         name = min(waiting)  # a layer of two weights: the output needs dividing once
         factor = b.scale(_inverse_deviation(b, output), self._deviations.get(name, 1.0))
         self.factors[name] = factor
-        value = environment[name]
+        value = values[name]
         assert value is not None
         scaled = b.mul(value, factor)
         scaled.requires_grad = True
-        environment[name] = scaled
-        again([*(v for v in self._views if name in self._roots[v.output[0]]), node])
+        values[name] = scaled
+        lowered.lower([*(v for v in self._views if name in self._roots[v.output[0]]), node])
 
 
 def _inverse_deviation(b: Builder, value: Value) -> Value:

@@ -26,7 +26,7 @@ from graph_init.init.draws import (
     uniform,
 )
 from graph_init.init.gains import gain
-from graph_init.ir import Array
+from graph_init.ir import Array, all_equal
 
 __all__ = ["NAMES", "SCHEMES", "Settings", "constant_weights", "fill", "is_constant"]
 
@@ -136,7 +136,7 @@ def _check_factor(option: str, given: float | None, scheme: str, schemes: Sequen
 
 def is_constant(array: Array) -> bool:
     """Whether the tensor has more than one element and all are equal."""
-    return array.size > 1 and bool((array == array.flat[0]).all())
+    return array.size > 1 and all_equal(array)
 
 
 def constant_weights(parameters: Sequence[Parameter], values: Mapping[str, Array]) -> list[str]:

@@ -10,26 +10,32 @@ all interpreters that walk one list of nodes and call :meth:`Builder.op`.
 
 from graph_init.ir.builder import Builder, Program
 from graph_init.ir.folding import evaluate
+from graph_init.ir.order import topological
 from graph_init.ir.values import (
     FLOATS,
+    GRAPH_INIT,
     IR_VERSION,
     MICROSOFT,
     OPSET,
+    STOP_GRADIENT,
     ZERO_DERIVATIVE,
     Array,
     Node,
     Shape,
     Site,
     Value,
+    all_equal,
     broadcast,
     sources,
 )
 
 __all__ = [
     "FLOATS",
+    "GRAPH_INIT",
     "IR_VERSION",
     "MICROSOFT",
     "OPSET",
+    "STOP_GRADIENT",
     "ZERO_DERIVATIVE",
     "Array",
     "Builder",
@@ -38,7 +44,9 @@ __all__ = [
     "Shape",
     "Site",
     "Value",
+    "all_equal",
     "broadcast",
     "evaluate",
     "sources",
+    "topological",
 ]

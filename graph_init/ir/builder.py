@@ -1,25 +1,27 @@
-"""The builder itself; see the package's docstring."""
+"""The builder of static graphs; the package's docstring says what it does while building."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from graph_init.ir.folding import fold
 from graph_init.ir.identities import SIMPLIFY
-from graph_init.ir.schedule import arrange, by_readiness, peak_bytes
+from graph_init.ir.order import sort_nodes
+from graph_init.ir.schedule import arrange, peak_bytes
+from graph_init.ir.serialize import erase_stop_gradients, node_name, to_model
 from graph_init.ir.shapes import infer
 from graph_init.ir.values import (
     FLOATS,
-    IR_VERSION,
+    GRAPH_INIT,
     MICROSOFT,
-    OPSET,
+    STOP_GRADIENT,
     ZERO_DERIVATIVE,
     Array,
     Node,
@@ -55,7 +57,7 @@ _SIMPLIFIED = frozenset({"", MICROSOFT})
 
 
 class Builder:
-    """Makes nodes; see the module's docstring.
+    """Makes the nodes of one graph; see the package's docstring.
 
     ``precision`` is the one float type (``TensorProto.DataType``) in which everything is computed,
     whatever mixture of widths the source model has. With ``fuses``, matrix products take their
@@ -160,15 +162,22 @@ class Builder:
         deterministic = not op.startswith("Random") and op not in ("Bernoulli", "Multinomial")
         if deterministic and key in self._seen:
             return self._seen[key]
-        types = infer(op, domain, ins, len(wanted), attributes)
+        types = infer(op, domain, ins, count=len(wanted), attrs=attributes)
         outs: tuple[Value | None, ...]
-        folded = fold(op, domain, ins, types, attributes) if deterministic else None
+        folded = fold(op, domain, ins, types=types, attrs=attributes) if deterministic else None
         if folded is not None:
             outs = tuple(
                 self.constant(a) if w else None for a, w in zip(folded, wanted, strict=False)
             )
         else:
-            node = Node(op, domain, tuple(ins), (), attributes, self.source_node)
+            node = Node(
+                op,
+                domain,
+                inputs=tuple(ins),
+                outputs=(),
+                attrs=attributes,
+                source_node=self.source_node,
+            )
             active = any(v is not None and v.requires_grad for v in ins)
             made: list[Value | None] = []
             for i, want in enumerate(wanted):
@@ -194,7 +203,9 @@ class Builder:
 
     def barrier(self, value: Value) -> Value:
         """The same tensor as a value of its own, which no simplification identifies with it."""
-        node = Node("Identity", "", (value,), (), {}, self.source_node)
+        node = Node(
+            "Identity", "", inputs=(value,), outputs=(), attrs={}, source_node=self.source_node
+        )
         out = Value(self.unique(value.name), value.dtype, value.shape, node=node)
         node.outputs = (out,)
         self.nodes.append(node)
@@ -205,12 +216,10 @@ class Builder:
         self.custom_jvps[value] = (x, derivative)
 
     def stop_gradient(self, value: Value) -> Value:
-        """The same numbers without a derivative.
-
-        A Clip without bounds: the one standard operator that is the identity and that lowering
-        never emits otherwise.
-        """
-        return self.op("Clip", value) if value.requires_grad else value
+        """The same numbers without a derivative: no tangent and no gradient passes."""
+        if not value.requires_grad:
+            return value
+        return self.op(STOP_GRADIENT, value, domain=GRAPH_INIT)
 
     # -- shorthand --------------------------------------------------------------------------
 
@@ -235,9 +244,14 @@ class Builder:
         if not transpose_a and not transpose_b and alpha == 1.0:
             return self.op("MatMul", a, b)
         return self.op(
-            "FusedMatMul", a, b, domain=MICROSOFT, transA=int(transpose_a), transB=int(transpose_b),
+            "FusedMatMul",
+            a,
+            b,
+            domain=MICROSOFT,
+            transA=int(transpose_a),
+            transB=int(transpose_b),
             alpha=alpha,
-        )  # fmt: skip
+        )
 
     def scale(self, a: Value, number: float) -> Value:
         return a if number == 1 else self.op("Mul", a, self.scalar(number, a))
@@ -256,6 +270,13 @@ class Builder:
     def expand(self, a: Value, shape: Sequence[int]) -> Value:
         return self.op("Expand", a, self.ints(shape))
 
+    def slice(self, a: Value, axis: int, start: int, stop: int) -> Value:
+        """Elements start … stop−1 of ``a`` along ``axis``."""
+        if start == 0 and stop == a.dims[axis]:
+            return a
+        bounds = ([start], [stop], [axis], [1])
+        return self.op("Slice", a, *(self.ints(numbers) for numbers in bounds))
+
     def sum(self, a: Value, axes: Sequence[int] | None = None, keepdims: bool = True) -> Value:
         """Sum over ``axes`` (all of them by default)."""
         chosen = range(a.rank) if axes is None else sorted(x % a.rank for x in axes)
@@ -269,7 +290,11 @@ class Builder:
         return a if a.dtype == dtype else self.op("Cast", a, to=int(dtype))
 
     def where(self, condition: Value, a: Value, b: Value) -> Value:
-        """Moving operands are expanded: the engine's gradient of Where does not broadcast."""
+        """Elements of ``a`` where ``condition`` is true, else of ``b``.
+
+        Operands that require a gradient are expanded: the engine's gradient of Where does not
+        broadcast.
+        """
         shape = broadcast(condition.dims, a.dims, b.dims)
         a, b = (self.expand(v, shape) if v.requires_grad else v for v in (a, b))
         return self.op("Where", condition, a, b)
@@ -278,7 +303,7 @@ class Builder:
 
     def _again(self, node: Node, inputs: Sequence[Value | None]) -> Node:
         """The same call as a node of its own."""
-        made = Node(node.op, node.domain, tuple(inputs), (), node.attrs, node.source_node)
+        made = replace(node, inputs=tuple(inputs), outputs=())
         made.outputs = tuple(
             None if o is None else Value(self.unique(node.op), o.dtype, o.shape, node=made)
             for o in node.outputs
@@ -295,21 +320,24 @@ class Builder:
                 live.update(id(v) for v in node.inputs if v is not None)
         return kept[::-1]
 
-    def program(self, outputs: Sequence[Value]) -> Program:
-        """The graph that computes ``outputs``, to be run in the order of its nodes."""
-        nodes = self.needed(outputs)
-        ready = by_readiness(nodes) if len(nodes) > _ARRANGED else None
+    def program(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> Program:
+        """The graph that computes ``outputs``, to be run in the order of its nodes.
+
+        Gradients are not to be taken of it: nothing stops them any more.
+        """
+        nodes = erase_stop_gradients(self.needed(outputs), outputs)
+        ready = sort_nodes(nodes) if len(nodes) > _ARRANGED else None
         if ready is None or (len(nodes) <= _TOO_MANY and peak_bytes(ready, outputs) > _LARGE):
             nodes = arrange(nodes, outputs, self._again, _ENOUGH)
         else:
             nodes = ready
-        model = self._model(nodes, outputs, False)
+        model = to_model(nodes, self._read(nodes, outputs, unused_inputs), outputs)
         return Program(model, peak_bytes(nodes, outputs), self._sites(nodes))
 
     def _sites(self, nodes: Iterable[Node]) -> dict[str, Site]:
         operators = self.operators
         return {
-            _node_name(n): Site(
+            node_name(n): Site(
                 n.op,
                 n.source_node,
                 operators.get(n.source_node, ""),
@@ -319,46 +347,32 @@ class Builder:
         }
 
     def model(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> onnx.ModelProto:
-        """The graph that computes ``outputs``; inputs that nothing reads are left out.
+        """The graph that computes ``outputs``, to be differentiated; it holds StopGradient nodes.
 
-        Each node's text is operator and name of the user's node that it comes from, for those who
-        build on this graph (see ``values.sources``).
+        Inputs that nothing reads are left out, unless ``unused_inputs``. Nodes stand in the order
+        in which their inputs become available: ONNX Runtime sorts the nodes that are ready into a
+        list by their place in the file, one by one (1.19). In the order of building, thousands are
+        ready long before their turn, and opening a session takes time with the square of the number
+        of nodes (46,000 nodes: 10 s, 92,000: 50 s; sorted so: 6 s, 13 s). In which order they run
+        does not depend on this. Each node's text is operator and name of the user's node that it
+        comes from, for those who build on this graph (see ``values.sources``).
         """
-        nodes = by_readiness(self.needed(outputs))
-        model = self._model(nodes, outputs, unused_inputs)
+        nodes = sort_nodes(self.needed(outputs))
+        model = to_model(nodes, self._read(nodes, outputs, unused_inputs), outputs)
         for proto, node in zip(model.graph.node, nodes, strict=True):
             if node.source_node:
                 operator = self.operators.get(node.source_node, node.op)
                 proto.doc_string = f"{operator} {node.source_node}"
         return model
 
-    def _model(
-        self, nodes: Sequence[Node], outputs: Sequence[Value], unused_inputs: bool
-    ) -> onnx.ModelProto:
-        read = {id(v): v for n in nodes for v in n.inputs if v is not None}
-        read.update({id(v): v for v in outputs})
-        graph = helper.make_graph(
-            [_node_proto(n) for n in nodes],
-            "graph-init",
-            [_value_info(v) for v in self.inputs if unused_inputs or id(v) in read],
-            [_value_info(v) for v in outputs],
-            [
-                numpy_helper.from_array(v.const, v.name)
-                for v in read.values()
-                if v.const is not None
-            ],
-            value_info=[
-                _value_info(o)
-                for n in nodes
-                for o in n.outputs
-                if o is not None and o.shape is not None
-            ],
-        )
-        return helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
-            ir_version=IR_VERSION,
-        )
+    def _read(
+        self, nodes: Sequence[Node], outputs: Sequence[Value], unused: bool
+    ) -> Sequence[Value]:
+        """The inputs of a graph of ``nodes``: those that something reads, or all of them."""
+        if unused:
+            return self.inputs
+        read = {id(v) for n in nodes for v in n.inputs} | {id(v) for v in outputs}
+        return [v for v in self.inputs if id(v) in read]
 
 
 def _hashable(value: Any) -> Any:
@@ -369,28 +383,3 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return (str(value.dtype), value.shape, value.tobytes())
     return value
-
-
-def _node_name(node: Node) -> str:
-    return f"n:{next(o.name for o in node.outputs if o is not None)}"
-
-
-def _node_proto(node: Node) -> onnx.NodeProto:
-    outputs = [o.name if o is not None else "" for o in node.outputs]
-    while outputs and not outputs[-1]:
-        outputs.pop()
-    proto = helper.make_node(
-        node.op,
-        [v.name if v is not None else "" for v in node.inputs],
-        outputs,
-        name=_node_name(node),
-        domain=node.domain,
-    )
-    proto.attribute.extend(
-        helper.make_attribute(k, v) for k, v in node.attrs.items() if v is not None
-    )
-    return proto
-
-
-def _value_info(value: Value) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(value.name, value.dtype, value.shape)

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import helper
 
 from graph_init.ir.shapes import Type
-from graph_init.ir.values import OPSET, Array, Shape, Value, broadcast
+from graph_init.ir.values import GRAPH_INIT, OPSET, STOP_GRADIENT, Array, Shape, Value, broadcast
 
 #: Results larger than this many elements stay nodes: folding them would only fatten the graph.
 _FOLD_LIMIT = 1 << 22
@@ -42,6 +42,8 @@ def fold(
     values = [None if v is None else v.const for v in ins]
     if any(shape is not None and math.prod(shape) > _FOLD_LIMIT for _, shape in types):
         return None
+    if op == STOP_GRADIENT and domain == GRAPH_INIT:
+        return [np.asarray(values[0])]
     if op == "BroadcastGradientArgs":
         a, b = (tuple(int(d) for d in v) for v in values if v is not None)
         return list(_broadcast_gradient_axes(a, b))

@@ -1,17 +1,35 @@
-"""Calls that are nothing, or less than they seem: ``x + 0``, a reshape to the same shape …"""
+"""Calls that are nothing, or less than they seem: ``x + 0``, a reshape to the same shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from graph_init.ir.shapes import expand_type, reduce_sum_type, reshape_type
 from graph_init.ir.values import Node, Value, broadcast
 
-if TYPE_CHECKING:
-    from graph_init.ir.builder import Builder
+
+class Maker(Protocol):
+    """What the rules need of a builder; see :class:`graph_init.ir.builder.Builder`."""
+
+    fuses: bool
+
+    def add(self, a: Value, b: Value) -> Value: ...
+
+    def reshape(self, a: Value, shape: Sequence[int]) -> Value: ...
+
+    def transpose(self, a: Value, perm: Sequence[int]) -> Value: ...
+
+    def product(
+        self,
+        a: Value,
+        b: Value,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        alpha: float = 1.0,
+    ) -> Value: ...
 
 
 def _is(value: Value | None, number: float) -> bool:
@@ -24,7 +42,7 @@ def _is(value: Value | None, number: float) -> bool:
 
 
 def _neutral(number: float, sides: Sequence[int]) -> Callable[..., Value | None]:
-    def rule(b: Builder, ins: list[Value | None], attrs: dict[str, Any]) -> Value | None:
+    def rule(b: Maker, ins: list[Value | None], attrs: dict[str, Any]) -> Value | None:
         for side in sides:
             other = ins[1 - side]
             if _is(ins[side], number) and other is not None and other.shape is not None:
@@ -36,7 +54,7 @@ def _neutral(number: float, sides: Sequence[int]) -> Callable[..., Value | None]
     return rule
 
 
-def _simplify_reshape(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_reshape(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     x, shape = ins[0], ins[1]
     if x.shape is None or shape.const is None:
         return None
@@ -51,7 +69,7 @@ def _simplify_reshape(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Valu
     return None
 
 
-def _simplify_transpose(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_transpose(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     x = ins[0]
     if x.shape is None:
         return None
@@ -64,13 +82,13 @@ def _simplify_transpose(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Va
     return _transposed_product(b, x) if perm == [1, 0] else None
 
 
-def _simplify_expand(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_expand(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     if ins[0].shape is None or ins[1].const is None:
         return None
     return ins[0] if expand_type(ins, attrs)[0][1] == ins[0].shape else None
 
 
-def _simplify_reduce(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_reduce(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     x = ins[0]
     if x.shape is None or len(ins) < 2 or ins[1] is None or ins[1].const is None:
         return None
@@ -83,15 +101,15 @@ def _simplify_reduce(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value
     return None
 
 
-def _simplify_cast(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_cast(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     return ins[0] if ins[0].dtype == attrs["to"] else None
 
 
-def _simplify_identity(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_identity(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     return ins[0]  # type: ignore[no-any-return]
 
 
-def _simplify_concat(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_concat(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     return ins[0] if len(ins) == 1 else None
 
 
@@ -104,7 +122,7 @@ def _swaps_last(node: Node | None) -> bool:
     return perm == [*range(n - 2), n - 1, n - 2]
 
 
-def _simplify_product(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _simplify_product(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     """Transposed operands are read as they lie, by FusedMatMul."""
     if not b.fuses or any(v.rank < 2 for v in ins):
         return None
@@ -118,7 +136,7 @@ def _simplify_product(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Valu
     return b.product(inner[0], inner[1], flags[0], flags[1], alpha=attrs.get("alpha", 1.0))
 
 
-def _transposed_product(b: Builder, x: Value) -> Value | None:
+def _transposed_product(b: Maker, x: Value) -> Value | None:
     """(A·B)ᵀ = Bᵀ·Aᵀ."""
     node = x.node
     if not b.fuses or node is None or x.rank != 2 or node.op not in PRODUCTS:
@@ -131,7 +149,7 @@ def _transposed_product(b: Builder, x: Value) -> Value | None:
     return b.product(right, left, flags[0], flags[1], alpha=node.attrs.get("alpha", 1.0))
 
 
-def _add(b: Builder, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
+def _add(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     """A sum of two tensors that were rearranged alike is rearranged once."""
     found = _neutral(0, (0, 1))(b, ins, attrs)
     nodes = [v.node for v in ins]

@@ -9,15 +9,15 @@ until that helps no more.
 
 from __future__ import annotations
 
-import heapq
 import math
 from bisect import bisect_right
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import helper
 
+from graph_init.ir.order import sort_nodes
 from graph_init.ir.values import Node, Value
 
 #: The engine lets these share their operand's memory.
@@ -67,34 +67,6 @@ def arrange(
     return best
 
 
-def by_readiness(nodes: Sequence[Node]) -> list[Node]:
-    """``nodes`` in the order in which their inputs become available.
-
-    ONNX Runtime sorts the nodes that are ready into a list by their place in the file, one by one
-    (1.19). In the order of building, thousands are ready long before their turn, and opening a
-    session takes time with the square of the number of nodes (46,000 nodes: 10 s, 92,000: 50 s;
-    sorted so: 6 s, 13 s). In which order they run does not depend on this.
-    """
-    maker = {id(o): i for i, n in enumerate(nodes) for o in n.outputs if o is not None}
-    readers: list[list[int]] = [[] for _ in nodes]
-    waiting = []
-    for i, node in enumerate(nodes):
-        makers = {maker[id(v)] for v in node.inputs if v is not None and id(v) in maker}
-        waiting.append(len(makers))
-        for j in makers:
-            readers[j].append(i)
-    ready = deque(i for i, count in enumerate(waiting) if not count)
-    order = []
-    while ready:
-        i = ready.popleft()
-        order.append(nodes[i])
-        for j in readers[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                ready.append(j)
-    return order
-
-
 def peak_bytes(nodes: Sequence[Node], outputs: Sequence[Value]) -> int:
     """The most that the values made by ``nodes``, run in this order, occupy at one time."""
     return _Lives(nodes, outputs).peak
@@ -107,32 +79,15 @@ def _bytes(value: Value) -> int:
 
 
 def _eager(nodes: Sequence[Node]) -> list[Node]:
-    maker = {id(o): i for i, n in enumerate(nodes) for o in n.outputs if o is not None}
-    readers: list[list[int]] = [[] for _ in nodes]
-    waiting = []
-    for i, node in enumerate(nodes):
-        makers = {maker[id(v)] for v in node.inputs if v is not None and id(v) in maker}
-        waiting.append(len(makers))
-        for j in makers:
-            readers[j].append(i)
+    """``nodes`` in the given order, but those that shrink their operands as early as they can."""
 
-    def key(i: int) -> tuple[bool, int]:
+    def rank(i: int) -> tuple[bool, int]:
         node = nodes[i]
         made = sum(_bytes(o) for o in node.outputs if o is not None)
         read = max((_bytes(v) for v in node.inputs if v is not None), default=0)
         return not (node.op in _VIEWS or _SHRINKS * made <= read), i
 
-    ready = [key(i) for i, count in enumerate(waiting) if not count]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, i = heapq.heappop(ready)
-        order.append(nodes[i])
-        for j in readers[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                heapq.heappush(ready, key(j))
-    return order
+    return sort_nodes(nodes, rank)
 
 
 class _Lives:
@@ -158,7 +113,7 @@ class _Lives:
                 else:
                     self.made[id(value)], self.maker[id(value)] = place, node
                     self.values.append(value)
-        self.peak, self.at = self._largest(len(nodes))
+        self.peak, self.peak_at = self._largest(len(nodes))
 
     def root(self, value: Value) -> Value:
         return self.shown.get(id(value), value)
@@ -182,7 +137,7 @@ class _Lives:
 
 @dataclass
 class _Plan:
-    """Around the place ``at``: values that are not kept, and where which are made again."""
+    """Around the largest moment: values that are not kept, and where which are made again."""
 
     lives: _Lives
     again: dict[int, int] = field(default_factory=dict)
@@ -204,7 +159,7 @@ class _Plan:
         if id(root) not in lives.made:  # an input of the graph
             return []
         if not first:
-            before = lives.made[id(root)] <= lives.at
+            before = lives.made[id(root)] <= lives.peak_at
             kept = id(root) not in self.again
             if before and kept and lives.last(root) >= place:
                 return []
@@ -213,7 +168,7 @@ class _Plan:
             if before and kept and _bytes(root) <= self.spare:
                 return []  # it will live on
         node = lives.maker[id(root)]
-        if not depth or node.op not in _CHEAP or lives.made[id(root)] > lives.at:
+        if not depth or node.op not in _CHEAP or lives.made[id(root)] > lives.peak_at:
             return None
         chain: list[Value] = []
         for operand in node.inputs:
@@ -233,10 +188,10 @@ def _give_up(nodes: Sequence[Node], outputs: Sequence[Value], clone: Clone) -> l
     idle = []
     for value in lives.values:
         uses = lives.uses[id(value)]
-        if lives.made[id(value)] >= lives.at or _bytes(value) < _SMALL:
+        if lives.made[id(value)] >= lives.peak_at or _bytes(value) < _SMALL:
             continue
-        k = bisect_right(uses, lives.at)
-        if k < len(uses) and uses[k] < len(nodes) and (not k or uses[k - 1] < lives.at):
+        k = bisect_right(uses, lives.peak_at)
+        if k < len(uses) and uses[k] < len(nodes) and (not k or uses[k - 1] < lives.peak_at):
             idle.append((-_bytes(value), uses[k], value))
     for _, place, value in sorted(idle, key=lambda found: found[:2]):
         plan.consider(value, place)
@@ -276,7 +231,5 @@ def _rewritten(nodes: Sequence[Node], plan: _Plan, clone: Clone) -> list[Node]:
         if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
             made.append(node)
         else:
-            made.append(
-                Node(node.op, node.domain, inputs, node.outputs, node.attrs, node.source_node)
-            )
+            made.append(replace(node, inputs=inputs))
     return made

@@ -54,6 +54,7 @@ def _matmul(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
 
 
 def reduce_sum_type(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
+    """The type of a ReduceSum, whose axes are an input."""
     x = ins[0]
     if len(ins) > 1 and ins[1] is not None:
         if ins[1].const is None:
@@ -69,6 +70,7 @@ def reduce_sum_type(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
 
 
 def reshape_type(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
+    """The type of a Reshape, in whose target 0 copies a size and −1 stands for the rest."""
     x, shape = ins[0], ins[1].const
     if shape is None:
         return [(x.dtype, None)]
@@ -82,6 +84,7 @@ def reshape_type(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
 
 
 def expand_type(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
+    """The type of an Expand."""
     if ins[1].const is None:
         return [(ins[0].dtype, None)]
     return [(ins[0].dtype, broadcast(ins[0].dims, tuple(int(d) for d in ins[1].const)))]
@@ -124,7 +127,7 @@ def _broadcast_args(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
 _TYPE_RULES: dict[str, _Rule] = {
     **dict.fromkeys(
         "Identity Neg Exp Log Sqrt Reciprocal Sigmoid Tanh Erf Sin Cos Abs Relu Sign Softmax "
-        "LogSoftmax Not Floor Ceil Gelu".split(),
+        "LogSoftmax Not Floor Ceil Gelu StopGradient".split(),
         _same,
     ),
     **dict.fromkeys("Add Sub Mul Div Pow Max Min And Or".split(), _elementwise),
@@ -158,7 +161,7 @@ def infer(
     rule = _TYPE_RULES.get(op)
     if rule is not None and all(v is None or v.shape is not None for v in ins):
         return rule(ins, attrs)
-    return _infer_by_schema(op, domain, ins, count, attrs)
+    return _infer_by_schema(op, domain, ins, count=count, attrs=attrs)
 
 
 def _infer_by_schema(

@@ -20,6 +20,10 @@ Shape = tuple[int, ...]
 OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+#: The domain of our own operators, of which there is one: StopGradient is the identity and has no
+#: derivative. :meth:`Builder.program` erases it, so that no engine sees it.
+GRAPH_INIT = "graph_init"
+STOP_GRADIENT = "StopGradient"
 
 FLOATS = frozenset(
     {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -107,6 +111,14 @@ def sources(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
     return found
 
 
+def all_equal(array: Array) -> bool:
+    """Whether no two elements differ; so it is where there are fewer than two. NaN differs."""
+    if array.size < 2:
+        return True
+    flat = array.reshape(-1)
+    return bool(flat[-1] == flat[0]) and bool((flat == flat[0]).all())
+
+
 def broadcast(*shapes: Shape) -> Shape:
     """The shape to which ``shapes`` broadcast together (numpy's rule)."""
     try:
@@ -122,9 +134,9 @@ def broadcast(*shapes: Shape) -> Shape:
 
 #: Operators whose result does not change with small changes of their inputs, or is no float. Of
 #: MaxPool and TopK only the indices are read where derivatives are wanted; ReduceMax is left only
-#: as a shift that cancels; Clip is :meth:`Builder.stop_gradient`.
+#: as a shift that cancels.
 ZERO_DERIVATIVE = frozenset(
-    "Clip Hardmax MaxPool ReduceMax TopK "
+    "StopGradient Hardmax MaxPool ReduceMax TopK "
     "Sign Floor Ceil Round Shape Size ConstantOfShape EyeLike OneHot ArgMax ArgMin NonZero "
     "RandomNormalLike RandomUniformLike Bernoulli Multinomial BroadcastGradientArgs "
     "Greater Less GreaterOrEqual LessOrEqual Equal Not And Or Xor IsNaN IsInf".split()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from graph_init.ir import Builder, Value
-from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 
 #: operator -> (primitive that combines two elements, neutral element)
@@ -14,7 +13,7 @@ _COMBINE = {"CumSum": ("Add", 0.0), "CumProd": ("Mul", 1.0)}
 
 def _shift(b: Builder, x: Value, axis: int, by: int, fill: float) -> Value:
     """``x`` moved ``by`` places towards higher indices, ``fill`` entering."""
-    kept = slice_axis(b, x, axis, 0, max(x.dims[axis] - by, 0))
+    kept = b.slice(x, axis, 0, max(x.dims[axis] - by, 0))
     widths = [0] * 2 * x.rank
     widths[axis] = min(by, x.dims[axis])
     return b.op("Pad", kept, b.ints(widths), b.scalar(fill, x), mode="constant")
@@ -35,10 +34,10 @@ def _cumulative(b: Builder, c: Call) -> Value:
     if c.attrs.get("reverse"):
         x = b.op("Gather", x, mirror, axis=axis)
     if c.attrs.get("exclusive"):
-        x = _shift(b, x, axis, 1, neutral)
+        x = _shift(b, x, axis, by=1, fill=neutral)
     reach = 1
     while reach < size:
-        x = b.op(combine, x, _shift(b, x, axis, reach, neutral))
+        x = b.op(combine, x, _shift(b, x, axis, by=reach, fill=neutral))
         reach *= 2
     return b.op("Gather", x, mirror, axis=axis) if c.attrs.get("reverse") else x
 
@@ -48,8 +47,8 @@ def product(b: Builder, x: Value, axis: int) -> Value:
     while x.dims[axis] > 1:
         size = x.dims[axis]
         half = size // 2
-        low, high = slice_axis(b, x, axis, 0, half), slice_axis(b, x, axis, half, 2 * half)
-        rest = [slice_axis(b, x, axis, 2 * half, size)] if size % 2 else []
+        low, high = b.slice(x, axis, 0, half), b.slice(x, axis, half, 2 * half)
+        rest = [b.slice(x, axis, 2 * half, size)] if size % 2 else []
         x = b.op("Concat", b.mul(low, high), *rest, axis=axis)
     if x.dims[axis] == 0:
         return b.expand(b.scalar(1.0, x), [1 if i == axis else d for i, d in enumerate(x.dims)])

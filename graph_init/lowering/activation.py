@@ -13,6 +13,7 @@ from graph_init.lowering.registry import Call, lowers
 
 
 def positive(b: Builder, x: Value) -> Value:
+    """Whether ``x`` is above zero, element by element."""
     return b.op("Greater", x, b.scalar(0.0, x))
 
 
@@ -68,19 +69,22 @@ def _min(b: Builder, c: Call) -> Value:
     return _pick(b, "LessOrEqual", [v for v in c.inputs if v is not None])
 
 
+def clip(b: Builder, x: Value, low: Value | None, high: Value | None) -> Value:
+    """min(max(x, low), high), whose derivative is that of ``x`` inside and zero at the bounds."""
+    for comparison, bound in (("Greater", low), ("Less", high)):
+        if bound is not None:
+            x = b.where(b.op(comparison, x, bound), x, bound)
+    return x
+
+
 @lowers("Clip")
 def _clip(b: Builder, c: Call) -> Value:
-    x = c[0]
-    bounds = []
-    for key, index, comparison in (("min", 1, "Greater"), ("max", 2, "Less")):
-        bound = c.get(index)
-        if key in c.attrs:
-            bound = b.scalar(c.attrs[key], x)
-        if bound is not None:
-            bounds.append((comparison, bound))
-    for comparison, bound in bounds:
-        x = b.where(b.op(comparison, x, bound), x, bound)
-    return x
+    """The bounds are attributes before opset 11, and inputs since."""
+    bounds = (
+        b.scalar(c.attrs[key], c[0]) if key in c.attrs else c.get(index)
+        for index, key in enumerate(("min", "max"), start=1)
+    )
+    return clip(b, c[0], *bounds)
 
 
 @lowers("LeakyRelu")
@@ -128,9 +132,9 @@ def _celu(b: Builder, c: Call) -> Value:
 
 
 def hard_sigmoid(b: Builder, x: Value, alpha: float, beta: float) -> Value:
+    """min(max(alpha·x + beta, 0), 1)."""
     line = b.add(b.scale(x, alpha), b.scalar(beta, x))
-    line = b.where(positive(b, line), line, b.scalar(0.0, x))
-    return b.where(b.op("Less", line, b.scalar(1.0, x)), line, b.scalar(1.0, x))
+    return clip(b, line, b.scalar(0.0, x), b.scalar(1.0, x))
 
 
 @lowers("HardSigmoid")
@@ -159,9 +163,14 @@ def _mish(b: Builder, c: Call) -> Value:
     return b.mul(c[0], b.op("Tanh", softplus(b, c[0])))
 
 
+def softsign(b: Builder, x: Value) -> Value:
+    """x / (1 + |x|)."""
+    return b.mul(x, b.reciprocal(b.add(b.op("Abs", x), b.scalar(1.0, x))))
+
+
 @lowers("Softsign")
 def _softsign(b: Builder, c: Call) -> Value:
-    return b.mul(c[0], b.reciprocal(b.add(b.op("Abs", c[0]), b.scalar(1.0, c[0]))))
+    return softsign(b, c[0])
 
 
 @lowers("Swish")
@@ -175,7 +184,7 @@ def _quick_gelu(b: Builder, c: Call) -> Value:
 
 
 def _gelu_erf(b: Builder, x: Value) -> Value:
-    """Where it moves, the engine's own, whose derivatives are known: see gradient_ops."""
+    """The engine's own operator where a gradient is wanted; its derivatives are in gradient_ops."""
     return b.op("Gelu", x, domain=MICROSOFT) if x.requires_grad else gelu_derivative(b, x, 0)
 
 

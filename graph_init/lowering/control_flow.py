@@ -9,7 +9,6 @@ import onnx
 from onnx import numpy_helper
 
 from graph_init.ir import Builder, Value
-from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers, run
 
 #: Unrolling more iterations than this would make a graph that no engine opens in reasonable time.
@@ -28,7 +27,7 @@ def _body(
         raise c.refuse(f"unrolls to more than {MAX_UNROLLED} nodes; export with fewer iterations")
     for initializer in graph.initializer:
         environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
-    run(b, graph.node, environment, c.opset, c.name, c.outer, c.context)
+    run(b, graph.node, environment, opset=c.opset, name=c.name, outer=c.outer, context=c.context)
     outputs = []
     for output in graph.output:
         value = environment[output.name]
@@ -90,7 +89,7 @@ def _loop(b: Builder, c: Call) -> list[Value]:
 
 def _take(b: Builder, x: Value, axis: int, position: int) -> Value:
     axis %= x.rank
-    part = slice_axis(b, x, axis, position, position + 1)
+    part = b.slice(x, axis, position, position + 1)
     return b.reshape(part, [d for i, d in enumerate(x.dims) if i != axis])
 
 
@@ -100,11 +99,13 @@ def _scan(b: Builder, c: Call) -> list[Value]:
     scanned = c.attrs["num_scan_inputs"]
     operands = [v for v in c.inputs[1 if c.opset < 9 else 0 :] if v is not None]
     if c.opset >= 9:
-        return _scan_once(b, c, operands, scanned, "scan_input_directions")
+        return _scan_once(b, c, operands, scanned=scanned, directions="scan_input_directions")
     if c.get(0) is not None:
         raise c.refuse("gives sequence lengths to a Scan of opset 8; export with opset 9 or newer")
     rows = [
-        _scan_once(b, c, [_take(b, v, 0, row) for v in operands], scanned, "directions")
+        _scan_once(
+            b, c, [_take(b, v, 0, row) for v in operands], scanned=scanned, directions="directions"
+        )
         for row in range(operands[0].dims[0])
     ]
     return [_stack(b, list(column)) for column in zip(*rows, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from graph_init.ir import Builder, Value
-from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -20,7 +19,7 @@ def _transform(
 
     def fitted(x: Value) -> Value:
         axis = x.rank - 1
-        x = slice_axis(b, x, axis, 0, min(length, x.dims[axis]))
+        x = b.slice(x, axis, 0, min(length, x.dims[axis]))
         short = length - x.dims[axis]
         if not short:
             return x
@@ -39,10 +38,10 @@ def _transform(
 def _parts(b: Builder, x: Value) -> tuple[Value, Value | None]:
     """Real and imaginary part of a tensor whose last axis holds the two (or the real one)."""
     last = x.rank - 1
-    real = b.reshape(slice_axis(b, x, last, 0, 1), x.dims[:-1])
+    real = b.reshape(b.slice(x, last, 0, 1), x.dims[:-1])
     if x.dims[last] == 1:
         return real, None
-    return real, b.reshape(slice_axis(b, x, last, 1, 2), x.dims[:-1])
+    return real, b.reshape(b.slice(x, last, 1, 2), x.dims[:-1])
 
 
 def _pair(b: Builder, re: Value, im: Value) -> Value:
@@ -65,9 +64,11 @@ def _dft(b: Builder, c: Call) -> Value:
     moved = [None if v is None else b.transpose(v, perm) for v in (real, imaginary)]
     assert moved[0] is not None
     if inverse and onesided:
-        return _from_half(b, moved[0], moved[1], length if size is not None else None, back)
+        return _from_half(
+            b, moved[0], moved[1], length=length if size is not None else None, back=back
+        )
     outputs = length // 2 + 1 if onesided else length
-    re, im = _transform(b, moved[0], moved[1], length, outputs, inverse)
+    re, im = _transform(b, moved[0], moved[1], length=length, outputs=outputs, inverse=inverse)
     return _pair(b, b.transpose(re, back), b.transpose(im, back))
 
 
@@ -115,4 +116,6 @@ def _stft(b: Builder, c: Call) -> Value:
         parts.append(cut if window is None else b.mul(cut, window))
     assert parts[0] is not None
     outputs = length // 2 + 1 if c.attrs.get("onesided", 1) else length
-    return _pair(b, *_transform(b, parts[0], parts[1], length, outputs, False))
+    return _pair(
+        b, *_transform(b, parts[0], parts[1], length=length, outputs=outputs, inverse=False)
+    )

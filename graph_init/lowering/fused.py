@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from onnx import TensorProto
 
-from graph_init.ir import MICROSOFT, Builder, Value
-from graph_init.lowering.activation import hard_sigmoid
-from graph_init.lowering.layout import slice_axis
+from graph_init.ir import MICROSOFT, Array, Builder, Value
+from graph_init.lowering.activation import clip, hard_sigmoid
 from graph_init.lowering.linear import gemm, plain_conv
 from graph_init.lowering.normalization import affine, rms, standardize
 from graph_init.lowering.recurrent import named_activation
@@ -63,7 +63,7 @@ def _embed_layer_norm(b: Builder, c: Call) -> Sequence[Value | None]:
     ends = (
         b.constant(np.zeros(rows, np.int32))
         if mask is None
-        else b.op("ReduceSum", b.cast(mask, 6), b.ints([1]), keepdims=0)
+        else b.op("ReduceSum", b.cast(mask, TensorProto.INT32), b.ints([1]), keepdims=0)
     )
     return [affine(b, y, c[5], c[6]), ends, total][: len(c.wanted)]
 
@@ -88,29 +88,31 @@ def _attend(
     q: Value,
     k: Value,
     v: Value,
+    *,
     scale: float,
     bias: Value | None = None,
-    causal: bool = False,
-    window: int = -1,
+    seen: Array | None = None,
     softcap: float = 0.0,
 ) -> Value:
-    """softmax(scale · q kᵀ + bias) v; ``causal`` counts the queries as the last positions.
-
-    A ``window`` of w lets a query see itself and the w positions before it.
-    """
+    """softmax(scale · q kᵀ + bias) v, over the positions of k that ``seen`` says of each of q."""
     scores = b.scale(b.op("MatMul", q, b.transpose(k, [0, 1, 3, 2])), scale)
     if softcap:
         scores = b.scale(b.op("Tanh", b.scale(scores, 1 / softcap)), softcap)
     if bias is not None:
         scores = b.add(scores, bias)
-    new, total = scores.dims[-2:]
-    if causal or window > 0:
-        behind = (np.arange(new)[:, None] + total - new) - np.arange(total)[None, :]
-        seen = behind >= 0 if causal else np.ones_like(behind, bool)
-        if window > 0:
-            seen = seen & (behind <= window)
+    if seen is not None:
         scores = b.where(b.constant(seen), scores, b.scalar(-1e30, scores))
     return b.op("MatMul", b.op("Softmax", scores, axis=-1), v)
+
+
+def _past(q: Value, k: Value, window: int = -1) -> Array:
+    """Whether a query sees a position, (S, T), where queries are the last of the positions.
+
+    It sees itself and those before it; with a ``window`` of w, w of these.
+    """
+    new, total = q.dims[2], k.dims[2]
+    behind = (np.arange(new)[:, None] + total - new) - np.arange(total)[None, :]
+    return (behind >= 0) & (behind <= window) if window > 0 else behind >= 0
 
 
 def _scale(c: Call, width: int) -> float:
@@ -145,7 +147,10 @@ def _attention(b: Builder, c: Call) -> Sequence[Value | None]:
     """Self-attention with one product for queries, keys and values."""
     x, weights, bias, mask, past = c[0], c[1], c.get(2), c.get(3), c.get(4)
     if c.attrs.get("do_rotary"):
-        raise c.refuse("rotates inside Attention (do_rotary); export without that fusion")
+        raise c.refuse(
+            "applies rotary embeddings (do_rotary), for which Attention has no rule here; export "
+            "without that fusion"
+        )
     heads = c.attrs["num_heads"]
     sizes = c.attrs.get("qkv_hidden_sizes") or [weights.dims[1] // 3] * 3
     packed = b.op("MatMul", x, weights)
@@ -153,15 +158,15 @@ def _attention(b: Builder, c: Call) -> Sequence[Value | None]:
         packed = b.add(packed, bias)
     edges = np.cumsum([0, *sizes])
     q, k, v = (
-        _heads(b, slice_axis(b, packed, 2, int(a), int(z)), heads)
+        _heads(b, b.slice(packed, 2, int(a), int(z)), heads)
         for a, z in zip(edges[:-1], edges[1:], strict=True)
     )
     if past is not None:  # (2, B, N, P, h)
-        old = [b.reshape(slice_axis(b, past, 0, i, i + 1), past.dims[1:]) for i in (0, 1)]
+        old = [b.reshape(b.slice(past, 0, i, i + 1), past.dims[1:]) for i in (0, 1)]
         k, v = b.op("Concat", old[0], k, axis=2), b.op("Concat", old[1], v, axis=2)
-    added = _plus(b, _mask_bias(b, c, mask, k.dims[2], q), c.get(5))
-    causal = bool(c.attrs.get("unidirectional"))
-    y = _joined(b, _attend(b, q, k, v, _scale(c, q.dims[3]), added, causal))
+    added = _plus(b, _mask_bias(b, c, mask, total=k.dims[2], like=q), c.get(5))
+    seen = _past(q, k) if c.attrs.get("unidirectional") else None
+    y = _joined(b, _attend(b, q, k, v, scale=_scale(c, q.dims[3]), bias=added, seen=seen))
     if len(c.wanted) < 2:
         return [y]
     present = b.op("Concat", *(b.reshape(t, [1, *t.dims]) for t in (k, v)), axis=0)
@@ -170,7 +175,7 @@ def _attention(b: Builder, c: Call) -> Sequence[Value | None]:
 
 def _unpacked(b: Builder, x: Value, axis: int, position: int) -> Value:
     """One of the tensors that are stacked along ``axis``, as (B, N, S, h)."""
-    part = slice_axis(b, x, axis, position, position + 1)
+    part = b.slice(x, axis, position, position + 1)
     part = b.reshape(part, [d for i, d in enumerate(x.dims) if i != axis])
     return b.transpose(part, [0, 2, 1, 3])
 
@@ -190,9 +195,7 @@ def _multi_head(b: Builder, c: Call) -> Sequence[Value | None]:
         k, v = (_heads(b, t, heads) if t.rank == 3 else t for t in (key, value))
     if bias is not None:
         edges = np.cumsum([0, *(heads * t.dims[3] for t in (q, k, v))])
-        parts = [
-            slice_axis(b, bias, 0, int(a), int(z)) for a, z in zip(edges, edges[1:], strict=False)
-        ]
+        parts = [b.slice(bias, 0, int(a), int(z)) for a, z in zip(edges, edges[1:], strict=False)]
         q, k, v = (
             b.add(t, b.reshape(p, [heads, 1, t.dims[3]]))
             for t, p in zip((q, k, v), parts, strict=True)
@@ -200,9 +203,9 @@ def _multi_head(b: Builder, c: Call) -> Sequence[Value | None]:
     past = [c.get(6), c.get(7)]
     if past[0] is not None and past[1] is not None:
         k, v = b.op("Concat", past[0], k, axis=2), b.op("Concat", past[1], v, axis=2)
-    added = _plus(b, _mask_bias(b, c, c.get(4), k.dims[2], q), c.get(5))
-    causal = bool(c.attrs.get("unidirectional"))
-    y = _joined(b, _attend(b, q, k, v, _scale(c, q.dims[3]), added, causal))
+    added = _plus(b, _mask_bias(b, c, c.get(4), total=k.dims[2], like=q), c.get(5))
+    seen = _past(q, k) if c.attrs.get("unidirectional") else None
+    y = _joined(b, _attend(b, q, k, v, scale=_scale(c, q.dims[3]), bias=added, seen=seen))
     return [y, k, v][: len(c.wanted)]
 
 
@@ -219,8 +222,7 @@ def _group_query(b: Builder, c: Call) -> Sequence[Value | None]:
         width = query.dims[2] // (heads + 2 * groups)
         edges = np.cumsum([0, heads * width, groups * width, groups * width])
         parts = [
-            slice_axis(b, query, 2, int(a), int(z))
-            for a, z in zip(edges[:-1], edges[1:], strict=True)
+            b.slice(query, 2, int(a), int(z)) for a, z in zip(edges[:-1], edges[1:], strict=True)
         ]
     else:
         parts = [query, key, value]
@@ -230,17 +232,16 @@ def _group_query(b: Builder, c: Call) -> Sequence[Value | None]:
     if c.attrs.get("do_rotary"):
         places = b.ints(range(start, start + q.dims[2]))
         interleaved = bool(c.attrs.get("rotary_interleaved"))
-        q, k = (_rotate(b, t, places, c[7], c[8], interleaved) for t in (q, k))
+        q, k = (_rotate(b, t, places, cos=c[7], sin=c[8], interleaved=interleaved) for t in (q, k))
     if past[0] is not None and past[1] is not None and start:
         k, v = b.op("Concat", past[0], k, axis=2), b.op("Concat", past[1], v, axis=2)
     y = _attend(
         b,
         q,
         _repeated(b, k, heads // groups),
-        _repeated(b, v, heads // groups),
-        _scale(c, q.dims[3]),
-        causal=True,
-        window=c.attrs.get("local_window_size", -1),
+        v=_repeated(b, v, heads // groups),
+        scale=_scale(c, q.dims[3]),
+        seen=_past(q, k, c.attrs.get("local_window_size", -1)),
         softcap=c.attrs.get("softcap", 0.0),
     )
     return [_joined(b, y), k, v][: len(c.wanted)]
@@ -272,12 +273,12 @@ def _rotate(
     cosine, sine = (b.op("Gather", t, places, axis=0) for t in (cos, sin))
     if places.rank == 2:
         cosine, sine = (b.reshape(t, [t.dims[0], 1, *t.dims[1:]]) for t in (cosine, sine))
-    turned = slice_axis(b, x, 3, 0, width)
-    rest = slice_axis(b, x, 3, width, x.dims[3])
+    turned = b.slice(x, 3, 0, width)
+    rest = b.slice(x, 3, width, x.dims[3])
     if interleaved:
         first, second = (b.op("Gather", turned, b.ints(range(k, width, 2)), axis=3) for k in (0, 1))
     else:
-        first, second = slice_axis(b, turned, 3, 0, half), slice_axis(b, turned, 3, half, width)
+        first, second = b.slice(turned, 3, 0, half), b.slice(turned, 3, half, width)
     one = b.sub(b.mul(first, cosine), b.mul(second, sine))
     two = b.add(b.mul(first, sine), b.mul(second, cosine))
     y = b.op("Concat", one, two, axis=3)
@@ -292,7 +293,10 @@ def _rotary(b: Builder, c: Call) -> Value:
     """Inputs: x (B, S, N·h) or (B, N, S, h), positions (B, S) or a first position (1,), caches."""
     x, places, cos, sin = c[0], c[1], c[2], c[3]
     if c.attrs.get("scale", 1.0) != 1.0 or c.attrs.get("is_packed_batching"):
-        raise c.refuse("scales or packs its positions; export without that fusion")
+        raise c.refuse(
+            "scales or packs its rotary positions, for which there is no rule; export without "
+            "that fusion"
+        )
     flat = x.rank == 3
     length = x.dims[1] if flat else x.dims[2]
     if places.size == 1 and length > 1:
@@ -301,7 +305,7 @@ def _rotary(b: Builder, c: Call) -> Value:
         rotated = c.attrs.get("rotary_embedding_dim") or 0
         heads = c.attrs.get("num_heads") or x.dims[2] // (rotated or 2 * cos.dims[1])
         x = _heads(b, x, heads)
-    y = _rotate(b, x, places, cos, sin, bool(c.attrs.get("interleaved")))
+    y = _rotate(b, x, places, cos=cos, sin=sin, interleaved=bool(c.attrs.get("interleaved")))
     return _joined(b, y) if flat else y
 
 
@@ -312,13 +316,11 @@ def _activated(b: Builder, c: Call, x: Value, name: str | None, parameters: list
     if not name:
         return x
     if name == "Clip":
-        low, high = (b.scalar(p, x) for p in parameters)
-        x = b.where(b.op("Greater", x, low), x, low)
-        return b.where(b.op("Less", x, high), x, high)
+        return clip(b, x, *(b.scalar(p, x) for p in parameters))
     if name == "HardSigmoid":
         return hard_sigmoid(b, x, *parameters)
     alpha = parameters[0] if parameters else None
-    return named_activation(b, name, alpha, None, c)(x)
+    return named_activation(b, name, alpha, beta=None, c=c)(x)
 
 
 @lowers("FusedConv", domain=MICROSOFT)
@@ -328,10 +330,10 @@ def _fused_conv(b: Builder, c: Call) -> Value:
     added = c.get(3)
     y = y if added is None else b.add(y, added)
     parameters = list(c.attrs.get("activation_params") or [])
-    return _activated(b, c, y, c.attrs.get("activation"), parameters)
+    return _activated(b, c, y, name=c.attrs.get("activation"), parameters=parameters)
 
 
 @lowers("FusedGemm", domain=MICROSOFT)
 def _fused_gemm(b: Builder, c: Call) -> Value:
     parameters = [c.attrs[k] for k in ("activation_alpha", "activation_beta") if k in c.attrs]
-    return _activated(b, c, gemm(b, c), c.attrs.get("activation"), parameters)
+    return _activated(b, c, gemm(b, c), name=c.attrs.get("activation"), parameters=parameters)

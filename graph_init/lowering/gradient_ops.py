@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graph_init.ir import MICROSOFT, Builder, Value
+from graph_init.ir import GRAPH_INIT, MICROSOFT, STOP_GRADIENT, Builder, Value
 from graph_init.lowering import patches
 from graph_init.lowering.activation import gelu_derivative, step
 from graph_init.lowering.linear import plain_conv
@@ -89,13 +89,14 @@ def _conv(b: Builder, c: Call) -> Value:
 
 @_emits("ConvGrad")
 def _conv_gradient(b: Builder, c: Call) -> list[Value | None]:
-    """One node an output: each is bilinear, and what nobody reads falls away."""
+    """A node for each output: each is bilinear, and one that nothing reads falls away."""
     outputs: list[Value | None] = []
     place = patches.window(c[1], c[2], c.attrs)
     if place is not None and not any(c.wanted[2:]):
         rules = (patches.input_derivative, patches.kernel_derivative)
+        operands = (c[0], c[1], c[2])
         return [
-            rule(b, c[0], c[1], c[2], place) if want else None
+            rule(b, *operands, place) if want else None
             for rule, want in zip(rules, c.wanted, strict=False)
         ]
     for i, want in enumerate((*c.wanted, False, False)[:3]):
@@ -126,8 +127,12 @@ def _product(b: Builder, c: Call) -> Value:
 
 
 _PRODUCT_DEFAULTS = {
-    "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0, "alpha": 1.0,
-}  # fmt: skip
+    "transA": 0,
+    "transB": 0,
+    "transBatchA": 0,
+    "transBatchB": 0,
+    "alpha": 1.0,
+}
 
 
 def _as_is(b: Builder, c: Call) -> list[Value | None]:
@@ -135,7 +140,6 @@ def _as_is(b: Builder, c: Call) -> list[Value | None]:
 
 
 _KEPT: Rule = _as_is
-#: A frozen value stays frozen.
-GRADIENT_RULES["", "Clip"] = _KEPT
+GRADIENT_RULES[GRAPH_INIT, STOP_GRADIENT] = _KEPT
 for _op in "GatherGrad GatherElementsGrad GatherNDGrad BroadcastGradientArgs".split():
     GRADIENT_RULES[MICROSOFT, _op] = _KEPT

@@ -32,7 +32,7 @@ def _atan(b: Builder, c: Call) -> Value:
 
 
 def _sine_to_tangent(b: Builder, x: Value) -> Value:
-    """x / sqrt(1 − x²)"""
+    """x / sqrt(1 − x²)."""
     return b.mul(x, b.reciprocal(b.op("Sqrt", b.sub(_one(b, x), b.mul(x, x)))))
 
 

@@ -50,13 +50,6 @@ def _reshape(b: Builder, c: Call) -> Value:
     return b.op("Reshape", c[0], c[1])
 
 
-def slice_axis(b: Builder, x: Value, axis: int, start: int, stop: int) -> Value:
-    """Elements start … stop−1 along ``axis``."""
-    if start == 0 and stop == x.dims[axis]:
-        return x
-    return b.op("Slice", x, b.ints([start]), b.ints([stop]), b.ints([axis]), b.ints([1]))
-
-
 @lowers("Slice")
 def _slice(b: Builder, c: Call) -> Value:
     x = c[0]
@@ -69,7 +62,7 @@ def _slice(b: Builder, c: Call) -> Value:
         axis %= x.rank
         chosen = range(x.dims[axis])[start:end:step]
         if step == 1:
-            x = slice_axis(b, x, axis, chosen.start, max(chosen.stop, chosen.start))
+            x = b.slice(x, axis, chosen.start, max(chosen.stop, chosen.start))
         else:
             x = b.op("Gather", x, b.ints(chosen), axis=axis)
     return x
@@ -86,7 +79,7 @@ def _split(b: Builder, c: Call) -> list[Value | None]:
         sizes = [min(each, x.dims[axis] - i * each) for i in range(parts)]
     starts = np.cumsum([0, *sizes])
     return [
-        slice_axis(b, x, axis, int(a), int(z)) if want else None
+        b.slice(x, axis, int(a), int(z)) if want else None
         for a, z, want in zip(starts[:-1], starts[1:], c.wanted, strict=True)
     ]
 
@@ -148,10 +141,10 @@ def _pad(b: Builder, c: Call) -> Value:
     after = dict(zip(axes, pads[len(axes) :], strict=True))
     mode = c.attrs.get("mode", "constant")
     if mode != "constant":
-        return _pad_by_index(b, x, before, after, mode)
+        return _pad_by_index(b, x, before, after=after, mode=mode)
     for axis in axes:  # negative pads cut
         start, stop = max(0, -before[axis]), x.dims[axis] - max(0, -after[axis])
-        x = slice_axis(b, x, axis, start, stop)
+        x = b.slice(x, axis, start, stop)
     widths = [max(0, before.get(a, 0)) for a in range(x.rank)]
     widths += [max(0, after.get(a, 0)) for a in range(x.rank)]
     if not any(widths):
@@ -292,7 +285,7 @@ def _center_crop_pad(b: Builder, c: Call) -> Value:
         size = x.dims[axis]
         if target < size:
             start = (size - target) // 2
-            x = slice_axis(b, x, axis, start, start + target)
+            x = b.slice(x, axis, start, start + target)
         elif target > size:
             widths = [0] * 2 * x.rank
             widths[axis] = (target - size) // 2

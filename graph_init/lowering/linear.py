@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from graph_init.ir import MICROSOFT, Builder, Value
-from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -17,6 +16,7 @@ def _swap(b: Builder, x: Value) -> Value:
 
 
 def gemm(b: Builder, c: Call) -> Value:
+    """alpha·A·B + beta·C, with A or B transposed as the attributes say."""
     left = _swap(b, c[0]) if c.attrs.get("transA") else c[0]
     right = _swap(b, c[1]) if c.attrs.get("transB") else c[1]
     y = b.scale(b.op("MatMul", left, right), c.attrs.get("alpha", 1.0))
@@ -99,7 +99,7 @@ def convolve(
 
     The engine's ConvGrad (onnxruntime 1.19, CPU) writes outside its buffers for more than one
     group unless there are two spatial axes. So one axis becomes two, and three become a sum of
-    two-dimensional convolutions, one a tap of the first axis, in which that axis joins the batch.
+    two-dimensional convolutions, one for each tap of the first axis, which joins the batch.
     """
     n = x.rank - 2
     if n == 1:
@@ -107,14 +107,14 @@ def convolve(
             b,
             b.reshape(x, [*x.dims[:2], 1, x.dims[2]]),
             b.reshape(w, [*w.dims[:2], 1, w.dims[2]]),
-            group,
-            [1, *strides],
-            [1, *dilations],
-            [0, pads[0], 0, pads[1]],
+            group=group,
+            strides=[1, *strides],
+            dilations=[1, *dilations],
+            pads=[0, pads[0], 0, pads[1]],
         )
         return b.reshape(y, [*y.dims[:2], y.dims[3]])
     if n == 3 and group > 1:
-        return _by_planes(b, x, w, group, strides, dilations, pads)
+        return _by_planes(b, x, w, group=group, strides=strides, dilations=dilations, pads=pads)
     return b.op(
         "Conv",
         x,
@@ -145,15 +145,15 @@ def _by_planes(
     for tap in range(w.dims[2]):
         places = range(tap * dilations[0], depth, strides[0])[:count]
         part = b.transpose(b.op("Gather", x, b.ints(places), axis=2), [0, 2, 1, 3, 4])
-        kernel = slice_axis(b, w, 2, tap, tap + 1)
+        kernel = b.slice(w, 2, tap, tap + 1)
         term = convolve(
             b,
             b.reshape(part, [rows * count, channels, *plane]),
             b.reshape(kernel, [*w.dims[:2], *w.dims[3:]]),
-            group,
-            strides[1:],
-            dilations[1:],
-            [*pads[1:3], *pads[4:6]],
+            group=group,
+            strides=strides[1:],
+            dilations=dilations[1:],
+            pads=[*pads[1:3], *pads[4:6]],
         )
         total = term if total is None else b.add(total, term)
     assert total is not None
@@ -162,6 +162,7 @@ def _by_planes(
 
 
 def plain_conv(b: Builder, c: Call) -> Value:
+    """A convolution with its bias, over as many axes as the kernel has."""
     x, w = c[0], c[1]
     y = convolve(b, x, w, c.attrs.get("group", 1), **window(c, x, list(w.dims[2:])))
     bias = c.get(2)
@@ -182,7 +183,7 @@ def _spread(b: Builder, x: Value, strides: Sequence[int]) -> Value:
         widths[apart.rank + axis + 1] = stride - 1
         wide = b.op("Pad", apart, b.ints(widths), b.scalar(0.0, x), mode="constant")
         dims[axis] *= stride
-        x = slice_axis(b, b.reshape(wide, dims), axis, 0, dims[axis] - stride + 1)
+        x = b.slice(b.reshape(wide, dims), axis, 0, dims[axis] - stride + 1)
     return x
 
 
@@ -195,7 +196,7 @@ def _conv_transpose(b: Builder, c: Call) -> Value:
     strides = list(c.attrs.get("strides") or [1] * n)
     dilations = list(c.attrs.get("dilations") or [1] * n)
     extra = list(c.attrs.get("output_padding") or [0] * n)
-    lead, tail = _transpose_pads(c, x, kernel, strides, dilations, extra)
+    lead, tail = _transpose_pads(c, x, kernel, strides=strides, dilations=dilations, extra=extra)
     wide = _spread(b, x, strides)
     pads = [0] * (2 * x.rank)
     for i in range(n):
@@ -204,7 +205,7 @@ def _conv_transpose(b: Builder, c: Call) -> Value:
         pads[x.rank + 2 + i] = reach - tail[i] + extra[i]
     for i in range(n):  # negative pads cut
         before, after = -min(pads[2 + i], 0), -min(pads[x.rank + 2 + i], 0)
-        wide = slice_axis(b, wide, 2 + i, before, wide.dims[2 + i] - after)
+        wide = b.slice(wide, 2 + i, before, wide.dims[2 + i] - after)
     pads = [max(p, 0) for p in pads]
     for axis in range(2, w.rank):
         w = b.op("Gather", w, b.ints(range(w.dims[axis])[::-1]), axis=axis)
@@ -212,7 +213,15 @@ def _conv_transpose(b: Builder, c: Call) -> Value:
     w = b.reshape(w, [group, inputs // group, outputs, *kernel])
     w = b.transpose(w, [0, 2, 1, *range(3, 3 + n)])
     w = b.reshape(w, [group * outputs, inputs // group, *kernel])
-    y = convolve(b, wide, w, group, [1] * n, dilations, pads[2 : x.rank] + pads[x.rank + 2 :])
+    y = convolve(
+        b,
+        wide,
+        w,
+        group=group,
+        strides=[1] * n,
+        dilations=dilations,
+        pads=pads[2 : x.rank] + pads[x.rank + 2 :],
+    )
     return y if bias is None else b.add(y, per_channel(b, bias, y.rank))
 
 

@@ -20,10 +20,12 @@ def standardize(
 
 
 def inverse_root(b: Builder, variance: Value, epsilon: float) -> Value:
+    """1 / sqrt(variance + epsilon)."""
     return b.reciprocal(b.op("Sqrt", b.add(variance, b.scalar(epsilon, variance))))
 
 
 def affine(b: Builder, x: Value, gain: Value | None, shift: Value | None) -> Value:
+    """gain·x + shift, where these are given."""
     x = x if gain is None else b.mul(x, gain)
     return x if shift is None else b.add(x, shift)
 
@@ -38,6 +40,7 @@ def _layer(b: Builder, c: Call) -> list[Value | None]:
 
 
 def rms(b: Builder, x: Value, axes: list[int], epsilon: float) -> Value:
+    """x divided by the root of its mean square over ``axes``."""
     return b.mul(x, inverse_root(b, b.mean(b.mul(x, x), axes), epsilon))
 
 

@@ -2,7 +2,7 @@
 
 With rows of channels (N·H·W, C), the patches under a kernel of T taps are a gather of rows,
 (N·OH·OW, T·C), and a convolution is one product with the kernel as a (M, T·C) matrix; its
-derivative in the kernel is one product, and so is that in its input, of the patches of the delta.
+derivative in the kernel is one product, and so is that in its input, of the cotangent's patches.
 The engine's own ConvGrad does an image at a time, which leaves small images to small products: at
 512 channels of 4×4, batch 16, both derivatives take 0.5 to 0.8 of its time so
 (tools/benchmark_convolutions.py). The gather costs 1/M of the product, and memory for T times the
@@ -121,15 +121,15 @@ def convolve(b: Builder, x: Value, w: Value, place: Window) -> Value:
     return _images(b, y, x.dims[0], _space(x.dims[2:], place))
 
 
-def input_derivative(b: Builder, delta: Value, x: Value, w: Value, place: Window) -> Value:
-    """(N, C, H, W): the patches of the delta times the kernel, turned around."""
+def input_derivative(b: Builder, cotangent: Value, x: Value, w: Value, place: Window) -> Value:
+    """(N, C, H, W): the patches of the cotangent times the kernel, turned around."""
     by_tap = b.transpose(b.reshape(_kernel(b, w), [w.dims[0], place.taps, w.dims[1]]), [1, 0, 2])
     matrix = b.reshape(by_tap, [place.taps * w.dims[0], w.dims[1]])
-    rows = b.product(_patches(b, delta, place.turned(), backwards=True), matrix)
+    rows = b.product(_patches(b, cotangent, place.turned(), backwards=True), matrix)
     return _images(b, rows, x.dims[0], x.dims[2:])
 
 
-def kernel_derivative(b: Builder, delta: Value, x: Value, w: Value, place: Window) -> Value:
+def kernel_derivative(b: Builder, cotangent: Value, x: Value, w: Value, place: Window) -> Value:
     """(M, C, *kernel)."""
-    matrix = b.product(_rows(b, delta), _patches(b, x, place), transpose_a=True)
+    matrix = b.product(_rows(b, cotangent), _patches(b, x, place), transpose_a=True)
     return b.transpose(b.reshape(matrix, [w.dims[0], *place.kernel, w.dims[1]]), [0, 3, 1, 2])

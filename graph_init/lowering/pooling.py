@@ -1,4 +1,4 @@
-"""Pooling."""
+"""Max, average and Lp pooling, over windows and over whole images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from graph_init.ir import Builder, Value
-from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.linear import convolve, window
 from graph_init.lowering.registry import Call, lowers
 
@@ -71,7 +70,7 @@ def _max_pool(b: Builder, c: Call) -> list[Value | None]:
     y, indices = b.multi("MaxPool", [x], (True, True), attrs=attrs)
     assert y is not None and indices is not None
     for i, size in enumerate(w.out):
-        y, indices = (slice_axis(b, v, 2 + i, 0, size) for v in (y, indices))
+        y, indices = (b.slice(v, 2 + i, 0, size) for v in (y, indices))
     if x.requires_grad:
         flat = b.reshape(x, [-1])
         y = b.reshape(b.op("Gather", flat, b.reshape(indices, [-1]), axis=0), y.dims)
@@ -100,7 +99,15 @@ def _window_sums(b: Builder, x: Value, w: _Windows) -> Value:
     """Sums over windows, as a convolution of each channel with ones."""
     channels = x.dims[1]
     ones = b.constant(np.ones((channels, 1, *w.kernel)), x.dtype)
-    return convolve(b, x, ones, channels, w.attrs["strides"], w.attrs["dilations"], w.pads)
+    return convolve(
+        b,
+        x,
+        ones,
+        group=channels,
+        strides=w.attrs["strides"],
+        dilations=w.attrs["dilations"],
+        pads=w.pads,
+    )
 
 
 @lowers("AveragePool")
@@ -122,7 +129,7 @@ def _average_pool(b: Builder, c: Call) -> Value:
 
 
 def _power(b: Builder, x: Value, p: float) -> Value:
-    """|x|ᵖ"""
+    """|x|ᵖ."""
     if p == 2:
         return b.mul(x, x)
     size = b.op("Abs", x)

@@ -12,10 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from graph_init.ir import Builder, Value
-from graph_init.lowering.activation import elu, hard_sigmoid, positive, softplus
-from graph_init.lowering.layout import slice_axis
+from graph_init.lowering.activation import (
+    clip,
+    elu,
+    hard_sigmoid,
+    positive,
+    softplus,
+    softsign,
+)
 from graph_init.lowering.registry import Call, lowers
 
 Unary = Callable[[Value], Value]
@@ -33,7 +40,7 @@ def named_activation(
         "tanh": lambda x: b.op("Tanh", x),
         "sigmoid": lambda x: b.op("Sigmoid", x),
         "relu": lambda x: b.op("Relu", x),
-        "softsign": lambda x: b.mul(x, b.reciprocal(b.add(b.op("Abs", x), b.scalar(1.0, x)))),
+        "softsign": lambda x: softsign(b, x),
         "softplus": lambda x: softplus(b, x),
         "affine": lambda x: b.add(b.scale(x, given(alpha, 1.0)), b.scalar(given(beta, 0.0), x)),
         "leakyrelu": lambda x: b.where(positive(b, x), x, b.scale(x, given(alpha, 0.01))),
@@ -84,14 +91,10 @@ class _Cell:
     def squeeze(self, x: Value) -> Value:
         if self.clip is None:
             return x
-        b, high, low = self.b, self.b.scalar(self.clip, x), self.b.scalar(-self.clip, x)
-        x = b.where(b.op("Less", x, high), x, high)
-        return b.where(b.op("Greater", x, low), x, low)
+        return clip(self.b, x, self.b.scalar(-self.clip, x), self.b.scalar(self.clip, x))
 
     def gates(self, x: Value, count: int) -> list[Value]:
-        return [
-            slice_axis(self.b, x, 1, k * self.hidden, (k + 1) * self.hidden) for k in range(count)
-        ]
+        return [self.b.slice(x, 1, k * self.hidden, (k + 1) * self.hidden) for k in range(count)]
 
     def act(self, index: int, x: Value) -> Value:
         return self.functions[index](self.squeeze(x))
@@ -101,7 +104,7 @@ State = tuple[Value, ...]
 
 
 def _rnn_step(cell: _Cell, x: Value, state: State) -> State:
-    """h = f(x + h R)"""
+    """h = f(x + h R)."""
     b = cell.b
     total = b.add(x, b.op("MatMul", state[0], cell.recurrent))
     if cell.recurrent_bias is not None:
@@ -110,15 +113,13 @@ def _rnn_step(cell: _Cell, x: Value, state: State) -> State:
 
 
 def _gru_step(cell: _Cell, x: Value, state: State) -> State:
-    """z, r from x + h R; the candidate resets before or after its product; h = (1−z) n + z h"""
+    """z, r from x + h R; the candidate resets before or after its product; h = (1−z) n + z h."""
     b, h, n = cell.b, state[0], cell.hidden
     xz, xr, xh = cell.gates(x, 3)
-    rz, rr, rh = (slice_axis(b, cell.recurrent, 1, k * n, (k + 1) * n) for k in range(3))
+    rz, rr, rh = (b.slice(cell.recurrent, 1, k * n, (k + 1) * n) for k in range(3))
     bias = cell.recurrent_bias
     bz, br, bh = (
-        (None,) * 3
-        if bias is None
-        else (slice_axis(b, bias, 0, k * n, (k + 1) * n) for k in range(3))
+        (None,) * 3 if bias is None else (b.slice(bias, 0, k * n, (k + 1) * n) for k in range(3))
     )
 
     def plus(value: Value, shift: Value | None) -> Value:
@@ -172,7 +173,7 @@ def _of_direction(b: Builder, c: Call, index: int, d: int) -> Value | None:
     value = c.get(index)
     if value is None:
         return None
-    return b.reshape(slice_axis(b, value, 0, d, d + 1), value.dims[1:])
+    return b.reshape(b.slice(value, 0, d, d + 1), value.dims[1:])
 
 
 def _cell(b: Builder, c: Call, kind: _Kind, d: int) -> tuple[_Cell, Value]:
@@ -185,8 +186,8 @@ def _cell(b: Builder, c: Call, kind: _Kind, d: int) -> tuple[_Cell, Value]:
     projected = b.op("MatMul", x, b.transpose(w, [1, 0]))
     recurrent_bias = None
     if bias is not None:
-        projected = b.add(projected, slice_axis(b, bias, 0, 0, width))
-        recurrent_bias = slice_axis(b, bias, 0, width, 2 * width)
+        projected = b.add(projected, b.slice(bias, 0, 0, width))
+        recurrent_bias = b.slice(bias, 0, width, 2 * width)
     peephole = _of_direction(b, c, 7, d)
     count = len(kind.functions)
     names = list(c.attrs.get("activations") or kind.functions * 2)
@@ -197,14 +198,14 @@ def _cell(b: Builder, c: Call, kind: _Kind, d: int) -> tuple[_Cell, Value]:
     cell = _Cell(
         b,
         c.attrs,
-        hidden,
-        b.transpose(r, [1, 0]),
-        recurrent_bias,
-        []
+        hidden=hidden,
+        recurrent=b.transpose(r, [1, 0]),
+        recurrent_bias=recurrent_bias,
+        peephole=[]
         if peephole is None
-        else [slice_axis(b, peephole, 0, k * hidden, (k + 1) * hidden) for k in range(3)],
-        functions,
-        c.attrs.get("clip"),
+        else [b.slice(peephole, 0, k * hidden, (k + 1) * hidden) for k in range(3)],
+        functions=functions,
+        clip=c.attrs.get("clip"),
     )
     return cell, projected
 
@@ -215,7 +216,7 @@ def reverse_in_time(b: Builder, x: Value, lengths: Value | None) -> Value:
     if lengths is None:
         return b.op("Gather", x, b.ints(steps[::-1]), axis=0)
     grid = b.constant(np.broadcast_to(steps[:, None], x.dims[:2]).astype(np.int64))
-    ends = b.reshape(b.cast(lengths, 7), [1, x.dims[1]])
+    ends = b.reshape(b.cast(lengths, TensorProto.INT64), [1, x.dims[1]])
     mirrored = b.sub(b.sub(ends, b.constant(np.int64(1))), grid)
     index = b.where(b.op("Less", grid, ends), mirrored, grid)
     index = b.reshape(index, [*x.dims[:2]] + [1] * (x.rank - 2))
@@ -252,13 +253,13 @@ def _recurrent(b: Builder, c: Call) -> list[Value]:
         )
         outputs = []
         for t in range(steps):
-            now = b.reshape(slice_axis(b, projected, 0, t, t + 1), projected.dims[1:])
+            now = b.reshape(b.slice(projected, 0, t, t + 1), projected.dims[1:])
             new = kind.step(cell, now, state)
             shown = new[0]
             if lengths is not None:
                 alive = b.op(
                     "Greater",
-                    b.reshape(b.cast(lengths, 7), [rows, 1]),
+                    b.reshape(b.cast(lengths, TensorProto.INT64), [rows, 1]),
                     b.constant(np.int64(t)),
                 )
                 shown = b.where(alive, shown, b.scalar(0.0, shown))

@@ -1,4 +1,4 @@
-"""Reductions."""
+"""Sums, means, norms, extremes and the largest elements over axes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _passed(b: Builder, c: Call) -> Value | None:
     return b.op(c.op, c[0], b.ints(axes), keepdims=keep)
 
 
-@lowers("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL2", "ReduceL1", "ReduceLogSum")
+@lowers(*"ReduceSum ReduceMean ReduceSumSquare ReduceL2 ReduceL1 ReduceLogSum".split())
 def _sums(b: Builder, c: Call) -> Value:
     passed = _passed(b, c)
     if passed is not None:

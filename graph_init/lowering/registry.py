@@ -102,7 +102,7 @@ class Call:
         return value.const
 
     def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
-        """An integer list given as an attribute (old opsets) or as input ``index`` (new ones)."""
+        """A list of integers: an attribute in old opsets, the input ``index`` in new ones."""
         if attribute in self.attrs:
             return [int(v) for v in self.attrs[attribute]]
         array = self.const(index) if index is not None else None
@@ -208,7 +208,15 @@ def _inline(b: Builder, call: Call, body: onnx.FunctionProto) -> tuple[Value | N
         if a.default_value.type
     }
     attributes.update(call.attrs)
-    run(b, body.node, environment, opset, call.name, attributes, call.context)
+    run(
+        b,
+        body.node,
+        environment,
+        opset=opset,
+        name=call.name,
+        outer=attributes,
+        context=call.context,
+    )
     return tuple(
         environment.get(name) if want else None
         for name, want in zip(body.output, call.wanted, strict=False)
@@ -253,14 +261,14 @@ def run(
         call = Call(
             node.op_type,
             domain,
-            node.name or name or (node.output[0] if node.output else ""),
-            opset if domain == "" else 1,
-            tuple(_read(environment, i, node) for i in node.input),
-            _attributes(node, outer or {}),
-            tuple(bool(o) for o in node.output),
-            context,
-            environment,
-            outer or {},
+            name=node.name or name or (node.output[0] if node.output else ""),
+            opset=opset if domain == "" else 1,
+            inputs=tuple(_read(environment, i, node) for i in node.input),
+            attrs=_attributes(node, outer or {}),
+            wanted=tuple(bool(o) for o in node.output),
+            context=context,
+            environment=environment,
+            outer=outer or {},
         )
         b.source_node = call.name
         b.operators.setdefault(call.name, call.op)

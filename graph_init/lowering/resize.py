@@ -1,4 +1,4 @@
-"""Resize and Upsample: one constant interpolation matrix an axis."""
+"""Resize and Upsample: a constant interpolation matrix for each axis."""
 
 from __future__ import annotations
 
@@ -140,7 +140,14 @@ def upsample(b: Builder, c: Call) -> Value:
     scales = c.attrs.get("scales") or c.const(1)
     if scales is None:
         raise c.refuse("has no scales")
-    mode = _Mode(c.attrs.get("mode", "nearest"), "asymmetric", "floor", -0.75, False, False)
+    mode = _Mode(
+        c.attrs.get("mode", "nearest"),
+        "asymmetric",
+        nearest="floor",
+        cubic=-0.75,
+        exclude_outside=False,
+        antialias=False,
+    )
     for a, scale in enumerate(float(s) for s in np.asarray(scales).reshape(-1)):
         if scale != 1:
             target = int(np.floor(x.dims[a] * scale))
@@ -160,10 +167,10 @@ def _resize(b: Builder, c: Call) -> Value:
     mode = _Mode(
         c.attrs.get("mode", "nearest"),
         c.attrs.get("coordinate_transformation_mode", "half_pixel"),
-        c.attrs.get("nearest_mode", "round_prefer_floor"),
-        c.attrs.get("cubic_coeff_a", -0.75),
-        bool(c.attrs.get("exclude_outside", 0)),
-        bool(c.attrs.get("antialias", 0)),
+        nearest=c.attrs.get("nearest_mode", "round_prefer_floor"),
+        cubic=c.attrs.get("cubic_coeff_a", -0.75),
+        exclude_outside=bool(c.attrs.get("exclude_outside", 0)),
+        antialias=bool(c.attrs.get("antialias", 0)),
     )
     crop = mode.coordinates == "tf_crop_and_resize"
     region = np.asarray(c.const(1) if crop else np.zeros(0), np.float64).reshape(-1)
@@ -171,7 +178,7 @@ def _resize(b: Builder, c: Call) -> Value:
     outside = np.zeros((), bool)
     for k, (a, factor, target) in enumerate(zip(axes, factors, targets, strict=True)):
         start, end = (region[k], region[len(axes) + k]) if crop else (0.0, 1.0)
-        axis = _Axis(x.dims[a], target, factor, start, end)
+        axis = _Axis(x.dims[a], target, scale=factor, start=start, end=end)
         if factor == 1 and target == axis.size and not crop:
             continue
         if crop:

@@ -62,7 +62,7 @@ def sample(
     mode: str = "linear",
     wrap: Callable[[Value, int], Value] | None = None,
 ) -> Value:
-    """``image`` (n, c, *space) read at ``positions`` (n, p), one tensor an axis: (n, c, p).
+    """``image`` (n, c, *space) read at ``positions`` (n, p), a tensor for each axis: (n, c, p).
 
     ``wrap`` brings an index of an axis of the given size back into the image; without it what lies
     outside is zero.
@@ -152,7 +152,7 @@ def _grid_sample(b: Builder, c: Call) -> Value:
         return _reflect(b, index, low, high)
 
     wrap = {"border": _border(b), "reflection": reflected}.get(padding)
-    y = sample(b, image, positions, mode, wrap)
+    y = sample(b, image, positions, mode=mode, wrap=wrap)
     return b.reshape(y, [*image.dims[:2], *grid.dims[1:-1]])
 
 
@@ -205,7 +205,7 @@ def _roi_align(b: Builder, c: Call) -> Value:
     if c.attrs.get("mode", "avg") == "max":
         values = _largest_tap(b, chosen, positions)
     else:
-        values = sample(b, chosen, positions, "linear", _border(b))
+        values = sample(b, chosen, positions, mode="linear", wrap=_border(b))
     values = b.where(b.reshape(inside, [count, 1, inside.dims[1]]), values, b.scalar(0.0, values))
     apart = b.reshape(values, [count, channels, high, ratio, wide, ratio])
     if c.attrs.get("mode", "avg") == "avg":

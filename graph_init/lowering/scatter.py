@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from graph_init.ir import Array, Builder, Value
-from graph_init.lowering.layout import non_negative, slice_axis
+from graph_init.lowering.layout import non_negative
 from graph_init.lowering.registry import Call, lowers
 
 #: How an element and an update are joined, where an update does not just take the place.
@@ -47,7 +48,7 @@ def _replace(b: Builder, op: str, x: Value, index: Value, updates: Value, **attr
 def scatter_rows(b: Builder, c: Call, x: Value, index: Value, updates: Value, how: str) -> Value:
     """ScatterND along the first axis: ``x`` (n, m), ``index`` (k, 1), ``updates`` (k, m)."""
     if how == "none":
-        return _replace(b, "ScatterND", x, index, updates)
+        return _replace(b, "ScatterND", x, index=index, updates=updates)
     if how == "add":
         # On zeros, since the engine's gradient takes every scatter for one that replaces.
         return b.add(x, b.op("ScatterND", _zeros(b, x, x.dims), index, updates, reduction="add"))
@@ -63,7 +64,7 @@ def scatter_rows(b: Builder, c: Call, x: Value, index: Value, updates: Value, ho
         rows = b.ints(places[chosen])
         part = b.op("Gather", updates, b.ints(chosen), axis=0)
         joined = _join(b, how, b.op("Gather", x, rows, axis=0), part)
-        x = _replace(b, "ScatterND", x, b.reshape(rows, [len(chosen), 1]), joined)
+        x = _replace(b, "ScatterND", x, index=b.reshape(rows, [len(chosen), 1]), updates=joined)
     return x
 
 
@@ -75,7 +76,7 @@ def _scatter_elements(b: Builder, c: Call) -> Value:
         return b.op("ScatterElements", x, c[1], updates, axis=axis, reduction=how)
     index = non_negative(b, c[1], x.dims[axis])
     if how == "none":
-        return _replace(b, "ScatterElements", x, index, updates, axis=axis)
+        return _replace(b, "ScatterElements", x, index=index, updates=updates, axis=axis)
     # All elements as rows of one number, at flat places.
     strides = np.cumprod([1, *x.dims[:0:-1]])[::-1]
     grid = np.indices(updates.dims)
@@ -86,7 +87,12 @@ def _scatter_elements(b: Builder, c: Call) -> Value:
     flat = b.add(b.mul(index, b.constant(np.int64(strides[axis]))), b.constant(np.asarray(base)))
     column = [updates.size, 1]
     y = scatter_rows(
-        b, c, b.reshape(x, [-1, 1]), b.reshape(flat, column), b.reshape(updates, column), how
+        b,
+        c,
+        b.reshape(x, [-1, 1]),
+        index=b.reshape(flat, column),
+        updates=b.reshape(updates, column),
+        how=how,
     )
     return b.reshape(y, x.dims)
 
@@ -110,7 +116,12 @@ def _scatter_nd(b: Builder, c: Call) -> Value:
     width = int(np.prod(x.dims[depth:]))
     rows = int(np.prod(x.dims[:depth]))
     y = scatter_rows(
-        b, c, b.reshape(x, [rows, width]), flat, b.reshape(updates, [count, width]), how
+        b,
+        c,
+        b.reshape(x, [rows, width]),
+        index=flat,
+        updates=b.reshape(updates, [count, width]),
+        how=how,
     )
     return b.reshape(y, x.dims)
 
@@ -124,11 +135,13 @@ def _tensor_scatter(b: Builder, c: Call) -> Value:
     steps = np.arange(length).reshape([-1 if i == axis else 1 for i in range(past.rank)])
     index = b.expand(b.constant(steps.astype(np.int64)), update.dims)
     if position is not None:
-        starts = b.reshape(b.cast(position, 7), [past.dims[0]] + [1] * (past.rank - 1))
+        starts = b.reshape(
+            b.cast(position, TensorProto.INT64), [past.dims[0]] + [1] * (past.rank - 1)
+        )
         index = b.add(index, starts)
     if c.attrs.get("mode", "linear") == "circular":
         index = b.op("Mod", index, b.constant(np.int64(size)))
-    return _replace(b, "ScatterElements", past, index, update, axis=axis)
+    return _replace(b, "ScatterElements", past, index=index, updates=update, axis=axis)
 
 
 @lowers("MaxUnpool")
@@ -147,7 +160,7 @@ def _max_unpool(b: Builder, c: Call) -> Value:
     flat = b.op(
         "ScatterND",
         _zeros(b, x, [int(np.prod(natural)), 1]),
-        b.reshape(b.cast(index, 7), [-1, 1]),
+        b.reshape(b.cast(index, TensorProto.INT64), [-1, 1]),
         b.reshape(x, [-1, 1]),
     )
     if target == natural:
@@ -181,20 +194,13 @@ def _col2im(b: Builder, c: Call) -> Value:
         b,
         c,
         _zeros(b, x, [int(np.prod(padded)), rows * channels]),
-        b.constant(places.reshape(-1, 1)),
-        flat,
-        "add",
+        index=b.constant(places.reshape(-1, 1)),
+        updates=flat,
+        how="add",
     )
     y = b.reshape(b.transpose(total, [1, 0]), [rows, channels, *padded])
     for i in range(n):
-        y = b.op(
-            "Slice",
-            y,
-            b.ints([pads[i]]),
-            b.ints([pads[i] + image[i]]),
-            b.ints([2 + i]),
-            b.ints([1]),
-        )
+        y = b.slice(y, 2 + i, pads[i], pads[i] + image[i])
     return y
 
 
@@ -220,5 +226,5 @@ def _one_hot(b: Builder, c: Call) -> Value:
     places = np.arange(size).reshape([-1 if i == axis else 1 for i in range(index.rank + 1)])
     apart = b.reshape(index, [*index.dims[:axis], 1, *index.dims[axis:]])
     on = b.op("Equal", apart, b.constant(places.astype(np.int64)))
-    off, lit = (b.reshape(slice_axis(b, values, 0, k, k + 1), []) for k in (0, 1))
+    off, lit = (b.reshape(b.slice(values, 0, k, k + 1), []) for k in (0, 1))
     return b.where(on, lit, off)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onnx import TensorProto
+
 from graph_init.ir import Builder, Value
-from graph_init.lowering.layout import slice_axis
 from graph_init.lowering.registry import Call, lowers
 
 
@@ -18,7 +19,9 @@ class SequenceValue(Value):
 
 def _sequence(b: Builder, items: list[Value]) -> SequenceValue:
     active = any(v.requires_grad for v in items)
-    return SequenceValue(b.unique("sequence"), 0, None, requires_grad=active, items=items)
+    return SequenceValue(
+        b.unique("sequence"), TensorProto.UNDEFINED, None, requires_grad=active, items=items
+    )
 
 
 def _items(c: Call) -> list[Value]:
@@ -39,7 +42,7 @@ def _split_to_sequence(b: Builder, c: Call) -> Value:
         sizes = [min(each, x.dims[axis] - k) for k in range(0, x.dims[axis], each)]
     items, start = [], 0
     for size in sizes:
-        part = slice_axis(b, x, axis, start, start + size)
+        part = b.slice(x, axis, start, start + size)
         if given is None and not c.attrs.get("keepdims", 1):
             part = b.reshape(part, [d for i, d in enumerate(part.dims) if i != axis])
         items.append(part)

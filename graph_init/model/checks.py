@@ -330,7 +330,7 @@ def _check_calls(proto: onnx.ModelProto, functions: dict[_Key, onnx.FunctionProt
     largest = max(total, *nodes_of.values())
     if largest > MAX_INLINED_NODES:
         raise _Refused(
-            f"its functions stand for {largest:.3g} nodes, more than {MAX_INLINED_NODES}"
+            f"its functions expand to {largest:.3g} nodes, more than {MAX_INLINED_NODES}"
         )
     times = Counter(main)
     for key in reversed(order):

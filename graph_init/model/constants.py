@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ _NOT_FOLDED = frozenset(
 
 
 def subgraphs_of(attribute: onnx_ir.Attr) -> list[onnx_ir.Graph]:
+    """The graphs that an attribute holds: the bodies of If, Loop and Scan."""
     if attribute.type == onnx_ir.AttributeType.GRAPH and not attribute.is_ref():
         return [attribute.as_graph()]
     if attribute.type == onnx_ir.AttributeType.GRAPHS and not attribute.is_ref():
@@ -73,16 +74,20 @@ def fold_constants(model: onnx_ir.Model) -> None:
     A node is folded if all its inputs are folded values or integer, boolean or string
     initializers: a float initializer is a parameter, and what is computed from it is not constant.
     """
-    graph = model.graph
-    outputs = {id(value) for value in graph.outputs}
     known: dict[int, _Folded] = {}
-    folded: list[onnx_ir.Node] = []
-    taken, room = 0, min(MAX_FOLDED_BYTES, (memory.available() or MAX_FOLDED_BYTES) // 2)
-    for value in graph.initializers.values():
+    for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and not tensor.dtype.is_floating_point():
             known[id(value)] = _Folded(tensor.numpy(), tensor)
-    for node in list(graph):
+    _remove(model.graph, _fold_nodes(model, known), known)
+
+
+def _fold_nodes(model: onnx_ir.Model, known: dict[int, _Folded]) -> list[onnx_ir.Node]:
+    """Add what nodes compute from ``known`` values to these; returns the nodes."""
+    outputs = {id(value) for value in model.graph.outputs}
+    folded: list[onnx_ir.Node] = []
+    taken, room = 0, min(MAX_FOLDED_BYTES, (memory.available() or MAX_FOLDED_BYTES) // 2)
+    for node in list(model.graph):
         if any(id(value) in outputs for value in node.outputs):
             continue
         results = _evaluate(node, known, model.opset_imports)
@@ -92,9 +97,8 @@ def fold_constants(model: onnx_ir.Model) -> None:
             if taken > room:
                 raise UnsupportedModelError(
                     f"node '{printable(node.name or '')}' ({node.op_type}): what the model "
-                    "computes "
-                    f"from constants takes more than {room / 1e9:.2g} GB; store its weights as "
-                    "initializers"
+                    f"computes from constants takes more than {room / 1e9:.2g} GB; store its "
+                    "weights as initializers"
                 )
             history = [known[id(v)].computed_by for v in node.inputs if v is not None]
             made = () if node.op_type in _HOLDERS else (node.op_type,)
@@ -102,6 +106,13 @@ def fold_constants(model: onnx_ir.Model) -> None:
             for value, result in zip(node.outputs, results, strict=True):
                 known[id(value)] = replace(result, computed_by=names)
             folded.append(node)
+    return folded
+
+
+def _remove(
+    graph: onnx_ir.Graph, folded: Sequence[onnx_ir.Node], known: Mapping[int, _Folded]
+) -> None:
+    """Put initializers in the place of ``folded`` nodes, as far as other nodes read them."""
     gone = set(map(id, folded))
     fed = {id(v): v for node in folded for v in node.inputs if v is not None}
     for node in reversed(folded):

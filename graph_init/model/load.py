@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import ntpath
 import os
-import posixpath
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,9 +19,10 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 from onnx_ir.passes import common as passes
 
 from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, printable
-from graph_init.model.checks import check, check_tensor
+from graph_init.model.checks import check
 from graph_init.model.constants import fold_constants, subgraphs_of
-from graph_init.model.protobuf_limits import check_wire
+from graph_init.model.external_data import check_external, is_external, tensors
+from graph_init.model.protobuf_limits import check_field_count
 
 _MAX_MESSAGE = 2**31 - 1
 """Bytes that protobuf reads at once."""
@@ -96,7 +94,7 @@ def load(
     if not proto.graph.node:
         raise ModelFileError(f"{label} is not a valid ONNX model: its graph has no nodes")
     check(proto, label)
-    _check_external(proto, base_dir, label)
+    check_external(proto, base_dir, label)
     _check_valid(proto, label)
     try:
         ir = _normalise(proto, base_dir)
@@ -109,28 +107,6 @@ def load(
         reason = printable(f"{type(error).__name__}: {error}")
         raise ModelFileError(f"{label} cannot be read as an ONNX model: {reason}") from error
     return LoadedModel(proto, path, ir, base_dir)
-
-
-def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of ``proto``: initializers and attributes, in subgraphs and functions too."""
-    yield from _graph_tensors(proto.graph)
-    for function in proto.functions:
-        yield from _node_tensors(function.node)
-
-
-def external_entry(tensor: onnx.TensorProto, key: str) -> str | None:
-    """The value that ``tensor``'s external-data description has for ``key``, None if absent."""
-    return next((entry.value for entry in tensor.external_data if entry.key == key), None)
-
-
-def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether the bytes of ``tensor`` are in a file beside the model."""
-    return tensor.data_location == onnx.TensorProto.EXTERNAL
-
-
-def external_size(tensor: onnx.TensorProto) -> int:
-    """Number of bytes of an external ``tensor``, which its shape says."""
-    return check_tensor(tensor, f"tensor {tensor.name!r}")
 
 
 def densify(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
@@ -172,7 +148,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"cannot read model {label}: {reason}") from error
     except MemoryError as error:
         raise UnsupportedModelError(f"there is not enough memory to read {label}") from error
-    check_wire(content, label)
+    check_field_count(content, label)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
@@ -199,92 +175,6 @@ def _ir_base_dir(model: onnx_ir.Model) -> Path | None:
             "save it to one file first and give the path"
         )
     return next(iter(folders), None)
-
-
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Any) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR or attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _graph_tensors(attribute.g)
-            for graph in attribute.graphs:
-                yield from _graph_tensors(graph)
-
-
-def _check_external(proto: onnx.ModelProto, base_dir: Path | None, label: str) -> None:
-    sizes: dict[str, int] = {}
-    for tensor in filter(is_external, tensors(proto)):
-        entries = [entry.key for entry in tensor.external_data]
-        location = external_entry(tensor, "location") or ""
-        what = f"{label}: external data of tensor '{printable(tensor.name)}'"
-        if len(set(entries)) < len(entries):
-            raise ModelFileError(f"{what} has two entries of one key: {printable(str(entries))}")
-        if base_dir is None:
-            raise ModelFileError(
-                f"{what} is in file '{printable(location)}', but the folder is unknown for a model "
-                "in memory; give the path of the model file, or load the data into the model"
-            )
-        if location not in sizes:
-            sizes[location] = _data_file_size(location, base_dir, what)
-        start = _number(tensor, "offset", 0, what)
-        size = external_size(tensor)
-        length = _number(tensor, "length", size, what)
-        if length != size:
-            raise ModelFileError(
-                f"{what} has the length {length}, but its shape {list(tensor.dims)} needs {size} "
-                "bytes"
-            )
-        if start + length > sizes[location]:
-            raise ModelFileError(
-                f"{what}: bytes {start} to {start + length} are outside of data file "
-                f"{base_dir / printable(location)}, which has {sizes[location]} bytes (truncated?)"
-            )
-
-
-def _number(tensor: onnx.TensorProto, key: str, default: int, what: str) -> int:
-    """An offset or length: decimal digits alone, since readers differ in what else they take."""
-    text = external_entry(tensor, key)
-    if text is None or (text == "" and key == "offset"):
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ModelFileError(f"{what} has the malformed {key} '{printable(text)}'")
-    return int(text)
-
-
-def _data_file_size(location: str, base_dir: Path, what: str) -> int:
-    normal = posixpath.normpath(location.replace("\\", "/"))
-    absolute = posixpath.isabs(normal) or ntpath.isabs(location) or ntpath.splitdrive(location)[0]
-    shown = printable(location)
-    if not location or absolute or normal == ".." or normal.startswith("../") or "\0" in location:
-        raise ModelFileError(
-            f"{what} has location '{shown}', which is not inside the model's folder {base_dir}"
-        )
-    data_path = base_dir / location
-    try:
-        # A link that leads out of the folder, at whichever part of the path, escapes as "../" does.
-        real, folder = data_path.resolve(), base_dir.resolve()
-        if not real.is_relative_to(folder):
-            raise ModelFileError(
-                f"{what}: data file {base_dir / shown} is a link to {printable(str(real))}, "
-                "outside "
-                "of the model's folder; replace the link by a copy of the file"
-            )
-        if not data_path.exists():
-            raise ModelFileError(f"{what}: data file {base_dir / shown} is missing")
-        if not data_path.is_file() or posixpath.basename(location) in ("", "."):
-            raise ModelFileError(f"{what}: {base_dir / shown} is not a regular file")
-        with data_path.open("rb"):
-            return data_path.stat().st_size
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ModelFileError(f"{what}: cannot read {base_dir / shown}: {reason}") from error
 
 
 def _check_valid(proto: onnx.ModelProto, label: str) -> None:

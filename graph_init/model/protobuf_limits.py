@@ -18,8 +18,8 @@ _SMALL = 2**24
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
-def check_wire(content: bytes, label: str) -> None:
-    """ModelFileError if parsing ``content`` would take many times its size.
+def check_field_count(content: bytes, label: str) -> None:
+    """Raise ModelFileError if parsing ``content`` would take many times its size in memory.
 
     Bytes and texts are passed over, so that this takes no time for a model of large tensors. What
     is malformed is left to the parser.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
 import sys
@@ -86,11 +87,10 @@ def _exchange(a: Path, b: Path) -> bool:
     if sys.platform != "linux":
         return False
     swap = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = (os.fsencode(a), os.fsencode(b))
-    return (
-        swap is not None
-        and swap(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0
-    )
+    if swap is None:
+        return False
+    places = ((_AT_FDCWD, os.fsencode(path)) for path in (a, b))
+    return bool(swap(*itertools.chain(*places), ctypes.c_uint(_RENAME_EXCHANGE)) == 0)
 
 
 def _flush(file: Path) -> None:

@@ -108,7 +108,7 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Other runs keep their hands off names in ``folder``, where the file system knows locks.
+    """No other run takes names in ``folder``, where the file system knows locks.
 
     Raises OSError if others do not let go of it.
     """

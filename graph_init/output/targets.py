@@ -60,7 +60,7 @@ def require_distinct(paths: Iterable[str | os.PathLike[str] | None]) -> None:
     """UsageError if two outputs are, or will be, the same file; None is no output."""
     for path, other in combinations([p for p in paths if p is not None], 2):
         if same(path, other):
-            raise UsageError(f"{other} is to hold two things; give one of them another name")
+            raise UsageError(f"two outputs are called {other}; give one of them another name")
 
 
 def moves(path: str | os.PathLike[str]) -> bool:

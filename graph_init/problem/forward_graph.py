@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,22 +18,11 @@ from graph_init.model.load import LoadedModel
 from graph_init.problem import output_head
 from graph_init.problem.loss import Objective, attach
 from graph_init.problem.loss_choice import AUTO, Choice, Facts, Target
+from graph_init.problem.passes import GraphPass, LoweredNode
 
 #: Sizes of symbolic dimensions that --dim does not give.
 DEFAULT_BATCH = 16
 DEFAULT_SIZE = 32
-
-#: Called with the builder, a node of the model that has just been lowered, what each name stands
-#: for, and a function that lowers nodes again.
-Visit = Callable[
-    [
-        Builder,
-        onnx.NodeProto,
-        dict[str, "Value | None"],
-        Callable[[Sequence[onnx.NodeProto]], None],
-    ],
-    None,
-]
 
 #: Frozen tensors above this many elements are fed instead of stored in the graph.
 _EMBED_LIMIT = 1 << 16
@@ -102,13 +91,13 @@ def build(
     batch_norm: str = "eval",
     input_sizes: Mapping[str, Shape] | None = None,
     targets: Mapping[str, Target] = {},
-    visit: Visit | None = None,
+    graph_pass: GraphPass | None = None,
 ) -> Problem:
     """Lower ``loaded`` with static shapes and attach the loss.
 
     ``values`` holds every initializer; ``input_sizes`` overrides shapes (real data has its own),
     and ``targets`` says what its labels are like.
-    ``visit`` is called after each of the model's nodes, and may change what names stand for.
+    ``graph_pass`` goes over the model's nodes while they are lowered.
     """
     graph = loaded.ir.graph
     sizes = dict(dims or {})
@@ -172,15 +161,11 @@ def build(
     opset = loaded.ir.opset_imports.get("", 1)
     nodes = [onnx_ir.to_proto(node) for node in graph]
     context = Context((RULES,), batch_norm)
+    lower = partial(run, b, environment=environment, opset=opset, context=context)
     for node in nodes:
-        run(b, [node], environment, opset, context=context)
-        if visit is not None:
-            visit(
-                b,
-                node,
-                environment,
-                partial(run, b, environment=environment, opset=opset, context=context),
-            )
+        lower([node])
+        if graph_pass is not None:
+            graph_pass.after(LoweredNode(node, b, environment, lower))
     outputs = [
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
     ]

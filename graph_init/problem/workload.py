@@ -16,6 +16,7 @@ from graph_init.model.load import LoadedModel
 from graph_init.problem import batches, data_files, forward_graph, streams
 from graph_init.problem.loss import TARGET
 from graph_init.problem.loss_choice import Choice, targets
+from graph_init.problem.passes import GraphPass
 
 METHODS = ("taylor", "finite-difference")
 
@@ -59,8 +60,8 @@ class Workload:
     layout: batches.Layout
     source: streams.Source
     options: Options
-    #: Builds the problem again, its nodes seen by a visitor.
-    rebuild: Callable[[forward_graph.Visit | None], forward_graph.Problem]
+    #: Builds the problem again, with a pass over its nodes.
+    rebuild: Callable[[GraphPass | None], forward_graph.Problem]
     #: All rows of a file; None where the batches are random, or those of an iterable.
     rows: Mapping[str, Array] | None = None
 
@@ -97,7 +98,7 @@ def build(
 
     labels = targets(arrays or {}, TARGET)
 
-    def rebuild(visit: forward_graph.Visit | None = None) -> forward_graph.Problem:
+    def rebuild(graph_pass: GraphPass | None = None) -> forward_graph.Problem:
         return forward_graph.build(
             loaded,
             parameters,
@@ -109,7 +110,7 @@ def build(
             batch_norm=options.batch_norm,
             input_sizes=input_sizes,
             targets=labels,
-            visit=visit,
+            graph_pass=graph_pass,
         )
 
     problem = rebuild()

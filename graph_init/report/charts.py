@@ -57,7 +57,7 @@ def line(
 
 
 def bars(name: str, y: str, y_title: str, taken: str, count: int) -> Spec:
-    """A bar a row, the ``taken`` one in the colour of what comes after."""
+    """A bar for each row, the ``taken`` one in the colour of what comes after."""
     return {
         "width": "container",
         "height": 30 * count,
@@ -91,7 +91,7 @@ def pair(
     share: bool = False,
     only: str | None = None,
 ) -> Spec:
-    """Two numbers a tensor in the order of the network, joined by a line."""
+    """Two numbers for each tensor, in the order of the network, joined by a line."""
     place, value, size = _axes(count)
     layers: list[Spec] = [
         {
@@ -130,7 +130,7 @@ def pair(
 
 
 def factors(factor: str, title: str, count: int, only: str) -> Spec:
-    """A factor a tensor on a logarithmic axis, from 1."""
+    """A factor for each tensor, on a logarithmic axis from 1."""
     place, value, size = _axes(count)
     one = {"datum": 1}
     return {
@@ -168,7 +168,7 @@ def factors(factor: str, title: str, count: int, only: str) -> Spec:
 
 
 def curves(optimizer: str, schemes: Sequence[str], tuned: bool) -> Spec:
-    """Training losses over updates; a colour a scheme, what is tuned is dashed."""
+    """Training losses over updates; each scheme has a colour, and what is tuned is dashed."""
     x = {"field": "updates", "type": "quantitative", "title": "updates", "axis": {"grid": False}}
     return {
         "width": "container",
@@ -186,32 +186,40 @@ def curves(optimizer: str, schemes: Sequence[str], tuned: bool) -> Spec:
                     "y": _quantity("median", "training loss", True),
                     **_dashes(tuned),
                     "tooltip": [
-                        {"field": "state"}, {"field": "updates"},
-                        {"field": "median", "format": ".4g"}, {"field": "low", "format": ".4g"},
+                        {"field": "state"},
+                        {"field": "updates"},
+                        {"field": "median", "format": ".4g"},
+                        {"field": "low", "format": ".4g"},
                         {"field": "high", "format": ".4g"},
                     ],
                 },
             },
         ],
-    }  # fmt: skip
+    }
 
 
 def rates(optimizer: str, schemes: Sequence[str], tuned: bool, tried: Sequence[float]) -> Spec:
     """Final losses over the learning rates that were ``tried``."""
     x = {
-        "field": "learning_rate", "type": "quantitative", "title": "learning rate",
+        "field": "learning_rate",
+        "type": "quantitative",
+        "title": "learning rate",
         "scale": {"type": "log", "nice": False},
         "axis": {"grid": False, "format": ".6~g", "values": list(tried)},
-    }  # fmt: skip
+    }
     return {
         "width": "container",
         "height": 320,
         "transform": [{"filter": f"datum.optimizer === {_quoted(optimizer)}"}],
         "encoding": {
-            "x": x, "y": _quantity("final_loss", "final training loss", True),
-            "color": _schemes(schemes), **_dashes(tuned), "detail": {"field": "state"},
+            "x": x,
+            "y": _quantity("final_loss", "final training loss", True),
+            "color": _schemes(schemes),
+            **_dashes(tuned),
+            "detail": {"field": "state"},
             "tooltip": [
-                {"field": "state"}, {"field": "learning_rate", "title": "learning rate"},
+                {"field": "state"},
+                {"field": "learning_rate", "title": "learning rate"},
                 {"field": "final_loss", "title": "final loss", "format": ".4g"},
             ],
         },
@@ -219,30 +227,37 @@ def rates(optimizer: str, schemes: Sequence[str], tuned: bool, tried: Sequence[f
             {"mark": {"type": "line", "strokeWidth": 1.8}},
             {"mark": {"type": "point", "filled": True, "size": 36}},
         ],
-    }  # fmt: skip
+    }
 
 
 def heat(states: int) -> Spec:
-    """A share a tensor and state."""
+    """The share of each tensor in each state."""
     return {
         "width": "container",
         "height": 24 * states,
         "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": 0.5, "color": _AFTER},
         "encoding": {
-            "x": {"field": "order", "type": "ordinal", "title": "tensor, in the network's order",
-                  "axis": {"labelOverlap": True, "labelAngle": 0, "grid": False, "ticks": False}},
+            "x": {
+                "field": "order",
+                "type": "ordinal",
+                "title": "tensor, in the network's order",
+                "axis": {"labelOverlap": True, "labelAngle": 0, "grid": False, "ticks": False},
+            },
             "y": _names("state"),
             "opacity": {
-                "field": "share", "type": "quantitative", "title": "share of the deviation",
+                "field": "share",
+                "type": "quantitative",
+                "title": "share of the deviation",
                 "scale": {"type": "sqrt", "zero": True, "range": [0.03, 1]},
                 "legend": {"format": ".0%", "symbolFillColor": _AFTER, "symbolStrokeWidth": 0},
             },
             "tooltip": [
-                {"field": "state"}, {"field": "name", "title": "tensor"},
+                {"field": "state"},
+                {"field": "name", "title": "tensor"},
                 {"field": "share", "format": ".2%"},
             ],
         },
-    }  # fmt: skip
+    }
 
 
 def spread(field: str, title: str, log: bool) -> Spec:
@@ -262,14 +277,21 @@ def spread(field: str, title: str, log: bool) -> Spec:
         ],
         "mark": {"type": "line", "strokeWidth": 1.8},
         "encoding": {
-            "x": {"field": "rank", "type": "quantitative", "title": "models, by rank",
-                  "axis": {"grid": False, "tickMinStep": 1}},
+            "x": {
+                "field": "rank",
+                "type": "quantitative",
+                "title": "models, by rank",
+                "axis": {"grid": False, "tickMinStep": 1},
+            },
             "y": _quantity("value", title, log, share=not log),
             "color": _when(),
-            "tooltip": [{"field": "name", "title": "model"}, {"field": "when"},
-                        {"field": "value", "format": ".4g"}],
+            "tooltip": [
+                {"field": "name", "title": "model"},
+                {"field": "when"},
+                {"field": "value", "format": ".4g"},
+            ],
         },
-    }  # fmt: skip
+    }
 
 
 def _axes(count: int) -> tuple[tuple[str, Spec], str, Spec]:
@@ -278,18 +300,23 @@ def _axes(count: int) -> tuple[tuple[str, Spec], str, Spec]:
         size: Spec = {"width": "container", "height": _BAR * count}
         return ("y", _names("name")), "x", size
     order: Spec = {
-        "field": "order", "type": "quantitative", "title": "tensor, in the network's order",
+        "field": "order",
+        "type": "quantitative",
+        "title": "tensor, in the network's order",
         "scale": {"zero": False, "nice": False, "padding": 6},
         "axis": {"grid": False, "tickMinStep": 1},
-    }  # fmt: skip
+    }
     return ("x", order), "y", {"width": "container", "height": 260}
 
 
 def _names(field: str) -> Spec:
     return {
-        "field": field, "type": "nominal", "sort": None, "title": None,
+        "field": field,
+        "type": "nominal",
+        "sort": None,
+        "title": None,
         "axis": {"labelLimit": 190, "grid": False, "ticks": False, "labelPadding": 6},
-    }  # fmt: skip
+    }
 
 
 def _quantity(
@@ -300,25 +327,33 @@ def _quantity(
     if log:
         axis["gridOpacity"] = {"condition": {"test": _IS_POWER, "value": 1}, "value": 0.3}
     return {
-        "field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis,
-    }  # fmt: skip
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": scale,
+        "axis": axis,
+    }
 
 
 def _when() -> Spec:
     return {
-        "field": "when", "type": "nominal", "title": None,
+        "field": "when",
+        "type": "nominal",
+        "title": None,
         "scale": {"domain": ["before", "after"], "range": [_BEFORE, _AFTER]},
-    }  # fmt: skip
+    }
 
 
 def _schemes(schemes: Sequence[str]) -> Spec:
     colours = [_SERIES[k % len(_SERIES)] for k in range(len(schemes))]
     return {
-        "field": "scheme", "type": "nominal", "title": None,
+        "field": "scheme",
+        "type": "nominal",
+        "title": None,
         "scale": {"domain": list(schemes), "range": colours},
         # Of its own, not that of a band which is hardly seen.
         "legend": {"symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1},
-    }  # fmt: skip
+    }
 
 
 def _dashes(tuned: bool) -> Spec:
@@ -326,12 +361,18 @@ def _dashes(tuned: bool) -> Spec:
         return {}
     return {
         "strokeDash": {
-            "field": "tuned", "type": "nominal", "title": "tuned",
+            "field": "tuned",
+            "type": "nominal",
+            "title": "tuned",
             "scale": {"domain": ["no", "yes"], "range": [[1, 0], [5, 3]]},
-            "legend": {"symbolType": "stroke", "symbolStrokeWidth": 2,
-                       "symbolStrokeColor": "var(--ink)", "symbolFillColor": "transparent"},
+            "legend": {
+                "symbolType": "stroke",
+                "symbolStrokeWidth": 2,
+                "symbolStrokeColor": "var(--ink)",
+                "symbolFillColor": "transparent",
+            },
         }
-    }  # fmt: skip
+    }
 
 
 def _tensor_tips(fields: Sequence[tuple[str, str]], form: str = ".4g") -> list[Spec]:

@@ -30,21 +30,22 @@ def page(content: Content) -> Page:
     return Page(
         content["model"],
         _subtitle(result),
-        [_best(result, optimizer) for optimizer in optimizers],
-        [*result["warnings"], *problems],
-        [
+        figures=[_best(result, optimizer) for optimizer in optimizers],
+        warnings=[*result["warnings"], *problems],
+        sections=[
             _summary(result),
             _training(result, optimizers),
             _states(result, graph["order"]),
             Section(
-                "graph", "Graph",
+                "graph",
+                "Graph",
                 [f"Operators: {drawing.operators(graph)}."],
                 drawing=drawing.draw(graph, [_without_share(t) for t in listed], None),
             ),
         ],
-        content,
-        facts(content),
-    )  # fmt: skip
+        content=content,
+        facts=facts(content),
+    )
 
 
 def _subtitle(result: Content) -> str:
@@ -64,10 +65,11 @@ def _best(result: Content, optimizer: str) -> Figure:
     best = min(scored, key=lambda r: r["held_out_loss"])
     accuracy = "" if best["accuracy"] is None else f", accuracy {best['accuracy']:.1%}"
     return Figure(
-        f"Best with {optimizer}", best["state"],
+        f"Best with {optimizer}",
+        best["state"],
         note=f"held-out loss {best['held_out_loss']:.3g}{accuracy}, "
         f"learning rate {best['learning_rate']:g}",
-    )  # fmt: skip
+    )
 
 
 def _summary(result: Content) -> Section:
@@ -85,15 +87,26 @@ def _summary(result: Content) -> Section:
         Column("vanished_fraction", "vanished", "share"),
     ]
     rows = [
-        {**r, "row": f"{r['state']} · {r['optimizer']}", "low": r["spread"][0],
-         "high": r["spread"][1]}
+        {
+            **r,
+            "row": f"{r['state']} · {r['optimizer']}",
+            "low": r["spread"][0],
+            "high": r["spread"][1],
+        }
         for r in result["summary"]
-    ]  # fmt: skip
+    ]
     sentences = [
         "Each state at the learning rate where its training loss is lowest: medians over "
         f"{result['settings']['seeds']} seeds. “Trained” is the share of seeds whose loss fell."
     ]
-    table = Table("summary", "States at their best learning rates", columns, rows, "row", True)
+    table = Table(
+        "summary",
+        "States at their best learning rates",
+        columns=columns,
+        rows=rows,
+        header="row",
+        open=True,
+    )
     return Section("results", "Results", sentences, tables=[table])
 
 
@@ -121,29 +134,44 @@ def _training(result: Content, optimizers: Sequence[str]) -> Section:
     for name in optimizers:
         drawn += [
             Chart(
-                f"curves-{name}", f"Training loss with {name}",
-                f"Training loss over updates with {name}, of {count} states at their best "
-                "learning rates",
-                charts.curves(name, schemes, tuned), "curves",
+                f"curves-{name}",
+                f"Training loss with {name}",
+                description=f"Training loss over updates with {name}, of {count} states at their "
+                "best learning rates",
+                spec=charts.curves(name, schemes, tuned),
+                table="curves",
             ),
             Chart(
-                f"rates-{name}", f"Learning rates of {name}",
-                f"Final training loss over learning rates of {name}, of {count} states",
-                charts.rates(name, schemes, tuned, result["settings"]["learning_rates"][name]),
-                "rates",
+                f"rates-{name}",
+                f"Learning rates of {name}",
+                description=f"Final training loss over learning rates of {name}, of {count} states",
+                spec=charts.rates(name, schemes, tuned, result["settings"]["learning_rates"][name]),
+                table="rates",
             ),
-        ]  # fmt: skip
+        ]
     return Section(
         "training",
         "Training",
-        [
+        sentences=[
             f"Curves are means over {_WINDOW} updates: the median over seeds, and a band from the "
             "lowest to the highest. What has diverged leaves a gap."
         ],
-        drawn,
-        [
-            Table("curves", "Training losses", curve_columns, list(_curves(result)), "state"),
-            Table("rates", "Final losses", rate_columns, list(_rates(result)), "state"),
+        charts=drawn,
+        tables=[
+            Table(
+                "curves",
+                "Training losses",
+                columns=curve_columns,
+                rows=list(_curves(result)),
+                header="state",
+            ),
+            Table(
+                "rates",
+                "Final losses",
+                columns=rate_columns,
+                rows=list(_rates(result)),
+                header="state",
+            ),
         ],
     )
 
@@ -200,11 +228,13 @@ def _rates(result: Content) -> Iterator[dict[str, Any]]:
                 finals = [float("inf") if x is None else x for x in losses]
                 yield finite(
                     {
-                        **kind, "optimizer": optimizer, "learning_rate": rate,
+                        **kind,
+                        "optimizer": optimizer,
+                        "learning_rate": rate,
                         "final_loss": float(median(finals)),
                         "diverged": sum(r["diverged"] for r in runs),
                     }
-                )  # fmt: skip
+                )
 
 
 def _states(result: Content, order: Sequence[str]) -> Section:
@@ -229,19 +259,37 @@ def _states(result: Content, order: Sequence[str]) -> Section:
     return Section(
         "states",
         "Initial states",
-        ["Gradient deviation of each state on training batches, and the tensors that carry it."],
-        [
+        sentences=[
+            "Gradient deviation of each state on training batches, and the tensors that carry it."
+        ],
+        charts=[
             Chart(
-                "heat", "Share of the deviation",
-                "Share of the deviation that each trainable tensor carries, in each initial state",
-                charts.heat(len({row["state"] for row in shares})), "shares", wide=True,
+                "heat",
+                "Share of the deviation",
+                description="Share of the deviation that each trainable tensor carries, in each "
+                "initial state",
+                spec=charts.heat(len({row["state"] for row in shares})),
+                table="shares",
+                wide=True,
             )
         ],
-        [
-            Table("measurements", "Measurements", columns, result["states"], "name"),
-            Table("shares", "Shares of the deviation, first seed", share_columns, shares, "state"),
+        tables=[
+            Table(
+                "measurements",
+                "Measurements",
+                columns=columns,
+                rows=result["states"],
+                header="name",
+            ),
+            Table(
+                "shares",
+                "Shares of the deviation, first seed",
+                columns=share_columns,
+                rows=shares,
+                header="state",
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 def _shares(result: Content, order: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -252,10 +300,13 @@ def _shares(result: Content, order: Sequence[str]) -> Iterator[dict[str, Any]]:
         seen.add(state["name"])
         for row in tensors.rows({"before": state}, order, {}):
             yield {
-                "state": state["name"], "order": row["order"], "name": row["name"],
-                "share": row["share_before"], "vanished": row["vanished_before"],
+                "state": state["name"],
+                "order": row["order"],
+                "name": row["name"],
+                "share": row["share_before"],
+                "vanished": row["vanished_before"],
                 "norm": row["norm_before"],
-            }  # fmt: skip
+            }
 
 
 def _without_share(row: Content) -> dict[str, Any]:

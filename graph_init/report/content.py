@@ -17,7 +17,7 @@ def gather(
     parameters: Sequence[Parameter],
 ) -> dict[str, Any]:
     """``result`` is what the command ``kind`` (``initialize`` or ``compare``) prints as JSON."""
-    from graph_init.report.graph_summary import outline
+    from graph_init.report.graph_summary import summarize
 
     name = loaded.path.name if loaded.path else loaded.proto.graph.name or "model"
     return {
@@ -27,5 +27,5 @@ def gather(
         "model": name,
         "provenance": dict(provenance),
         "result": dict(result),
-        "graph": outline(loaded.ir, parameters),
+        "graph": summarize(loaded.ir, parameters),
     }

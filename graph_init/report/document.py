@@ -49,11 +49,20 @@ def many(overview: Page, pages: Iterable[tuple[str, Page]]) -> Iterator[str]:
 
     template = _environment().get_template("model.html.jinja")
     packed = (
-        (address, Markup(_packed(template.render(
-            page=page, base=f"#/{address}?", content=Markup(_json(rounded(page.content)))
-        ))))
+        (
+            address,
+            Markup(
+                _packed(
+                    template.render(
+                        page=page,
+                        base=f"#/{address}?",
+                        content=Markup(_json(rounded(page.content))),
+                    )
+                )
+            ),
+        )
         for address, page in pages
-    )  # fmt: skip
+    )
     return _document("zoo.html.jinja", overview, packed)
 
 

@@ -1,4 +1,4 @@
-"""The outline of a graph, with what was found about its tensors, as a drawing."""
+"""The summary of a graph, with what was found about its tensors, as a drawing."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def draw(
         Step(
             piece,
             height,
-            _operators(row, graph["folded"]),
-            row["name"] + (f" and {row['nodes'] - 1} more" if row["nodes"] > 1 else ""),
-            [_tensor(by_name[n], factors, largest) for n in names[:_LINES]],
-            _rest(row["tensors"], names),
+            operators=_operators(row, graph["folded"]),
+            name=row["name"] + (f" and {row['nodes'] - 1} more" if row["nodes"] > 1 else ""),
+            tensors=[_tensor(by_name[n], factors, largest) for n in names[:_LINES]],
+            rest=_rest(row["tensors"], names),
         )
         for row, names, piece, height in zip(graph["rows"], listed, pieces, heights, strict=True)
     ]
@@ -77,9 +77,9 @@ def _tensor(row: Mapping[str, Any], factors: Mapping[str, float] | None, largest
     return Tensor(
         row["name"],
         text.shown(row["shape"], "shape"),
-        "" if factors is None else text.shown(factor, "number"),
-        None if share is None else share / largest,
-        "" if share is None else text.shown(share, "share"),
+        factor="" if factors is None else text.shown(factor, "number"),
+        share=None if share is None else share / largest,
+        share_text="" if share is None else text.shown(share, "share"),
     )
 
 

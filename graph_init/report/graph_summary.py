@@ -44,7 +44,9 @@ class _Row:
         self.inputs |= other.inputs
 
 
-def outline(model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT) -> dict[str, Any]:
+def summarize(
+    model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT
+) -> dict[str, Any]:
     """The graph as JSON: figures about it, its ``rows``, and the trainable tensors' ``order``.
 
     A row has the name of its first node, the number of its ``nodes``, its ``operators`` with their
@@ -64,7 +66,7 @@ def outline(model: ir.Model, parameters: Sequence[Parameter], limit: int = LIMIT
     scalable = {p.name for p in parameters if p.scalable}
     steps = networkx.condensation(_between(graph, kept))
     position = {key: k for k, key in enumerate(graph)}
-    rows = _chains(graph, steps, position, read_by, scalable)
+    rows = _chains(graph, steps, position, read_by=read_by, scalable=scalable)
     folded = "chains"
     count, joins = len(rows), sum(len(r.inputs) > 1 for r in rows)
     if len(rows) > limit:
@@ -152,7 +154,7 @@ def _chains(
     read_by: Mapping[str, set[_Key]],
     scalable: set[str],
 ) -> list[_Row]:
-    """A row a chain. ``steps`` has no cycles: a loop and its body are one step."""
+    """A row for each chain. ``steps`` has no cycles: a loop and its body are one step."""
     step_of = steps.graph["mapping"]
     first = {s: min(position[k] for k in steps.nodes[s]["members"]) for s in steps}
     reads: dict[int, list[str]] = {}
@@ -199,9 +201,11 @@ def _folded(rows: Sequence[_Row], numbers: Sequence[int]) -> list[_Row]:
     found: list[_Row] = []
     for row, number in zip(rows, numbers, strict=True):
         own = _Row(
-            list(row.nodes), list(row.operators), list(row.tensors),
+            list(row.nodes),
+            list(row.operators),
+            list(row.tensors),
             {numbers[k] for k in row.inputs} - {number},
-        )  # fmt: skip
+        )
         if number == len(found):
             found.append(own)
         else:

@@ -31,24 +31,25 @@ def page(content: Content) -> Page:
     return Page(
         content["model"],
         _subtitle(result),
-        [
+        figures=[
             Figure(title, shown(before[key], form), shown(after[key], form))
             for title, key, form in FIGURES
         ],
-        _warnings(before["warnings"], after["warnings"], result["notes"]),
-        [
+        warnings=_warnings(before["warnings"], after["warnings"], result["notes"]),
+        sections=[
             *_history(result),
             _scales(listed, scales),
             _deviation(listed),
             Section(
-                "graph", "Graph",
+                "graph",
+                "Graph",
                 [f"Operators: {drawing.operators(graph)}."],
                 drawing=drawing.draw(graph, listed, scales),
             ),
         ],
-        content,
-        facts(content),
-    )  # fmt: skip
+        content=content,
+        facts=facts(content),
+    )
 
 
 def _subtitle(result: Content) -> str:
@@ -97,30 +98,40 @@ def _tries(result: Content, history: Sequence[Content]) -> Section:
     return Section(
         "steps",
         "States that were tried",
-        [
+        sentences=[
             "Each state was trained for a few updates on one batch; the one that learns best is "
             "taken. Where a network that can saturate has learnt the batch from several, that is "
             "the one with the lowest gradient deviation. Trials with no finite loss have no bar.",
             f"Taken: {taken}.",
         ],
-        [
+        charts=[
             Chart(
-                "trials", "Loss after the trial",
-                f"Loss that the best trial of each of {len(rows)} states ended with",
-                charts.bars("state", "trial_loss", "loss after the trial", "taken", len(rows)),
-                "history",
+                "trials",
+                "Loss after the trial",
+                description=f"Loss that the best trial of each of {len(rows)} states ended with",
+                spec=charts.bars(
+                    "state", "trial_loss", "loss after the trial", taken="taken", count=len(rows)
+                ),
+                table="history",
             ),
             Chart(
-                "tried", "Gradient deviation",
-                f"Gradient deviation of each of {len(rows)} states",
-                charts.bars(
-                    "state", "gradient_deviation", "gradient deviation", "taken", len(rows)
+                "tried",
+                "Gradient deviation",
+                description=f"Gradient deviation of each of {len(rows)} states",
+                spec=charts.bars(
+                    "state",
+                    "gradient_deviation",
+                    "gradient deviation",
+                    taken="taken",
+                    count=len(rows),
                 ),
-                "history",
+                table="history",
             ),
         ],
-        [Table("history", "States that were tried", columns, rows, "state")],
-    )  # fmt: skip
+        tables=[
+            Table("history", "States that were tried", columns=columns, rows=rows, header="state")
+        ],
+    )
 
 
 def _steps(result: Content, history: Sequence[Content]) -> Section:
@@ -137,46 +148,57 @@ def _steps(result: Content, history: Sequence[Content]) -> Section:
         form = "share" if share else "number"
         first, last = (shown(history[k].get(key), form) for k in (0, -1))
         return Chart(
-            f"steps-{key}", title,
-            f"{title} over {len(history)} steps, from {first} to {last}; step {best} was taken",
-            charts.line("step", "step", key, title.lower(), log, share, best), "history",
-        )  # fmt: skip
+            f"steps-{key}",
+            title,
+            description=f"{title} over {len(history)} steps, from {first} to {last}; step {best} "
+            "was taken",
+            spec=charts.line(
+                "step", "step", key, y_title=title.lower(), log=log, share=share, chosen=best
+            ),
+            table="history",
+        )
 
     return Section(
         "steps",
         "Steps",
-        [
+        sentences=[
             f"{len(history)} steps; the scales of step {best} were taken. Each step measures on a "
             "batch of its own, so single values are noisy."
         ],
-        [
+        charts=[
             chart("gradient_deviation", "Gradient deviation", log=True),
             chart("vanished_fraction", "Vanished fraction", share=True),
             chart("gradient_norm", "Gradient norm", log=True),
             chart("loss", "Loss"),
         ],
-        [Table("history", "Steps", columns, history, "step")],
+        tables=[Table("history", "Steps", columns=columns, rows=history, header="step")],
     )
 
 
 def _scales(listed: Sequence[Content], scales: Mapping[str, float]) -> Section:
     count = sum(row["scalable"] for row in listed)
     norms = Chart(
-        "norms", "Norm",
-        f"Norm of each of {count} scalable tensors before and after, in the network's order",
-        charts.pair("norm_before", "norm_after", "norm", count, log=True, only="scalable"),
-        "tensors",
-    )  # fmt: skip
+        "norms",
+        "Norm",
+        description=f"Norm of each of {count} scalable tensors before and after, in the network's "
+        "order",
+        spec=charts.pair("norm_before", "norm_after", "norm", count, log=True, only="scalable"),
+        table="tensors",
+    )
     factors = Chart(
-        "factors", "Factor",
-        f"Factor on each of {count} scalable tensors, in the network's order",
-        charts.factors("factor", "factor", count, "scalable"), "tensors",
-    )  # fmt: skip
+        "factors",
+        "Factor",
+        description=f"Factor on each of {count} scalable tensors, in the network's order",
+        spec=charts.factors("factor", "factor", count, "scalable"),
+        table="tensors",
+    )
     if not _changed(scales):
         words, drawn = "Every factor is 1: the weights are as they were.", [norms]
     else:
         words, drawn = "The factor on each scalable tensor, and its norm.", [factors, norms]
-    return Section("scales", "Scales", [words], drawn, [tensors.table(listed)])
+    return Section(
+        "scales", "Scales", sentences=[words], charts=drawn, tables=[tensors.table(listed)]
+    )
 
 
 def _deviation(listed: Sequence[Content]) -> Section:
@@ -194,20 +216,24 @@ def _deviation(listed: Sequence[Content]) -> Section:
         ],
         [
             Chart(
-                "shares", "Share of the deviation",
-                f"Share of the deviation of each of {count} trainable tensors, before and after",
-                charts.pair(
+                "shares",
+                "Share of the deviation",
+                description=f"Share of the deviation of each of {count} trainable tensors, before "
+                "and after",
+                spec=charts.pair(
                     "share_before", "share_after", "share of the deviation", count, share=True
                 ),
-                "tensors",
+                table="tensors",
             ),
             Chart(
-                "vanished", "Vanished fraction",
-                f"Vanished fraction of each of {count} trainable tensors, before and after",
-                charts.pair(
+                "vanished",
+                "Vanished fraction",
+                description=f"Vanished fraction of each of {count} trainable tensors, before and "
+                "after",
+                spec=charts.pair(
                     "vanished_before", "vanished_after", "vanished fraction", count, share=True
                 ),
-                "tensors",
+                table="tensors",
             ),
         ],
-    )  # fmt: skip
+    )

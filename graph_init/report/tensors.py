@@ -22,7 +22,7 @@ def rows(
     order: Sequence[str],
     factors: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """One a trainable tensor, in the network's order.
+    """A row for each trainable tensor, in the network's order.
 
     ``measured`` holds measurements, as JSON, by the suffix of their columns.
     """
@@ -51,6 +51,7 @@ def _product(number: float | None, elements: int) -> float | None:
 
 
 def table(listed: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of the tensors in ``listed``, with a row for each."""
     columns = [
         Column("order", "#", "count"),
         Column("name", "tensor"),
@@ -65,7 +66,13 @@ def table(listed: Sequence[Mapping[str, Any]]) -> Table:
             for when in _WHEN
         ),
     ]
-    return Table("tensors", "Trainable tensors in the network's order", columns, listed, "name")
+    return Table(
+        "tensors",
+        "Trainable tensors in the network's order",
+        columns=columns,
+        rows=listed,
+        header="name",
+    )
 
 
 def leaders(listed: Sequence[Mapping[str, Any]], when: str, count: int = 3) -> str:

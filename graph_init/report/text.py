@@ -28,6 +28,7 @@ def _with_floats(value: Any, change: Callable[[float], float | None]) -> Any:
 
 
 def megabytes(count: float) -> str:
+    """A number of bytes in MiB, with its unit."""
     return f"{count / 2**20:,.0f} MiB"
 
 

@@ -114,6 +114,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Section:
+    """A part of the page under a heading: sentences, then charts, tables and a drawing."""
+
     id: str
     title: str
     sentences: Sequence[str] = ()

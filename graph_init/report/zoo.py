@@ -1,4 +1,4 @@
-"""The page of many models: an overview that leads to a page a model."""
+"""The page of many models: an overview with a link to the page of each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,19 @@ Row = Mapping[str, Any]
 #: tensors, ``peak_memory`` is in bytes, ``collapsed`` says whether the state after tuning looks so,
 #: and ``reason`` is what failures are grouped by.
 KEYS = (
-    "name", "status", "elements", "gradient_deviation_before", "gradient_deviation_after",
-    "vanished_before", "vanished_after", "collapsed", "seconds", "peak_memory", "reason", "message",
-)  # fmt: skip
+    "name",
+    "status",
+    "elements",
+    "gradient_deviation_before",
+    "gradient_deviation_after",
+    "vanished_before",
+    "vanished_after",
+    "collapsed",
+    "seconds",
+    "peak_memory",
+    "reason",
+    "message",
+)
 DONE = "done"
 
 
@@ -50,17 +60,17 @@ def overview(
     return Page(
         title,
         f"{len(rows):,} models, {len(rows) - len(failed):,} done, {len(failed):,} not",
-        [
+        figures=[
             Figure("Models", f"{len(rows):,}"),
             Figure("Done", f"{len(rows) - len(failed):,}"),
             Figure("Not done", f"{len(failed):,}"),
             Figure("Time of all models", f"{seconds:,.1f} s"),
             Figure("Largest peak memory", megabytes(peak) if peak else "–"),
         ],
-        [],
-        [*_failures(failed), _models(shown), *_spread(rows)],
-        {"format": "graph-init/zoo-report", "version": 1, "kind": "zoo", "rows": rows},
-        list(facts.items()),
+        warnings=[],
+        sections=[*_failures(failed), _models(shown), *_spread(rows)],
+        content={"format": "graph-init/zoo-report", "version": 1, "kind": "zoo", "rows": rows},
+        facts=list(facts.items()),
     )
 
 
@@ -86,10 +96,19 @@ def _failures(failed: Sequence[Row]) -> list[Section]:
         for reason, count in counts.most_common()
     ]
     columns = [
-        Column("reason", "reason"), Column("count", "models", "count"),
-        Column("example", "for example", long=True), Column("message", "what it says", long=True),
-    ]  # fmt: skip
-    table = Table("failures", "Why models are not done", columns, groups, "reason", open=True)
+        Column("reason", "reason"),
+        Column("count", "models", "count"),
+        Column("example", "for example", long=True),
+        Column("message", "what it says", long=True),
+    ]
+    table = Table(
+        "failures",
+        "Why models are not done",
+        columns=columns,
+        rows=groups,
+        header="reason",
+        open=True,
+    )
     return [Section("not-done", "Not done", tables=[table])]
 
 
@@ -109,7 +128,9 @@ def _models(rows: Sequence[Row]) -> Section:
         Column("memory", "peak MiB", "memory"),
         *([Column("message", "message", long=True)] if failed else []),
     ]
-    table = Table("models", "Models", columns, rows, "name", open=True, links="page")
+    table = Table(
+        "models", "Models", columns=columns, rows=rows, header="name", open=True, links="page"
+    )
     return Section(
         "all-models",
         "Models",
@@ -129,15 +150,21 @@ def _spread(rows: Sequence[Row]) -> list[Section]:
             ["Models in the order of their numbers, before and after each for itself."],
             [
                 Chart(
-                    "spread-deviation", "Gradient deviation",
-                    f"Gradient deviation of {len(done)} models by rank, before and after",
-                    charts.spread("gradient_deviation", "gradient deviation", True), "models",
+                    "spread-deviation",
+                    "Gradient deviation",
+                    description=f"Gradient deviation of {len(done)} models by rank, before and "
+                    "after",
+                    spec=charts.spread("gradient_deviation", "gradient deviation", True),
+                    table="models",
                 ),
                 Chart(
-                    "spread-vanished", "Vanished fraction",
-                    f"Vanished fraction of {len(done)} models by rank, before and after",
-                    charts.spread("vanished", "vanished fraction", False), "models",
+                    "spread-vanished",
+                    "Vanished fraction",
+                    description=f"Vanished fraction of {len(done)} models by rank, before and "
+                    "after",
+                    spec=charts.spread("vanished", "vanished fraction", False),
+                    table="models",
                 ),
             ],
         )
-    ]  # fmt: skip
+    ]

@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graph_init.errors import GraphInitError, ModelFileError
-from graph_init.model.load import external_entry, is_external, tensors
+from graph_init.model.external_data import external_entry, is_external, tensors
 from graph_init.zoo import catalog
 
 #: A file with what tells whether it has changed; None if it was not there.

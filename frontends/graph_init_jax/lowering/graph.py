@@ -51,6 +51,7 @@ def onnx_type(dtype: Any) -> int:
 
 
 def is_float(dtype: Any) -> bool:
+    """Whether values are floats, bfloat16 among them."""
     return bool(np.dtype(dtype).kind == "f" or np.dtype(dtype) == ml_dtypes.bfloat16)
 
 

@@ -29,7 +29,7 @@ def gather(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -
         pairs = tuple(int(axis) for axis in numbers.start_indices_batching_dims)
         aligned = pairs == batching == tuple(range(len(batching)))
         if aligned and whole and axes == collapsed == (len(batching),) and not offset:
-            return _along(g, table, index, axes[0], out)
+            return _along(g, table, index, axis=axes[0], out=out)
         raise out.refused("in this form")
     if axes == collapsed and whole and len(axes) == 1:
         axis = axes[0]
@@ -43,10 +43,10 @@ def gather(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -
         return g.transpose(
             rows, [next(others if k in offset else order) for k in range(len(shape))]
         )
-    if axes == collapsed == tuple(range(len(axes))) and whole:
-        if offset == tuple(range(count, count + len(offset))):
-            index = g.cast(index, np.int64)
-            return g.add("GatherND", [table, index], out.shape, out.dtype)
+    leading = axes == collapsed == tuple(range(len(axes)))
+    if leading and whole and offset == tuple(range(count, count + len(offset))):
+        index = g.cast(index, np.int64)
+        return g.add("GatherND", [table, index], out.shape, out.dtype)
     if index.known and count == 0:
         at = np.zeros(len(sizes), np.int64)
         at[list(axes)] = np.asarray(index.data).reshape(-1)

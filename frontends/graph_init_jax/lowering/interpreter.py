@@ -123,8 +123,9 @@ class Interpreter:
 
     def _stack(self, rows: list[Value], shape: tuple[int, ...], dtype: Any) -> Value:
         if all(row.known for row in rows):
-            return known(np.stack([np.asarray(row.data) for row in rows]) if rows else
-                         np.zeros(shape, dtype))  # fmt: skip
+            return known(
+                np.stack([np.asarray(row.data) for row in rows]) if rows else np.zeros(shape, dtype)
+            )
         parts = [self.graph.reshape(self._tensor(row), (1, *shape[1:])) for row in rows]
         if len(parts) == 1:
             return parts[0]

@@ -20,7 +20,7 @@ def broadcast_in_dim(g: Graph, inputs: list[Value], params: dict[str, Any], out:
     stored = [1] * len(out.shape)
     for axis, size in zip(params["broadcast_dimensions"], value.stored, strict=False):
         stored[int(axis)] = size
-    small = Value(value.stored, value.dtype, value.stored, value.name, value.data)
+    small = Value(value.stored, value.dtype, stored=value.stored, name=value.name, data=value.data)
     made = g.reshape(small, tuple(stored)) if value.stored else small
     return Value(out.shape, made.dtype, made.stored, made.name)
 
@@ -70,7 +70,7 @@ def pad(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -> V
     value, fill = inputs
     config = params["padding_config"]
     for axis, (_, _, inner) in enumerate(config):
-        value = _apart(g, value, fill, axis, inner)
+        value = _apart(g, value, fill, axis=axis, count=inner)
     cut = [max(0, -low) for low, _, _ in config], [max(0, -high) for _, high, _ in config]
     if any(cut[0]) or any(cut[1]):
         starts = np.array(cut[0], np.int64)
@@ -113,7 +113,9 @@ def crop(g: Graph, value: Value, starts: Any, ends: Any, steps: Any = None) -> V
 
 @rule("slice", broadcasting=False)
 def slice_(g: Graph, inputs: list[Value], params: dict[str, Any], out: Result) -> Value:
-    return crop(g, inputs[0], params["start_indices"], params["limit_indices"], params["strides"])
+    return crop(
+        g, inputs[0], params["start_indices"], ends=params["limit_indices"], steps=params["strides"]
+    )
 
 
 @rule("dynamic_slice", broadcasting=False)

@@ -18,9 +18,9 @@ def dot_general(g: Graph, inputs: list[Value], params: dict[str, Any], out: Resu
     inputs = [g.cast(v, out.dtype) for v in inputs]
     left, right = inputs
     last = len(left.shape) - 1
-    if not left_batch and tuple(left_sum) == (last,) and tuple(right_sum) == (0,):
-        if len(right.shape) == 2 and last >= 1:
-            return g.add("MatMul", inputs, out.shape, out.dtype)
+    plain = not left_batch and tuple(left_sum) == (last,) and tuple(right_sum) == (0,)
+    if plain and len(right.shape) == 2 and last >= 1:
+        return g.add("MatMul", inputs, out.shape, out.dtype)
     letters = iter(ascii_lowercase)
     names = [[next(letters) for _ in left.shape], [""] * len(right.shape)]
     for ours, theirs in [*zip(left_sum, right_sum), *zip(left_batch, right_batch)]:  # noqa: B905
@@ -50,15 +50,23 @@ def convolution(g: Graph, inputs: list[Value], params: dict[str, Any], out: Resu
     if any(n != 1 for n in holes):
         if any(n != 1 for n in strides) or groups != 1:
             raise out.refused("with lhs_dilation, and strides or groups")
-        made = _transposed(g, value, kernel, holes, dilations, edges, shape, out)
+        made = _transposed(
+            g, value, kernel, strides=holes, dilations=dilations, edges=edges, shape=shape, out=out
+        )
     else:
         if any(edge < 0 for pair in edges for edge in pair):
             raise out.refused("with negative padding")
         pads = [low for low, _ in edges] + [high for _, high in edges]
         made = g.add(
-            "Conv", [value, kernel], shape, out.dtype,
-            strides=strides, dilations=dilations, group=groups, pads=pads,
-        )  # fmt: skip
+            "Conv",
+            [value, kernel],
+            shape,
+            out.dtype,
+            strides=strides,
+            dilations=dilations,
+            group=groups,
+            pads=pads,
+        )
     return g.transpose(made, np.argsort(numbers.out_spec))
 
 
@@ -88,6 +96,12 @@ def _transposed(
     ):
         raise out.refused("with lhs_dilation, padded by more than the kernel")
     return g.add(
-        "ConvTranspose", [value, flipped], shape, out.dtype,
-        strides=strides, dilations=dilations, pads=[max(0, n) for n in crop], output_padding=extra,
-    )  # fmt: skip
+        "ConvTranspose",
+        [value, flipped],
+        shape,
+        out.dtype,
+        strides=strides,
+        dilations=dilations,
+        pads=[max(0, n) for n in crop],
+        output_padding=extra,
+    )

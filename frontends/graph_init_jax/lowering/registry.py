@@ -51,7 +51,9 @@ class Result:
     def refused(self, why: str = "") -> UnsupportedModelError:
         """The error for what cannot be exported."""
         what = f"JAX's '{self.primitive}'" + (f" {why}" if why else "")
-        return UnsupportedModelError(f"{what} has no form in ONNX here; it is in {self.where}")
+        return UnsupportedModelError(
+            f"{what} has no translation to ONNX; it is used in {self.where}"
+        )
 
 
 __all__ = ["BROADCASTING", "RULES", "Graph", "Result", "Rule", "Value", "rule"]

@@ -97,7 +97,7 @@ def measure(
             batches.
         batch_size: rows of a random batch; 16 unless the model fixes it.
         seed: of what is random.
-        loss: ``auto`` (by the operator before the output), ``cross-entropy`` (targets: integers of
+        loss: ``auto`` (by evidence, see ``loss_reason``), ``cross-entropy`` (targets: integers of
             the output's shape without the class axis), ``binary-cross-entropy`` or ``mse``
             (targets: floats of the output's shape). Each is a mean over the target's elements.
         output_name: the output that the loss reads; of several the losses are added.

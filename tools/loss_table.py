@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+from urllib.parse import quote
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,8 +29,8 @@ from torch import nn
 
 from graph_init.analysis import analyze
 from graph_init.frontends.resolve import resolve
-from graph_init.problem import forward_graph
-from graph_init.problem.loss_choice import BINARY, CLASSES, SQUARES
+from graph_init.problem import forward_graph, loss
+from graph_init.problem.loss_choice import BINARY, CLASSES, SQUARES, Choice, Evidence, choose
 from tests.architectures import (
     AUDIO,
     ENCODER,
@@ -59,6 +63,7 @@ class Model:
     file: bool = False
     aside: bool = False
     why: str = ""
+    dynamo: bool = True  # else the exporter that PyTorch had before
 
 
 def hugging(
@@ -77,7 +82,12 @@ def hugging(
         return getattr(transformers, family + head)(config), (), inputs()
 
     told = ", ".join(f"{k}={v}" for k, v in more.items() if k in ("num_labels", "problem_type"))
-    return Model(f"{family}{head}{f' ({told})' if told else ''}", expected, build, file, aside)
+    name = f"{family}{head}{f' ({told})' if told else ''}"
+    return Model(name, expected, build, file, aside, dynamo=family in _DYNAMO)
+
+
+#: Of these the older exporter cannot trace the code.
+_DYNAMO: frozenset[str] = frozenset()
 
 
 class Wrapped(nn.Module):
@@ -101,7 +111,7 @@ def module(
         x = torch.randint(0, words, shape) if words else torch.randn(*shape)
         return make(), (x,), {}
 
-    return Model(name, expected, build, True, aside, why)
+    return Model(name, expected, build, True, aside, why, dynamo=False)
 
 
 def dense(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -142,18 +152,18 @@ class TiedModel(nn.Module):
 class OwnLoss(nn.Module):
     """Returns its loss beside its prediction, as models that are trained by a Trainer do."""
 
-    def __init__(self, loss: Callable[..., torch.Tensor], out: int) -> None:
+    def __init__(self, function: Callable[..., torch.Tensor], out: int) -> None:
         super().__init__()
-        self.body, self.loss = dense(12, 32, out), loss
+        self.body, self.function = dense(12, 32, out), function
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         y = self.body(x)
-        return {"loss": self.loss(y, labels), "y": y}
+        return {"loss": self.function(y, labels), "y": y}
 
 
-def own_loss(name: str, expected: str, loss: Any, labels: Callable[[], torch.Tensor]) -> Model:
+def own_loss(name: str, expected: str, function: Any, labels: Callable[[], torch.Tensor]) -> Model:
     def build() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        return OwnLoss(loss, 5), (), {"x": torch.randn(4, 12), "labels": labels()}
+        return OwnLoss(function, 5), (), {"x": torch.randn(4, 12), "labels": labels()}
 
     return Model(name, expected, build)
 
@@ -295,11 +305,11 @@ def _keras() -> list[Model]:
 
     from tests import keras_models
 
-    def compiled(loss: Any, build: Callable[[], Any]) -> Callable[[], Any]:
+    def compiled(with_loss: Any, build: Callable[[], Any]) -> Callable[[], Any]:
         def made() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
             model, example = build()
-            if loss is not None:
-                model.compile(loss=loss)
+            if with_loss is not None:
+                model.compile(loss=with_loss)
             return model, (example,), {}
 
         return made
@@ -334,46 +344,68 @@ def _jax() -> list[Model]:
     return [Model(f"JAX: {name}", CE, build(name), aside=name == names[-1]) for name in names]
 
 
-#: The light zoo; the detector is trained with sums of squares, the network for faces with pairs.
-_LIGHT = {"bvlc_alexnet": CE, "densenet121": CE, "inception_v1": CE, "inception_v2": CE,
-          "resnet50": CE, "shufflenet": CE, "squeezenet": CE, "vgg19": CE, "zfnet512": CE}  # fmt: skip
+#: The light zoo: classifiers of ImageNet.
+_LIGHT = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet",
+          "squeezenet", "vgg19", "zfnet512")  # fmt: skip
 
 
 def _files() -> list[Model]:
     folder = Path(onnx.__file__).parent / "backend/test/data/light"
     return [
-        Model(f"light zoo: {name}", kind, lambda p=folder / f"light_{name}.onnx": (p, (), {}))  # type: ignore[misc]
-        for name, kind in _LIGHT.items()
+        Model(f"light zoo: {name}", CE, partial(_given, folder / f"light_{name}.onnx"))
+        for name in _LIGHT
     ]
 
 
-def decided(model: Model) -> tuple[str, str]:
-    """The loss that ``auto`` takes for ``model``, and its reason."""
+def _given(path: Path) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    return path, (), {}
+
+
+def gathered(model: Model) -> Choice | Evidence:
+    """What a framework says of the loss, or else the evidence that ``auto`` decides by."""
     torch.manual_seed(0)
     subject, args, kwargs = model.build()
-    options: dict[str, Any] = {}
     if "params" in kwargs:
-        options = {"export": {"params": kwargs["params"]}} if kwargs["params"] is not None else {}
+        from graph_init_jax import Function
+
+        if kwargs["params"] is not None:
+            subject = Function(subject, kwargs["params"])
         kwargs = {}
     with tempfile.TemporaryDirectory() as folder:
         if model.file:
             path = Path(folder) / "model.onnx"
             torch.onnx.export(
-                subject.eval(), args, path, kwargs=kwargs, dynamo=True, optimize=False,
-                verbose=False,
+                subject.eval(), args, path, kwargs=kwargs, dynamo=model.dynamo, verbose=False,
+                **({"optimize": False} if model.dynamo else {}),
             )  # fmt: skip
             subject, args, kwargs = path, (), {}
-        called = {"args": args or None, "kwargs": kwargs or None, **options}
-        found = resolve(subject, **called)
+        found = resolve(subject, args or None, kwargs or None)
+        told = found.loss("auto", None)
+        if isinstance(told, Choice):
+            return told
         loaded = found.loaded
         parameters = analyze(loaded.ir, trained=found.trained, buffers=found.buffers)
-        problem = forward_graph.build(
-            loaded, parameters, forward_graph.initial_values(loaded),
-            loss=found.loss("auto", None), dims=found.dims(None),
-            output_names=[n for n in [found.output_name(None)] if n],
-            batch_size=found.batch_size(None),
-        )  # fmt: skip
-    return problem.objective.kind, problem.objective.reason
+        with patch.object(loss, "choose", wraps=choose) as choosing:
+            forward_graph.build(
+                loaded, parameters, forward_graph.initial_values(loaded), dims=found.dims(None),
+                output_names=[n for n in [found.output_name(None)] if n],
+                batch_size=found.batch_size(None),
+            )  # fmt: skip
+    evidence: Evidence = choosing.call_args.args[0]
+    return evidence
+
+
+def decided(model: Model, keep: Path | None) -> Choice:
+    """The loss that ``auto`` takes for ``model``; with ``keep``, by the evidence that is there."""
+    file = keep and keep / (quote(f"{model.name} {model.file}", safe=" ") + ".pickle")
+    if file and file.exists():
+        found = pickle.loads(file.read_bytes())
+    else:
+        found = gathered(model)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(pickle.dumps(found))
+    return choose(found) if isinstance(found, Evidence) else found
 
 
 GROUPS: tuple[Callable[[], list[Model]], ...] = (_plain, _transformers, _keras, _jax, _files)
@@ -415,18 +447,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="models with this in their name; nothing is written then")
     parser.add_argument("--tuning", action="store_true", help="leave out those set aside")
+    parser.add_argument("--quiet", action="store_true", help="print only the share")
+    parser.add_argument("--groups", nargs="*", help="plain, transformers, keras, jax or files")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="a folder of evidence, to try rules without exporting again; what is there is read",
+    )
     options = parser.parse_args()
     rows = []
     for group in GROUPS:
+        if options.groups and group.__name__.strip("_") not in options.groups:
+            continue
         for model in group():
             if (options.only or "") not in model.name or (options.tuning and model.aside):
                 continue
-            kind, reason = decided(model)
-            rows.append((model, kind, reason))
-            mark = "" if kind == model.expected else "WRONG "
-            print(f"{mark}{model.name}: {kind} ({model.expected}), {reason}", flush=True)
+            choice = decided(model, options.keep)
+            rows.append((model, choice.kind, choice.sentence))
+            mark = "" if choice.kind == model.expected else "WRONG "
+            if not options.quiet:
+                print(f"{mark}{model.name}: {choice.kind}, {choice.sentence}", flush=True)
     print(f"right: {_share(rows)}")
-    if not options.only and not options.tuning:
+    if not (options.only or options.tuning or options.groups):
         TABLE.write_text(page(rows), "utf-8")
 
 

@@ -25,6 +25,7 @@ from graph_init.cli.options import (
 from graph_init.cli.terminal import (
     examples,
     guarded,
+    loss_line,
     out,
     print_json,
     progress,
@@ -145,8 +146,7 @@ def compare(
         return print_json(found.to_json())
     for optimizer in found.settings["optimizers"]:
         out.print(_comparison_table(found, optimizer))
-    loss, reason = found.settings["loss"], found.settings["loss_reason"]
-    out.print(Text(f"loss function: {loss}, because {reason}"))
+    out.print(loss_line(found.settings["loss"], found.settings["loss_reason"]))
     for state in found.states:
         if state.problem:
             out.print(Text(f"{state.name}, seed {state.seed}: {state.problem}"))

@@ -16,6 +16,7 @@ from graph_init.cli.terminal import (
     err,
     examples,
     guarded,
+    loss_line,
     out,
     print_json,
     progress,
@@ -91,8 +92,7 @@ def initialize(
         values = (getattr(m, key) for m in (result.before, result.after))
         table.add_row(title, *(f"{v:.6g}" for v in values))
     out.print(table)
-    after = result.after
-    out.print(Text(f"loss function: {after.loss_kind}, because {after.loss_reason}"))
+    out.print(loss_line(result.after.loss_kind, result.after.loss_reason))
     out.print(
         Text(
             f"{result.steps} steps, {len(result.scales)} scales, {result.seconds:.1f} s → {output}"

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graph_init.cli.options import FILE, measuring
-from graph_init.cli.terminal import FIGURES, examples, guarded, out, print_json, warn
+from graph_init.cli.terminal import FIGURES, examples, guarded, loss_line, out, print_json, warn
 
 
 @click.command(
@@ -37,8 +37,8 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
         table.add_row(title, f"{getattr(found, key):.6g}")
     table.add_row("elements", f"{found.elements:,}")
     table.add_row("loss function", found.loss_kind)
-    table.add_row("because", Text(found.loss_reason))
     out.print(table)
+    out.print(loss_line(found.loss_kind, found.loss_reason))
     slopes = options["scale_gradient"]
     rows = Table("parameter", "kind", "norm", "deviation", *(["d GD / d log s"] if slopes else []))
     for row in found.parameters:

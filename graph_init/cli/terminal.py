@@ -164,5 +164,10 @@ def warn(sentences: Iterable[str]) -> None:
         err.print(Text(f"warning: {escaped(sentence)}"), soft_wrap=True)
 
 
+def loss_line(kind: str, reason: str) -> Text:
+    """What stands under a table: which loss it was, and why."""
+    return Text(f"The loss is {kind}: {reason}.")
+
+
 def shown(number: float | None, form: str) -> str:
     return "–" if number is None else format(number, form)

@@ -75,10 +75,10 @@ class Exported:
     them into the framework's model, and returns that (or a new one where models are immutable).
     ``array`` turns what a batch of data consists of into NumPy.
 
-    ``output_name`` is the output that the loss reads unless the user names one; ``loss`` is what the
-    framework knows of the loss on it, and ``loss_reason`` says from where, in a sentence; without
-    one (``auto``), the exported graph decides. ``dims`` and ``batch_size`` are the sizes of symbolic dimensions in the
-    example, in the same way.
+    ``output_name`` is the output that the loss reads unless the user names one; ``loss`` is what
+    the framework knows of the loss on it, and ``loss_reason`` says from where, in a sentence; where
+    it knows nothing (``auto``), the exported graph decides. ``dims`` and ``batch_size`` are the
+    sizes of symbolic dimensions in the example, unless the user gives them.
     """
 
     model: onnx.ModelProto | onnx_ir.Model

@@ -20,6 +20,8 @@ LOSSES = (AUTO, CLASSES, BINARY, SQUARES)
 _VIEWS = frozenset({"Reshape", "Identity", "Transpose"})
 
 
+_NO_FACTS = Facts()
+
 #: The name of the input with the labels; that of one among several outputs follows a colon.
 TARGET = "target"
 
@@ -72,12 +74,13 @@ def attach(
     outputs: Sequence[tuple[str, Value]],
     kind: str | Choice = AUTO,
     names: Sequence[str] = (),
-    facts: Facts = Facts(),
+    facts: Facts = _NO_FACTS,
 ) -> Objective:
     """Append the loss on the outputs called ``names`` (by default one) to ``b``.
 
-    ``auto`` decides by ``facts`` (see ``loss_choice``); a ``Choice`` is taken as it is. Cross-entropy
-    reads what a final Softmax or LogSoftmax read, binary cross-entropy what a final Sigmoid read.
+    ``auto`` decides by ``facts`` (see ``loss_choice``); a ``Choice`` is taken as it is. Cross-
+    entropy reads what a final Softmax or LogSoftmax read, binary cross-entropy what a final Sigmoid
+    read.
     The classes of a stripped Softmax are on its axis; those of other logits are last, but on axis 1
     for rank 4 and more (images of classes). All losses are means over all elements of the target.
     """

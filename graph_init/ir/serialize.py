@@ -74,16 +74,20 @@ def erase_stop_gradients(nodes: Sequence[Node], outputs: Sequence[Value]) -> lis
     return kept
 
 
+def node_name(node: Node) -> str:
+    """What ``node`` is called in a model: after its first output, since no two share that."""
+    return f"n:{next(o.name for o in node.outputs if o is not None)}"
+
+
 def _node_proto(node: Node) -> onnx.NodeProto:
     outputs = [o.name if o is not None else "" for o in node.outputs]
     while outputs and not outputs[-1]:
         outputs.pop()
-    first = next(o for o in outputs if o)
     proto = helper.make_node(
         node.op,
         [v.name if v is not None else "" for v in node.inputs],
         outputs,
-        name=f"n:{first}",
+        name=node_name(node),
         domain=node.domain,
     )
     proto.attribute.extend(

@@ -81,10 +81,10 @@ _LONGEST = 300
 
 
 def printable(text: str, longest: int = _LONGEST) -> str:
-    """``text`` in one line, at most about ``longest`` characters of it.
+    r"""``text`` in one line, at most about ``longest`` characters of it.
 
     Characters that a terminal obeys, that change the order of others or that have no form are
-    written as Python writes them: ``\\x1b``, ``\\n``, ``\\u202e``.
+    written as Python writes them: ``\x1b``, ``\n``, ``\u202e``.
     """
     if len(text) > longest:
         text = f"{text[: longest - 40]}… ({len(text)} characters)"

@@ -1,0 +1,1 @@
+"""Derivatives of lowered graphs: the gradient, and tangents of any order."""

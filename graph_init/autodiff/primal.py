@@ -124,8 +124,11 @@ def _parts(b: Builder, forward: onnx.ModelProto, parameters: Sequence[str]) -> d
 
 
 def inwards(p: Primal) -> Primal:
-    """``p`` with parameters, and their gradients, behind the views through which alone they are
-    read: then nothing that is done element by element is rearranged on its way."""
+    """``p`` with parameters, and their gradients, behind the views through which they are read.
+
+    That is done where a parameter is read through one view alone. Then nothing that is done element
+    by element is rearranged on its way.
+    """
     b = p.builder
     readers: dict[int, list[Node]] = defaultdict(list)
     for node in b.needed([p.loss, *p.extras, *p.gradients.values()]):

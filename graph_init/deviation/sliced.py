@@ -39,8 +39,11 @@ _SLOPES = "log_scale_gradient"
 
 @dataclass(frozen=True)
 class Models:
-    """``gradient``: (slice, θ) → loss, extras and g; ``change``: (slice, θ, g) → Hg, or Hu if u is
-    given for g; ``mixed``: (slice, θ, g, u, z) → Σ θᵢ·(mixed tangent)ᵢ over each scaled tensor."""
+    """The graphs of one slice, in the order in which they run.
+
+    ``gradient``: (slice, θ) → loss, extras and g; ``change``: (slice, θ, g) → Hg, or Hu if u is
+    given for g; ``mixed``: (slice, θ, g, u, z) → Σ θᵢ·(mixed tangent)ᵢ over each scaled tensor.
+    """
 
     gradient: Program
     change: Program

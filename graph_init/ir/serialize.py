@@ -75,7 +75,7 @@ def erase_stop_gradients(nodes: Sequence[Node], outputs: Sequence[Value]) -> lis
 
 
 def node_name(node: Node) -> str:
-    """What ``node`` is called in the model."""
+    """What ``node`` is called in a model: after its first output, since no two share that."""
     return f"n:{next(o.name for o in node.outputs if o is not None)}"
 
 

@@ -245,10 +245,10 @@ def _image(e: Evidence) -> Choice | None:
         return None
     channels = e.shape[1]
     for given in e.inputs:
-        if len(given) == len(e.shape) and channels > 1 and channels not in (3, given[1]):
-            if given[2:] == e.shape[2:]:
-                words = f"the output has {channels} channels in the size of an input"
-                return Choice(CLASSES, words + ", as a segmentation has", guess=True)
+        classes = len(given) == len(e.shape) and channels > 1 and channels not in (3, given[1])
+        if classes and given[2:] == e.shape[2:]:
+            words = f"the output has {channels} channels in the size of an input"
+            return Choice(CLASSES, words + ", as a segmentation has", guess=True)
     return Choice(SQUARES, "the output is an image", guess=True)
 
 

@@ -11,6 +11,7 @@ from graph_init.api import (
 from graph_init.comparison import Comparison, Plan
 from graph_init.deviation.evaluator import Measurement
 from graph_init.errors import GraphInitError
+from graph_init.options import MetaInit, Restore
 from graph_init.results import Applied, Initialized, Inspection
 from graph_init.version import __version__
 
@@ -21,7 +22,9 @@ __all__ = [
     "Initialized",
     "Inspection",
     "Measurement",
+    "MetaInit",
     "Plan",
+    "Restore",
     "__version__",
     "apply",
     "compare",

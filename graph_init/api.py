@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from graph_init import comparison
+from graph_init import options as options_of
 from graph_init.analysis import Parameter, analyze
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Measurement, prepare
 from graph_init.engine import memory
-from graph_init.errors import UnsupportedModelError, UsageError, printable
+from graph_init.errors import UnsupportedModelError, printable
 from graph_init.frontends import resolve as frontends
 from graph_init.frontends.resolve import ResolvedModel
 from graph_init.init import initial_state
@@ -24,6 +25,7 @@ from graph_init.model import scales_file
 from graph_init.model.load import load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
+from graph_init.options import DEFAULT_TUNER, Tuner
 from graph_init.problem import forward_graph
 from graph_init.problem.data_files import Data
 from graph_init.problem.workload import Options, build
@@ -155,8 +157,9 @@ def initialize(
     scheme: str = "keep",
     gain: float | str | None = None,
     std: float | None = None,
+    tuner: str | Tuner = DEFAULT_TUNER,
+    updates: int | None = None,
     steps: int | None = None,
-    optimizer: str = registry.DEFAULT,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Initialized:
     """Find the norm of every scalable tensor from which the model trains well.
@@ -171,25 +174,23 @@ def initialize(
         gain: a factor on the scheme's weights, or ``"activation"`` for that of what follows each
             layer.
         std: standard deviation of ``truncated-normal``; 0.02 by default.
-        steps: of ``signal`` the updates of a trial (30), of ``sign`` its steps (500); with 0 the
-            scales stay 1.
-        optimizer: ``signal`` restores the forward signal and tries which state learns best;
-            ``sign`` is MetaInit's, which lowers gradient deviation.
-        on_step: receives each entry of the history: one a state for ``signal``, one a step for
-            ``sign``.
+        tuner: ``restore`` restores the forward signal and tries which state learns best;
+            ``metainit`` is the published algorithm, which lowers gradient deviation. Or one with
+            its settings, such as ``graph_init.MetaInit(steps=100)``.
+        updates: of ``restore``'s trials (30); with 0 the scales stay 1.
+        steps: of ``metainit``'s descent (500); with 0 the scales stay 1.
+        on_step: receives each entry of the history: one for each state that ``restore`` tries, one
+            for each step of ``metainit``.
     """
     start = time.perf_counter()
-    kind = registry.kind(optimizer)
-    steps = kind.steps if steps is None else steps
-    if steps < 0:
-        raise UsageError(f"--steps must not be negative, not {steps}")
+    chosen = options_of.tuner(tuner, {"updates": updates, "steps": steps})
     subject = frontends.resolve(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
     options = Options(
         subject.data(data), subject.batch_size(batch_size), seed,
         subject.loss(loss, output_name),
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, False,
-        kind.scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
+        chosen.scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
     )  # fmt: skip
     state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
     workload = build(loaded, parameters, state.values, options)
@@ -203,10 +204,10 @@ def initialize(
             "--trainable"
         )
     held_out = [-1 - k for k in range(HELD_OUT)]
-    mends = kind.tries and steps > 0
-    before = run.measure(held_out, np.ones(len(run.scaled)), False, strict=not mends)
-    tuner = kind.prepare(run, workload, parameters)
-    result = tuner(values, run.source, steps, on_step)
+    strict = not chosen.accepts_nonfinite
+    before = run.measure(held_out, np.ones(len(run.scaled)), False, strict=strict)
+    prepared = registry.prepare(chosen, run, workload, parameters)
+    result = prepared(values, run.source, on_step)
     # The written factor is the float32 one that was measured.
     factors = {n: float(np.float32(s)) for n, s in zip(run.scaled, result.scales, strict=True)}
     notes = [f"at the start {before.problem}"] if before.problem else []
@@ -222,15 +223,16 @@ def initialize(
     provenance = {
         "graph_init.version": __version__,
         "graph_init.scheme": scheme,
-        "graph_init.optimizer": optimizer,
+        "graph_init.tuner": chosen.name,
+        **{f"graph_init.{k}": str(v) for k, v in chosen.to_json().items()},
         "graph_init.method": method,
-        "graph_init.steps": str(steps),
         "graph_init.seed": str(seed),
         "graph_init.loss": run.problem.objective.kind,
         "graph_init.source_sha256": loaded.digest(),
     }
     settings = {
-        "scheme": scheme, "gain": gain, "std": std, "optimizer": optimizer, "steps": steps,
+        "scheme": scheme, "gain": gain, "std": std, "tuner": chosen.name,
+        **chosen.to_json(),
         "method": method, "seed": seed, "loss": run.problem.objective.kind,
         "batch_size": run.problem.batch_size, "batch_norm": batch_norm,
         "data": "random" if options.data is None else "given", "dims": dict(options.dims),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_init import tuning
+from graph_init import options, tuning
 from graph_init.tuning import registry
 
 # Read when they are first imported, in whichever test that is.
@@ -22,16 +22,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An optimizer that draws the factors, from 0.5 to 2: what is tested is what becomes of them.
+    """A tuner that draws the factors, from 0.5 to 2: what is tested is what becomes of them.
 
     The published one keeps factors of 1 for a model that has nothing to mend.
     """
 
-    def prepare(run: Any, workload: Any, parameters: Any) -> Any:
+    class Drawn(options.Tuner):
+        name = "drawn"
+
+    def ready(settings: Any, run: Any, workload: Any, parameters: Any) -> Any:
         factors = 2 ** np.random.default_rng(0).uniform(-1, 1, len(run.scaled))
         result = tuning.TuningResult(factors, 0, [], False)
-        return lambda values, source, steps, on_step=None: result
+        return lambda values, source, on_step=None: result
 
-    kinds = {**registry.TUNERS, "drawn": registry.TunerSpec(prepare, 0, False)}
-    monkeypatch.setattr(registry, "TUNERS", kinds)
+    monkeypatch.setitem(options.TUNERS, "drawn", Drawn)
+    monkeypatch.setitem(registry.PREPARE, Drawn, ready)
     return "drawn"

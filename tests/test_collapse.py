@@ -94,7 +94,7 @@ def test_the_commands_warn_beside_their_output(tmp_path: Path) -> None:
     measured = CliRunner().invoke(cli, ["measure", str(source), "--json"])
     assert "warning: 100% of the gradient" in measured.stderr
     assert len(json.loads(measured.stdout)["warnings"]) == 3
-    arguments = ["initialize", str(source), "-o", str(out), "--optimizer", "sign", "--steps", "1"]
+    arguments = ["initialize", str(source), "-o", str(out), "--tuner", "metainit", "--steps", "1"]
     tuned = CliRunner().invoke(cli, [*arguments, "--json"])
     assert "warning: after tuning, 100% of the gradient" in tuned.stderr
     assert len(json.loads(tuned.stdout)["after"]["warnings"]) == 3

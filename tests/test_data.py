@@ -196,17 +196,17 @@ def test_an_iterable_of_batches(form: str) -> None:
 def test_an_iterable_is_read_again_and_a_generator_cannot_be() -> None:
     parts = [product_rows(6, seed) for seed in range(7)] + [product_rows(2)]
     result = graph_init.initialize(
-        two_outputs(), data=parts, steps=5, optimizer="sign", output_name="a"
+        two_outputs(), data=parts, steps=5, tuner="metainit", output_name="a"
     )
     losses = [entry["loss"] for entry in result.history]
     assert len(losses) == 5
     again = graph_init.initialize(
-        two_outputs(), data=parts, steps=5, optimizer="sign", output_name="a"
+        two_outputs(), data=parts, steps=5, tuner="metainit", output_name="a"
     )
     assert again.scales == result.scales
     with pytest.raises(UsageError, match="ended after 7 batches"):
         graph_init.initialize(
-            two_outputs(), data=iter(parts), steps=5, optimizer="sign", output_name="a"
+            two_outputs(), data=iter(parts), steps=5, tuner="metainit", output_name="a"
         )
 
 

@@ -98,7 +98,7 @@ def test_initialize_in_micro_batches(tmp_path: Path) -> None:
         "batch_size": 8,
         "loss": "cross-entropy",
         "steps": 5,
-        "optimizer": "sign",
+        "tuner": "metainit",
     }
     whole = graph_init.initialize(path, **options)
     cut = graph_init.initialize(path, micro_batch=2, **options)
@@ -143,7 +143,7 @@ def test_initialize_by_finite_differences(tmp_path: Path) -> None:
         batch_size=16,
         loss="cross-entropy",
         steps=20,
-        optimizer="sign",
+        tuner="metainit",
         method="finite-difference",
     )
     assert found.after.gradient_deviation < found.before.gradient_deviation

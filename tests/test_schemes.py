@@ -246,7 +246,7 @@ def test_lsuv_gives_every_layer_the_variance_that_the_lsuv_package_aims_at(tmp_p
     program.save(str(tmp_path / "net.onnx"))
     entry = program.model_proto.graph.input[0].name
     result = graph_init.initialize(
-        tmp_path / "net.onnx", scheme="lsuv", steps=0,
+        tmp_path / "net.onnx", scheme="lsuv", updates=0,
         data={entry: x.numpy(), "target": target.numpy()}, loss="cross-entropy",
     )  # fmt: skip
     ours = {i.name: numpy_helper.to_array(i) for i in result.model.graph.initializer}
@@ -278,7 +278,7 @@ def test_lsuv_leaves_tied_tables_and_dead_layers_alone() -> None:
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     result = graph_init.initialize(
-        model(nodes, inputs, outputs, weights), scheme="lsuv", steps=0, batch_size=256
+        model(nodes, inputs, outputs, weights), scheme="lsuv", updates=0, batch_size=256
     )
     new = {i.name: numpy_helper.to_array(i) for i in result.model.graph.initializer}
     np.testing.assert_allclose(new["w"] @ new["w"].T, np.eye(8), atol=1e-5)
@@ -288,7 +288,7 @@ def test_lsuv_leaves_tied_tables_and_dead_layers_alone() -> None:
 def test_schemes_go_with_tuning() -> None:
     for name in schemes.NAMES:
         result = graph_init.initialize(
-            plain_cnn(3, channels=8), scheme=name, steps=2, batch_size=4, optimizer="sign"
+            plain_cnn(3, channels=8), scheme=name, steps=2, batch_size=4, tuner="metainit"
         )
         assert result.steps == 2
         assert np.isfinite(result.after.gradient_deviation)

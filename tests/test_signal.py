@@ -27,7 +27,7 @@ from tests.small_models import deep_mlp, scaled
 @pytest.mark.parametrize("factor", [0.3, 3.0])
 def test_a_dead_start_trains_after_it(factor: float) -> None:
     model = scaled(deep_mlp(), factor)
-    result = graph_init.initialize(model, optimizer="signal", batch_size=16, loss="cross-entropy")
+    result = graph_init.initialize(model, tuner="restore", batch_size=16, loss="cross-entropy")
     start, *others = result.history
     assert start["state"] == "start"
     before = np.inf if start["trial_loss"] is None else start["trial_loss"]
@@ -40,7 +40,7 @@ def test_a_dead_start_trains_after_it(factor: float) -> None:
 
 def test_every_layer_has_unit_deviation() -> None:
     result = graph_init.initialize(
-        scaled(small_models.plain_cnn(depth=8), 0.3), optimizer="signal", batch_size=64
+        scaled(small_models.plain_cnn(depth=8), 0.3), tuner="restore", batch_size=64
     )
     model = result.model
     convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
@@ -61,7 +61,7 @@ def test_half_the_deviation_before_activations_that_saturate() -> None:
         if node.op_type == "Relu" and node.input[0] in ("m1", "m3"):
             node.op_type = "Tanh"
     result = graph_init.initialize(
-        scaled(model, 3.0), optimizer="signal", batch_size=256, loss="cross-entropy"
+        scaled(model, 3.0), tuner="restore", batch_size=256, loss="cross-entropy"
     )
     inner = result.model
     layers = [f"m{k}" for k in range(6)]
@@ -78,8 +78,8 @@ def test_half_the_deviation_before_activations_that_saturate() -> None:
 
 def test_its_own_result_is_kept() -> None:
     model = scaled(small_models.plain_cnn(depth=8), 0.3)
-    first = graph_init.initialize(model, optimizer="signal")
-    again = graph_init.initialize(first.model, optimizer="signal")
+    first = graph_init.initialize(model, tuner="restore")
+    again = graph_init.initialize(first.model, tuner="restore")
     assert again.history[0]["trial_loss"] <= 1.05 * min(e["trial_loss"] for e in again.history[1:])
     assert set(again.scales.values()) == {1.0}
 
@@ -87,7 +87,7 @@ def test_its_own_result_is_kept() -> None:
 def test_rates_fall_until_one_is_stable() -> None:
     """At all rates up to 0.01 a network as wide as this does not train."""
     model = deep_mlp(depth=6, width=1500)
-    result = graph_init.initialize(model, optimizer="signal", batch_size=4, loss="cross-entropy")
+    result = graph_init.initialize(model, tuner="restore", batch_size=4, loss="cross-entropy")
     assert min(e["trial_loss"] for e in result.history) < 0.5
 
 
@@ -95,7 +95,7 @@ def test_rates_fall_until_one_is_stable() -> None:
 def test_where_the_trials_cannot_tell_an_unsound_start_goes(factor: float, changed: bool) -> None:
     """Every state can learn a single row."""
     model = scaled(deep_mlp(), factor)
-    found = graph_init.initialize(model, optimizer="signal", batch_size=1, loss="cross-entropy")
+    found = graph_init.initialize(model, tuner="restore", batch_size=1, loss="cross-entropy")
     assert (set(found.scales.values()) != {1.0}) == changed
 
 
@@ -121,7 +121,7 @@ def test_deviation_decides_where_a_network_that_saturates_has_learnt_the_batch(
 
 
 def test_no_steps_leave_the_model() -> None:
-    result = graph_init.initialize(small_models.plain_cnn(), optimizer="signal", steps=0)
+    result = graph_init.initialize(small_models.plain_cnn(), tuner="restore", updates=0)
     assert result.history == []
     assert set(result.scales.values()) == {1.0}
 
@@ -132,7 +132,7 @@ def test_an_interrupt_keeps_the_best_so_far() -> None:
             raise KeyboardInterrupt
 
     model = scaled(small_models.plain_cnn(depth=8), 0.3)
-    result = graph_init.initialize(model, optimizer="signal", on_step=stop)
+    result = graph_init.initialize(model, tuner="restore", on_step=stop)
     assert result.interrupted
     assert len(result.history) == 2
     assert set(result.scales.values()) != {1.0}
@@ -175,7 +175,7 @@ def test_the_last_layer_is_that_behind_which_there_is_none() -> None:
 def test_the_command(tmp_path: Path) -> None:
     source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     onnx.save(scaled(small_models.plain_cnn(depth=8), 0.3), source)
-    given = ["initialize", str(source), "-o", str(out), "--optimizer", "signal", "--json"]
+    given = ["initialize", str(source), "-o", str(out), "--tuner", "restore", "--json"]
     result = CliRunner().invoke(cli, given)
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
@@ -187,7 +187,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_refused() -> None:
-    with pytest.raises(graph_init.GraphInitError, match="--optimizer sign"):
+    with pytest.raises(graph_init.GraphInitError, match="--tuner metainit"):
         graph_init.initialize(
-            deep_mlp(depth=4, width=2000), optimizer="signal", memory_limit="400MB", batch_size=1
+            deep_mlp(depth=4, width=2000), tuner="restore", memory_limit="400MB", batch_size=1
         )

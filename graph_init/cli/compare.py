@@ -11,10 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graph_init.cli.options import (
-    DEFAULT_TUNER,
     FILE,
     SCHEMES,
-    TUNERS,
     batch_norm_option,
     completing,
     json_option,
@@ -30,6 +28,7 @@ from graph_init.cli.terminal import (
     progress,
     warn,
 )
+from graph_init.options import DEFAULT_TUNER, TUNERS, tuner
 from graph_init.output import targets
 
 if TYPE_CHECKING:
@@ -86,15 +85,15 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
 )
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
 @click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
-@click.option("--steps", type=int, help="Steps of tuning [signal: 30, sign: 100].")
 @click.option(
-    "--optimizer",
-    "tuner",
+    "--tuner",
     default=DEFAULT_TUNER,
     show_default=True,
     shell_complete=completing(TUNERS),
-    help="That of tuning.",
+    help="What tunes the states.",
 )
+@click.option("--trial-updates", type=int, metavar="N", help="restore: updates of a trial [30].")
+@click.option("--steps", type=int, metavar="N", help="metainit: steps of the descent [100].")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each kind.")
 @click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")
 @click.option(
@@ -126,6 +125,9 @@ def compare(
         targets.folder(output)  # refused now, not after the work
     if report_file:
         report.require(report_file)
+    own = {"updates": options.pop("trial_updates"), "steps": options.pop("steps")}
+    if any(v is not None for v in own.values()):
+        options["tuner"] = tuner(options["tuner"], own, {"updates": "--trial-updates"})
     planned = {f.name: options.pop(f.name) for f in fields(graph_init.Plan) if f.name in options}
     planned = {k: v for k, v in planned.items() if v != ()}
     with progress(TextColumn("{task.description}")) as bar:

@@ -21,6 +21,7 @@ from graph_init.cli.terminal import (
     shown,
     warn,
 )
+from graph_init.options import tuner
 from graph_init.output import targets
 
 
@@ -31,7 +32,7 @@ from graph_init.output import targets
         "graph-init initialize model.onnx -o init.onnx --scheme he",
         "graph-init initialize model.onnx -o init.onnx --save-scales scales.json",
         "graph-init initialize model.onnx -o init.onnx --report report.html",
-        "graph-init initialize model.onnx -o lsuv.onnx --scheme lsuv --steps 0",
+        "graph-init initialize model.onnx -o lsuv.onnx --scheme lsuv --updates 0",
     ),
 )
 @click.argument("model", type=FILE)
@@ -52,7 +53,6 @@ def initialize(
     """Tune the scales of MODEL and write OUT."""
     import graph_init
     from graph_init import report
-    from graph_init.tuning import registry
 
     # Refused now, not after the work.
     for path in filter(None, (output, save_scales)):
@@ -64,9 +64,9 @@ def initialize(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
     ) as bar:
-        steps, kind = options["steps"], registry.kind(options["optimizer"])
-        total = None if kind.tries else kind.steps if steps is None else steps
-        task = bar.add_task("tuning", total=total, gd="…", vanished="…")
+        own = {k: options.pop(k) for k in ("updates", "steps")}
+        chosen = tuner(options.pop("tuner"), own)
+        task = bar.add_task("tuning", total=chosen.total, gd="…", vanished="…")
 
         def show(entry: dict[str, Any]) -> None:
             bar.update(
@@ -76,10 +76,13 @@ def initialize(
                 vanished=shown(entry["vanished_fraction"], ".0%"),
             )
 
-        result = graph_init.initialize(model, on_step=show, **options)
+        result = graph_init.initialize(model, tuner=chosen, on_step=show, **options)
     result.save(output, scales=save_scales, report=report_file)
     if result.interrupted:
-        err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
+        err.print(
+            f"interrupted after {result.steps} {chosen.entries}; the best scales so far were "
+            "written"
+        )
     warn(result.notes)
     warn(f"after tuning, {sentence}" for sentence in result.after.warnings)
     if as_json:
@@ -91,6 +94,7 @@ def initialize(
     out.print(table)
     out.print(
         Text(
-            f"{result.steps} steps, {len(result.scales)} scales, {result.seconds:.1f} s → {output}"
+            f"{result.steps} {chosen.entries}, {len(result.scales)} scales, "
+            f"{result.seconds:.1f} s → {output}"
         )
     )

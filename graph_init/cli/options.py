@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-#: That of ``graph_init.tuning.registry``, which is not imported before a command runs.
-DEFAULT_TUNER = "signal"
-TUNERS = ("signal", "sign")
+from graph_init.options import DEFAULT_TUNER, TUNERS
+
 #: Those of ``graph_init.init.schemes``.
 SCHEMES = (
     "keep", "he", "he-uniform", "xavier", "xavier-uniform", "lecun", "lecun-uniform", "orthogonal",
@@ -38,6 +37,12 @@ def _dims(
             raise click.BadParameter(f"'{item}' is not NAME=SIZE with a positive size")
         sizes[name] = int(size)
     return sizes
+
+
+def _renamed(context: click.Context, option: click.Parameter, given: str | None) -> None:
+    if given is not None:
+        new = {"signal": "restore", "sign": "metainit"}.get(given, given)
+        raise click.UsageError(f"there is no --optimizer here; write --tuner {new}")
 
 
 def gain(context: click.Context, option: click.Parameter, given: str | None) -> float | str | None:
@@ -177,13 +182,23 @@ starting = _stack(
     ),
     click.option("--std", type=float, help="Standard deviation of truncated-normal [0.02]."),
     click.option(
-        "--steps", type=int, help="Updates of a trial [signal: 30], or steps [sign: 500]."
-    ),
-    click.option(
-        "--optimizer",
+        "--tuner",
         default=DEFAULT_TUNER,
         shell_complete=completing(TUNERS),
         show_default=True,
-        help="signal: restore the signal, and try what trains best; sign: the published one.",
+        help="restore: restore the signal, and take what learns best; metainit: the published one.",
+    ),
+    click.option(
+        "--updates", type=int, metavar="N", help="restore: updates of a trial [30]; 0: no tuning."
+    ),
+    click.option(
+        "--steps", type=int, metavar="N", help="metainit: steps of the descent [500]; 0: no tuning."
+    ),
+    click.option(
+        "--optimizer",
+        hidden=True,
+        expose_value=False,
+        callback=_renamed,
+        help="The earlier name of --tuner.",
     ),
 )

@@ -86,8 +86,8 @@ def compare(
             "batch_size": load.problem.batch_size,
             "batch_norm": options.batch_norm,
             "loss": load.problem.objective.kind,
-            "tuner": plan.tuner,
-            "steps": plan.tuning_steps,
+            "tuner": plan.tuning.name,
+            "tuning": plan.tuning.to_json(),
             "seed": options.seed,
             "method": options.method,
         },
@@ -156,7 +156,7 @@ def _states(
     problem = load.problem
     run = evaluation.prepare(load, base)
     ones = np.ones(len(run.scaled))
-    tuner = registry.kind(plan.tuner).prepare(run, load, subject.parameters)
+    tuner = registry.prepare(plan.tuning, run, load, subject.parameters)
     ranges = batches.index_ranges(problem.builder, problem.inputs)
     wanted = [
         (scheme, tuned, seed)
@@ -177,7 +177,7 @@ def _states(
         values = {p.name: state.values[p.name] for p in problem.parameters}
         try:
             if tuned:
-                values = _tuned(run, tuner, values, source, plan.tuning_steps)
+                values = _tuned(run, tuner, values, source)
             run.set_parameters(values)
             found = run.measure([-1, -2], ones, False)
         except NumericalError as error:
@@ -192,14 +192,13 @@ def _states(
 
 def _tuned(
     run: evaluation.Evaluator,
-    tuner: registry.Tuner,
+    tuner: registry.PreparedTuner,
     values: dict[str, Array],
     source: batches.Source,
-    steps: int,
 ) -> dict[str, Array]:
     """``values`` with the scales that the tuner finds."""
     run.set_parameters(values)
-    result = tuner(values, source, steps)
+    result = tuner(values, source)
     if result.interrupted:
         raise KeyboardInterrupt
     scales = dict(zip(run.scaled, result.scales.astype(np.float32), strict=True))

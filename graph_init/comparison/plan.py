@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 
-from graph_init.errors import UsageError
+from graph_init import options
+from graph_init.errors import UsageError, suggestion
 from graph_init.init.schemes import NAMES
 from graph_init.training.optimizers import OPTIMIZERS
-from graph_init.tuning import registry
 
 #: States compared by default, each of them tuned and not.
 DEFAULT_SCHEMES = ("keep", "he", "xavier", "orthogonal", "lsuv")
 
-#: Steps of tuning, for one that takes more by default.
-STEPS = 100
+#: Settings of tuners that take longer by default.
+_BRIEF: Mapping[str, Mapping[str, Any]] = {"metainit": {"steps": 100}}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Plan:
         updates: of a run.
         held_out: share of the rows to score on, unless there is a test set.
         on_data: tuning and LSUV see the data; by default random batches.
-        tuner: that of tuning.
-        steps: of tuning; by default the tuner's own, but at most 100.
+        tuner: ``restore`` or ``metainit`` (with 100 steps), or one with its settings, such as
+            ``graph_init.MetaInit(steps=20)``.
         workers: runs at a time; by default as many as cores.
     """
 
@@ -47,8 +47,7 @@ class Plan:
     updates: int = 300
     held_out: float = 0.2
     on_data: bool = False
-    tuner: str = registry.DEFAULT
-    steps: int | None = None
+    tuner: str | options.Tuner = options.DEFAULT_TUNER
     workers: int | None = None
 
     def check(self) -> None:
@@ -59,17 +58,16 @@ class Plan:
         ):
             for name in given:
                 if name not in known:
-                    near = get_close_matches(name, known, 1)
-                    hint = f"; did you mean '{near[0]}'?" if near else ""
-                    raise UsageError(f"{option} {name}: choose among {', '.join(known)}{hint}")
+                    raise UsageError(
+                        f"{option} {name}: choose among {', '.join(known)}"
+                        + suggestion(name, known)
+                    )
         for option, number in (
             ("--seeds", self.seeds), ("--updates", self.updates), ("--workers", self.workers or 1),
         ):  # fmt: skip
             if number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
-        registry.kind(self.tuner)
-        if self.steps is not None and self.steps < 0:
-            raise UsageError(f"--steps must not be negative, not {self.steps}")
+        _ = self.tuning
         if not 0 < self.held_out < 1:
             raise UsageError(f"--held-out is a share between 0 and 1, not {self.held_out}")
         for rate in self.learning_rates:
@@ -81,8 +79,10 @@ class Plan:
         return [(s, t) for s in self.schemes for t in ((False, True) if self.tune else (False,))]
 
     @property
-    def tuning_steps(self) -> int:
-        return min(registry.kind(self.tuner).steps, STEPS) if self.steps is None else self.steps
+    def tuning(self) -> options.Tuner:
+        """The tuner with its settings."""
+        brief = _BRIEF.get(self.tuner, {}) if isinstance(self.tuner, str) else {}
+        return options.tuner(self.tuner, brief)
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
         """The grid of this optimiser, the same for all states."""

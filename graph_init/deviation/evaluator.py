@@ -23,7 +23,7 @@ from graph_init.problem.workload import Options, Workload
 
 _REMEDY = (
     "start from a scheme, for example --scheme he, or let `graph-init initialize` restore the "
-    "signal (--optimizer signal)"
+    "signal (--tuner restore)"
 )
 
 

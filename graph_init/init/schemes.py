@@ -10,12 +10,11 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
 from graph_init.analysis import Parameter
-from graph_init.errors import UsageError
+from graph_init.errors import UsageError, suggestion
 from graph_init.init.draws import (
     Draw,
     Layer,
@@ -109,10 +108,11 @@ class Settings:
     def check(self) -> None:
         """UsageError for an unknown scheme and for settings that it does not have."""
         if self.name not in NAMES:
-            other = _OTHER_NAMES.get(self.name.lower().rstrip("_").replace("_", "-"))
-            near = [other] if other else get_close_matches(self.name, NAMES, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise UsageError(f"--scheme {self.name}: choose one of {', '.join(NAMES)}{hint}")
+            plain = self.name.lower().rstrip("_").replace("_", "-")
+            raise UsageError(
+                f"--scheme {self.name}: choose one of {', '.join(NAMES)}"
+                + suggestion(plain, NAMES, _OTHER_NAMES)
+            )
         drawn = tuple(n for n in SCHEMES if n not in ("truncated-normal", "lsuv"))
         _check_factor("--std", self.std, self.name, ("truncated-normal",))
         if not isinstance(self.gain, str):

@@ -168,7 +168,7 @@ class StreamBatches:
             if iter(self._batches) is self._batches:
                 raise UsageError(
                     f"--data ended after {self._at + 1 + self._HELD_OUT} batches; give an iterable "
-                    "that can be read again (a list, a DataLoader), or fewer --steps"
+                    "that can be read again (a list, a DataLoader), or fewer --updates or --steps"
                 )
             self._reading = self._read()
             found = next(islice(self._reading, self._HELD_OUT, None))

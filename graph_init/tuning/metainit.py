@@ -1,10 +1,19 @@
-"""The published optimiser of the norms: sign momentum."""
+"""The published tuner: sign descent with momentum on the norms, to lower gradient deviation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
+from graph_init.analysis import Parameter
+from graph_init.deviation.evaluator import Evaluator
 from graph_init.ir import Array
+from graph_init.options import MetaInit
+from graph_init.problem.batches import Source
+from graph_init.problem.workload import Workload
+from graph_init.tuning.loop import TuningResult, tune
 
 #: A norm never falls below this share of where it began; the published code has no such floor.
 FLOOR = 1e-6
@@ -33,3 +42,32 @@ class SignMomentum:
     def rest(self) -> None:
         """Forget the momentum."""
         self._velocity = None if self._velocity is None else np.zeros_like(self._velocity)
+
+
+class Descent:
+    """MetaInit on an evaluator of gradient deviation and its derivative."""
+
+    def __init__(
+        self,
+        settings: MetaInit,
+        run: Evaluator,
+        workload: Workload,
+        parameters: Sequence[Parameter],
+    ) -> None:
+        self._settings, self._run = settings, run
+
+    def __call__(
+        self,
+        values: Mapping[str, Array],
+        source: Source,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
+    ) -> TuningResult:
+        """Scales for ``values``; the history has an entry for each step."""
+        run, own = self._run, self._settings
+        return tune(
+            lambda scales, number: run.step(source.batch(number), scales),
+            run.norms(values),
+            SignMomentum(own.rate, own.momentum),
+            own.steps,
+            on_step,
+        )

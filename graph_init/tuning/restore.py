@@ -30,6 +30,7 @@ from graph_init.engine.session import Session
 from graph_init.errors import NumericalError
 from graph_init.init.lsuv import UnitVariance
 from graph_init.ir import Array
+from graph_init.options import Restore
 from graph_init.problem.batches import Source
 from graph_init.problem.workload import Workload
 from graph_init.training import runner
@@ -72,17 +73,19 @@ _START = "start"
 _RESTORATION_BATCH, _TRIAL_BATCH = 0, 1
 
 
-class Restore:
+class Restorer:
     """Tunes one workload, from any values."""
 
     def __init__(
         self,
+        settings: Restore,
         run: Evaluator,
         workload: Workload,
         parameters: Sequence[Parameter],
         saturating: float = SATURATING,
     ) -> None:
         """``saturating``: deviation before an activation that saturates."""
+        self._updates = settings.updates
         self._run, self._workload, self._parameters = run, workload, parameters
         self._deviations = {
             p.name: saturating for p in parameters if p.gain_activation in _SATURATE
@@ -93,17 +96,16 @@ class Restore:
         self,
         values: Mapping[str, Array],
         source: Source,
-        steps: int,
         on_step: Callable[[dict[str, Any]], None] | None = None,
     ) -> TuningResult:
-        """Scales for ``values`` from trials of ``steps`` updates; none with no steps.
+        """Scales for ``values`` from the trials; without updates they stay 1.
 
         The history has an entry for each state: its gradient deviation, and the loss that its best
         trial ended with (None if no trial stayed finite). Ctrl-C keeps the best so far. Raises
         NumericalError if the start's numbers and those of all other states are not finite.
         """
         ones = np.ones(len(self._run.scaled))
-        if not steps:
+        if not self._updates:
             return TuningResult(ones, 0, [], False)
         history: list[dict[str, Any]] = []
         found: list[Candidate] = []
@@ -111,7 +113,7 @@ class Restore:
         try:
             with np.errstate(all="ignore"):
                 for name, scales in self._states(values, source, found):
-                    tried, measured = self.tried(values, scales, source, steps)
+                    tried, measured = self.tried(values, scales, source)
                     history.append({"step": len(found), "state": name, **_entry(measured, tried)})
                     found.append(tried)
                     if on_step is not None:
@@ -202,10 +204,10 @@ class Restore:
         return factors, heads
 
     def tried(
-        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
+        self, values: Mapping[str, Array], scales: Array, source: Source
     ) -> tuple[Candidate, DeviationResult]:
         """The state's trial, and what is measured of it on a batch common to all."""
-        found = self.trial(values, scales, source, steps)
+        found = self.trial(values, scales, source)
         measured = self._run.step(source.batch(-1), scales)
         deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
         return replace(found, output=measured.extras[0], deviation=deviation), measured
@@ -221,13 +223,11 @@ class Restore:
         memory.require(
             memory.estimate(0, 4 * count * _VECTORS),
             self._workload.options.memory_limit,
-            ["--optimizer sign", "--steps 0"],
+            ["--tuner metainit", "--updates 0"],
         )
         return runner.Trainer(problem, OPTIMIZER, threads=None)
 
-    def trial(
-        self, values: Mapping[str, Array], scales: Array, source: Source, steps: int
-    ) -> Candidate:
+    def trial(self, values: Mapping[str, Array], scales: Array, source: Source) -> Candidate:
         """Train from ``scales`` at every learning rate, and lower ones until one is stable."""
         batch = next(self._workload.layout.slices(source.batch(_TRIAL_BATCH)))
         factors = dict(zip(self._run.scaled, scales, strict=True))
@@ -237,7 +237,7 @@ class Restore:
         )
         first, last = np.inf, np.inf
         for rate in (*RATES, *LOWER_RATES):
-            curve = self._trainer(start, itertools.repeat(batch), steps, rate)
+            curve = self._trainer(start, itertools.repeat(batch), self._updates, rate)
             first = float(curve.losses[0])
             if not curve.diverged:
                 last = min(last, float(np.mean(curve.losses[-_LAST:])))

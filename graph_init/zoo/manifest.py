@@ -20,17 +20,16 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
 
 from graph_init import api
+from graph_init import options as all_options
 from graph_init.engine import memory
-from graph_init.errors import UsageError
+from graph_init.errors import UsageError, suggestion
 from graph_init.init import schemes
-from graph_init.tuning import registry
 from graph_init.zoo import extra
 
 FORMAT = "graph-init/zoo"
@@ -128,7 +127,7 @@ def _scheme(value: Any) -> str:
 
 
 def _tuner(value: Any) -> str:
-    registry.kind(_text(value))
+    all_options.tuner(_text(value))
     return str(value)
 
 
@@ -152,8 +151,9 @@ OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "scheme": ("scheme", _scheme),
     "gain": ("gain", _gain),
     "std": ("std", _number(float, 0)),
+    "tuner": ("tuner", _tuner),
+    "updates": ("updates", _number(int, 0)),
     "steps": ("steps", _number(int, 0)),
-    "optimizer": ("optimizer", _tuner),
 }
 _NAMES = {argument: name for name, (argument, _) in OPTIONS.items()}
 #: Arguments that change whether a model is done, and never what comes out.
@@ -181,9 +181,7 @@ def checked(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     for given, value in options.items():
         name = _NAMES.get(given, given)
         if name not in OPTIONS:
-            near = get_close_matches(name, OPTIONS, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(OPTIONS)}"
-            raise UsageError(f"{where}there is no option '{given}'{hint}")
+            raise UsageError(f"{where}there is no option '{given}'{_hint(name, OPTIONS)}")
         argument, check = OPTIONS[name]
         if value is None:
             continue
@@ -202,6 +200,8 @@ def together(options: Mapping[str, Any]) -> dict[str, Any]:
     """Checked options that are not at their default; UsageError if some exclude each other."""
     found = checked(options)
     schemes.Settings(found.get("scheme", "keep"), found.get("gain"), found.get("std")).check()
+    own = {k: found.get(k) for k in ("updates", "steps")}
+    all_options.tuner(found.get("tuner", all_options.DEFAULT_TUNER), own)
     return found
 
 
@@ -247,9 +247,9 @@ def _options(given: Any, where: str) -> dict[str, Any]:
         raise UsageError(f"{where}options are a mapping of names to values, not {given!r}")
     unknown = [k for k in given if k not in OPTIONS]
     if unknown:
-        near = get_close_matches(str(unknown[0]), OPTIONS, 1)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(OPTIONS)}"
-        raise UsageError(f"{where}there is no option '{unknown[0]}'{hint}")
+        raise UsageError(
+            f"{where}there is no option '{unknown[0]}'{_hint(str(unknown[0]), OPTIONS)}"
+        )
     checked(given, where)
     return {OPTIONS[k][0]: v for k, v in given.items()}
 
@@ -257,11 +257,15 @@ def _options(given: Any, where: str) -> dict[str, Any]:
 def _only(tree: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in tree:
         if key not in known:
-            near = get_close_matches(str(key), known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+            hint = _hint(str(key), known)
             if key in OPTIONS:
                 hint = "; an option of a model stands under 'options'"
             raise UsageError(f"{where}there is no key '{key}' here{hint}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = suggestion(name, known, {"optimizer": "tuner"})
+    return near or f"; known: {', '.join(known)}"
 
 
 def _parse(content: bytes, label: str) -> Any:

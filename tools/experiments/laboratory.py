@@ -27,6 +27,7 @@ from graph_init.deviation import evaluator as evaluation
 from graph_init.init import initial_state
 from graph_init.init.schemes import Settings
 from graph_init.model.load import LoadedModel, load
+from graph_init.options import TUNERS, Restore, Tuner, tuner
 from graph_init.problem import (
     batches,
     workload,
@@ -34,7 +35,7 @@ from graph_init.problem import (
 from graph_init.training import runner
 from graph_init.training.optimizers import OPTIMIZERS
 from graph_init.tuning import registry
-from graph_init.tuning.restore import Restore
+from graph_init.tuning.restore import Restorer
 from tools.experiments.networks import CLASSES, Network
 from tools.experiments.tasks import TASKS
 
@@ -90,7 +91,7 @@ class Subject:
         self.base = initial_state.fill(self.loaded, self.parameters, Settings(), 0).values
         self.workload = self.load()
         self.problem = self.workload.problem
-        self._tuners: dict[str, registry.Tuner] = {}
+        self._tuners: dict[Tuner, registry.PreparedTuner] = {}
         self.scalable = [p.name for p in self.problem.parameters if p.scalable]
 
     def load(self, data: Any = None, *, batch: int = BATCH, seed: int = 0) -> workload.Workload:
@@ -157,7 +158,7 @@ class Subject:
         """``values`` left alone (``start``), filled by a scheme, or tuned."""
         if treatment == "start":
             return dict(values)
-        if treatment in registry.TUNERS:
+        if treatment in TUNERS:
             return self.tuned(treatment, values, seed)
         return self.scheme(treatment, seed, values)
 
@@ -181,29 +182,29 @@ class Subject:
         """What a tuner finds for ``values`` with its default steps, on batches of ``source``."""
         own = self.own(values)
         self.evaluator.step.set_parameters(own)
-        return self.named(self.tuner(name)(own, source, registry.kind(name).steps).scales)
+        return self.named(self.tuner(tuner(name))(own, source).scales)
 
     def trial(self, values: Mapping[str, Any], seed: int) -> float:
-        """The loss that the tuner ``signal`` judges the state by."""
-        ones, steps = np.ones(len(self.evaluator.scaled)), registry.kind("signal").steps
-        return self.signal.trial(self.own(values), ones, self.random(seed), steps).last
+        """The loss that the tuner ``restore`` judges the state by."""
+        ones = np.ones(len(self.evaluator.scaled))
+        return self.restorer().trial(self.own(values), ones, self.random(seed)).last
 
-    @property
-    def signal(self) -> Restore:
+    def restorer(self, settings: Restore | None = None) -> Restorer:
         """The default tuner."""
-        tuner = self.tuner("signal")
-        assert isinstance(tuner, Restore)
-        return tuner
+        found = self.tuner(settings or Restore())
+        assert isinstance(found, Restorer)
+        return found
 
     def named(self, scales: Any) -> dict[str, float]:
         """A tuner's vector of scales, by the tensors' names."""
         return dict(zip(self.evaluator.scaled, np.asarray(scales).tolist(), strict=True))
 
-    def tuner(self, name: str) -> registry.Tuner:
-        if name not in self._tuners:
-            prepare = registry.kind(name).prepare
-            self._tuners[name] = prepare(self.evaluator, self.workload, self.parameters)
-        return self._tuners[name]
+    def tuner(self, settings: Tuner) -> registry.PreparedTuner:
+        if settings not in self._tuners:
+            self._tuners[settings] = registry.prepare(
+                settings, self.evaluator, self.workload, self.parameters
+            )
+        return self._tuners[settings]
 
     def own(self, values: Mapping[str, Any]) -> Values:
         return {p.name: values[p.name] for p in self.problem.parameters}

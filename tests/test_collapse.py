@@ -22,7 +22,7 @@ from tests.small_models import deep_mlp, scaled
 @pytest.mark.parametrize("method", ["taylor", "finite-difference"])
 def test_vanished_fractions_of_the_tensors_make_the_whole(method: str) -> None:
     found = graph_init.measure(small_models.plain_cnn(), method=method)
-    whole = sum(p["vanished_fraction"] * p["elements"] for p in found.parameters)
+    whole = sum(p.vanished_fraction * p.elements for p in found.parameters)
     assert whole == pytest.approx(found.vanished_fraction * found.elements, abs=0.1)
 
 

@@ -198,7 +198,7 @@ def test_an_iterable_is_read_again_and_a_generator_cannot_be() -> None:
     result = graph_init.initialize(
         two_outputs(), data=parts, steps=5, tuner="metainit", output_name="a"
     )
-    losses = [entry["loss"] for entry in result.history]
+    losses = [entry.loss for entry in result.history]
     assert len(losses) == 5
     again = graph_init.initialize(
         two_outputs(), data=parts, steps=5, tuner="metainit", output_name="a"

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
-from graph_init import options as all_options
-from graph_init.cli import cli, options
+from graph_init import options
+from graph_init.cli import cli
 from graph_init.init import schemes
 from graph_init.tuning import registry
 
 
 def test_what_is_listed_without_the_library_is_what_the_library_has() -> None:
-    assert options.SCHEMES == schemes.NAMES
-    assert {all_options.TUNERS[n] for n in all_options.TUNERS} == set(registry.PREPARE)
+    assert options.SCHEMES == ("keep", *schemes.SCHEMES)
+    assert set(options.TUNERS.values()) == set(registry.PREPARE)
 
 
 @pytest.mark.parametrize("name", list(cli.commands))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -89,8 +88,8 @@ def test_constant_weights_have_no_direction_to_keep() -> None:
 
 
 def test_interrupt_keeps_the_best_so_far() -> None:
-    def stop(entry: dict[str, Any]) -> None:
-        if entry["step"] == 7:
+    def stop(entry: graph_init.HistoryEntry) -> None:
+        if entry.step == 7:
             raise KeyboardInterrupt
 
     result = graph_init.initialize(plain_cnn(6), steps=500, tuner="metainit", on_step=stop)

@@ -104,10 +104,10 @@ def test_starts_that_overflow_or_die_are_restored(factor: float, tmp_path: Path)
 
 
 def test_healthy_models_are_tried_in_three_states_as_ever() -> None:
-    states = [h["state"] for h in graph_init.initialize(deep_mlp(4), updates=5).history]
+    states = [h.state for h in graph_init.initialize(deep_mlp(4), updates=5).history]
     assert len(states) == 3 and not any("fan-in" in s for s in states)
     dead = graph_init.initialize(scaled(deep_mlp(6), 1e-20), updates=5)
-    assert [h["state"] for h in dead.history][-1].endswith("from 1/√fan-in")
+    assert [h.state for h in dead.history][-1].endswith("from 1/√fan-in")
 
 
 def test_what_scales_cannot_mend_is_5_and_names_the_node(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_factor_that_does_not_fit_is_refused(dtype: Any, factor: float, tmp_pa
 def test_zero_weights_have_no_direction() -> None:
     with pytest.raises(UnsupportedModelError, match="no parameter is scalable .*'w'.*all zeros"):
         graph_init.initialize(one_layer("Tanh", weight=0.0))
-    assert graph_init.measure(one_layer("Tanh", weight=0.0)).parameters[0]["norm"] == 0
+    assert graph_init.measure(one_layer("Tanh", weight=0.0)).parameters[0].norm == 0
 
 
 @pytest.mark.parametrize("tuner", [graph_init.MetaInit(steps=5), graph_init.Restore(updates=5)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +14,11 @@ from onnx import helper, numpy_helper
 import graph_init
 from graph_init.analysis import analyze
 from graph_init.cli import cli
-from graph_init.init import initial_state
 from graph_init.init.lsuv import UnitVariance
-from graph_init.init.schemes import Settings
 from graph_init.model.load import load
+from graph_init.options import Options
 from graph_init.problem import workload
+from graph_init.problem.forward_graph import initial_values
 from tests import small_models
 from tests.small_models import deep_mlp, scaled
 
@@ -29,10 +28,10 @@ def test_a_dead_start_trains_after_it(factor: float) -> None:
     model = scaled(deep_mlp(), factor)
     result = graph_init.initialize(model, tuner="restore", batch_size=16, loss="cross-entropy")
     start, *others = result.history
-    assert start["state"] == "start"
-    before = np.inf if start["trial_loss"] is None else start["trial_loss"]
+    assert start.state == "start"
+    before = np.inf if start.trial_loss is None else start.trial_loss
     assert before > 2
-    assert min(e["trial_loss"] for e in others) < 1
+    assert min(e.trial_loss for e in others) < 1
     assert min(abs(np.log(s)) for n, s in result.scales.items() if n != "head") > 0.1
     # One deviation of the output that is tried, on other batches.
     assert min(abs(np.log(result.after.output_std / t)) for t in (0.3, 1.0)) < 0.5
@@ -80,7 +79,7 @@ def test_its_own_result_is_kept() -> None:
     model = scaled(small_models.plain_cnn(depth=8), 0.3)
     first = graph_init.initialize(model, tuner="restore")
     again = graph_init.initialize(first.model, tuner="restore")
-    assert again.history[0]["trial_loss"] <= 1.05 * min(e["trial_loss"] for e in again.history[1:])
+    assert again.history[0].trial_loss <= 1.05 * min(e.trial_loss for e in again.history[1:])
     assert set(again.scales.values()) == {1.0}
 
 
@@ -88,7 +87,7 @@ def test_rates_fall_until_one_is_stable() -> None:
     """At all rates up to 0.01 a network as wide as this does not train."""
     model = deep_mlp(depth=6, width=1500)
     result = graph_init.initialize(model, tuner="restore", batch_size=4, loss="cross-entropy")
-    assert min(e["trial_loss"] for e in result.history) < 0.5
+    assert min(e.trial_loss for e in result.history) < 0.5
 
 
 @pytest.mark.parametrize(("factor", "changed"), [(0.3, True), (1.0, False)])
@@ -112,12 +111,12 @@ def test_deviation_decides_where_a_network_that_saturates_has_learnt_the_batch(
             node.op_type = activation
     found = graph_init.initialize(model, batch_size=8, loss="cross-entropy")
     start, *others = found.history
-    assert all(e["trial_loss"] < 0.005 for e in found.history)
+    assert all(e.trial_loss < 0.005 for e in found.history)
     assert (set(found.scales.values()) != {1.0}) == changed
     if changed:
-        lowest = min(e["gradient_deviation"] for e in others)
-        assert found.history[found.best_step]["gradient_deviation"] == lowest
-        assert lowest < 0.8 * start["gradient_deviation"]
+        lowest = min(e.gradient_deviation for e in others)
+        assert found.history[found.best_step].gradient_deviation == lowest
+        assert lowest < 0.8 * start.gradient_deviation
 
 
 def test_no_steps_leave_the_model() -> None:
@@ -127,8 +126,8 @@ def test_no_steps_leave_the_model() -> None:
 
 
 def test_an_interrupt_keeps_the_best_so_far() -> None:
-    def stop(entry: dict[str, Any]) -> None:
-        if entry["step"] == 1:
+    def stop(entry: graph_init.HistoryEntry) -> None:
+        if entry.step == 1:
             raise KeyboardInterrupt
 
     model = scaled(small_models.plain_cnn(depth=8), 0.3)
@@ -162,10 +161,8 @@ def test_the_last_layer_is_that_behind_which_there_is_none() -> None:
     )
     loaded = load(model)
     parameters = analyze(loaded.ir)
-    values = initial_state.fill(loaded, parameters, Settings(), 0).values
-    options = workload.Options(
-        None, 4, 0, "auto", None, {}, "eval", "taylor", False, False
-    )  # fmt: skip
+    values = initial_values(loaded)
+    options = Options(batch_size=4)
     visitor = UnitVariance(parameters)
     workload.build(loaded, parameters, values, options).rebuild(visitor)
     assert set(visitor.factors) == set(names)

@@ -204,7 +204,7 @@ def test_gradient_deviation_is_that_of_the_modules_own_parameters() -> None:
     )
     assert found.elements == sum(p.numel() for p in module.parameters())
     assert found.gradient_deviation == pytest.approx(oracle.gradient_deviation, rel=1e-2)
-    slopes = {p["name"]: p.get("log_scale_gradient") for p in found.parameters}
+    slopes = {p.name: p.log_scale_gradient for p in found.parameters}
     for n in ("embed.weight", "mix.weight"):
         assert slopes[n] == pytest.approx(oracle.log_scale_gradient[n], rel=1e-2)
 

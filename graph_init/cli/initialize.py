@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import TextColumn
@@ -11,7 +11,6 @@ from rich.text import Text
 
 from graph_init.cli.options import FILE, measuring, report_option, starting
 from graph_init.cli.terminal import (
-    FIGURES,
     err,
     examples,
     guarded,
@@ -21,8 +20,12 @@ from graph_init.cli.terminal import (
     shown,
     warn,
 )
-from graph_init.options import tuner
+from graph_init.deviation.result import FIGURES
+from graph_init.options import tuner, tuner_settings
 from graph_init.output import targets
+
+if TYPE_CHECKING:
+    from graph_init import HistoryEntry
 
 
 @click.command(
@@ -64,16 +67,16 @@ def initialize(
         TextColumn("tuning"),
         TextColumn("GD {task.fields[gd]} · vanished {task.fields[vanished]}"),
     ) as bar:
-        own = {k: options.pop(k) for k in ("updates", "steps")}
+        own = {k: options.pop(k) for k in tuner_settings(options)}
         chosen = tuner(options.pop("tuner"), own)
         task = bar.add_task("tuning", total=chosen.total, gd="…", vanished="…")
 
-        def show(entry: dict[str, Any]) -> None:
+        def show(entry: HistoryEntry) -> None:
             bar.update(
                 task,
                 advance=1,
-                gd=shown(entry["gradient_deviation"], ".4g"),
-                vanished=shown(entry["vanished_fraction"], ".0%"),
+                gd=shown(entry.gradient_deviation, ".4g"),
+                vanished=shown(entry.vanished_fraction, ".0%"),
             )
 
         result = graph_init.initialize(model, tuner=chosen, on_step=show, **options)
@@ -88,7 +91,7 @@ def initialize(
     if as_json:
         return print_json(result.to_json())
     table = Table("", "before", "after")
-    for title, key in FIGURES:
+    for key, title in FIGURES.items():
         values = (getattr(m, key) for m in (result.before, result.after))
         table.add_row(title, *(f"{v:.6g}" for v in values))
     out.print(table)

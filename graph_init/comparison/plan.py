@@ -10,14 +10,24 @@ import numpy as np
 
 from graph_init import options
 from graph_init.errors import UsageError, suggestion
-from graph_init.init.schemes import NAMES
 from graph_init.training.optimizers import OPTIMIZERS
 
 #: States compared by default, each of them tuned and not.
 DEFAULT_SCHEMES = ("keep", "he", "xavier", "orthogonal", "lsuv")
 
 #: Settings of tuners that take longer by default.
-_BRIEF: Mapping[str, Mapping[str, Any]] = {"metainit": {"steps": 100}}
+BRIEF: Mapping[str, Mapping[str, Any]] = {"metainit": {"steps": 100}}
+
+
+def tuned_by(
+    tuner: str | options.Tuner,
+    settings: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> options.Tuner:
+    """:func:`graph_init.options.tuner`, brief by default."""
+    brief = BRIEF.get(tuner, {}) if isinstance(tuner, str) else {}
+    given = {k: v for k, v in (settings or {}).items() if v is not None}
+    return options.tuner(tuner, {**brief, **given}, flags)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Plan:
     def check(self) -> None:
         """UsageError for what cannot be compared."""
         for option, given, known in (
-            ("--scheme", self.schemes, NAMES),
+            ("--scheme", self.schemes, options.SCHEMES),
             ("--train-with", self.optimizers, tuple(OPTIMIZERS)),
         ):
             for name in given:
@@ -81,8 +91,7 @@ class Plan:
     @property
     def tuning(self) -> options.Tuner:
         """The tuner with its settings."""
-        brief = _BRIEF.get(self.tuner, {}) if isinstance(self.tuner, str) else {}
-        return options.tuner(self.tuner, brief)
+        return tuned_by(self.tuner)
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
         """The grid of this optimiser, the same for all states."""

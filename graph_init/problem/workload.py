@@ -14,28 +14,9 @@ from graph_init.engine.session import require_device
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
+from graph_init.options import Options
 from graph_init.problem import batches, data_files, forward_graph
 from graph_init.problem.loss import TARGET
-
-METHODS = ("taylor", "finite-difference")
-
-
-@dataclass(frozen=True)
-class Options:
-    data: data_files.Data | None
-    batch_size: int | None
-    seed: int
-    loss: str
-    output_name: str | Sequence[str] | None
-    dims: Mapping[str, int]
-    batch_norm: str
-    method: str
-    whole_file: bool
-    scale_gradient: bool
-    micro_batch: int | None = None
-    device: str = "cpu"
-    difference_step: float | None = None
-    memory_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +38,7 @@ def build(
     options: Options,
 ) -> Workload:
     """Lower the model for the batches that ``options`` asks for."""
-    _check(options)
+    require_device(options.device)
     if not any(p.trainable for p in parameters):
         raise UnsupportedModelError(
             "the model has no trainable parameter; see `graph-init inspect`, and --trainable"
@@ -96,7 +77,7 @@ def build(
             values,
             loss=options.loss,
             output_names=_outputs(options, arrays),
-            dims=options.dims,
+            dims=options.dims or {},
             batch_size=size,
             batch_norm=options.batch_norm,
             input_sizes=input_sizes,
@@ -167,25 +148,6 @@ def _source(
         return batches.check_arrays(arrays, problem.inputs, problem.objective, rows)
 
     return batches.StreamBatches(given, check)
-
-
-def _check(options: Options) -> None:
-    if options.method not in METHODS:
-        raise UsageError(f"--method is one of {', '.join(METHODS)}, not '{options.method}'")
-    if options.batch_norm not in ("eval", "train"):
-        raise UsageError(f"--batch-norm is eval or train, not '{options.batch_norm}'")
-    for option, number in (
-        ("--batch-size", options.batch_size),
-        ("--micro-batch", options.micro_batch),
-    ):
-        if number is not None and number < 1:
-            raise UsageError(f"{option} must be at least 1, not {number}")
-    if options.difference_step is not None:
-        if options.method != "finite-difference":
-            raise UsageError("--difference-step belongs to --method finite-difference")
-        if not options.difference_step > 0:
-            raise UsageError(f"--difference-step must be positive, not {options.difference_step}")
-    require_device(options.device)
 
 
 def _slice_count(loaded: LoadedModel, options: Options, rows: int) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from graph_init.ir import Array
 from graph_init.options import MetaInit
 from graph_init.problem.batches import Source
 from graph_init.problem.workload import Workload
-from graph_init.tuning.loop import TuningResult, tune
+from graph_init.tuning.loop import OnStep, TuningResult, tune
 
 #: A norm never falls below this share of where it began; the published code has no such floor.
 FLOOR = 1e-6
@@ -60,7 +59,7 @@ class Descent:
         self,
         values: Mapping[str, Array],
         source: Source,
-        on_step: Callable[[dict[str, Any]], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> TuningResult:
         """Scales for ``values``; the history has an entry for each step."""
         run, own = self._run, self._settings

@@ -11,7 +11,7 @@ from graph_init.ir import Array
 from graph_init.options import MetaInit, Restore, Tuner
 from graph_init.problem.batches import Source
 from graph_init.problem.workload import Workload
-from graph_init.tuning.loop import TuningResult
+from graph_init.tuning.loop import OnStep, TuningResult
 from graph_init.tuning.metainit import Descent
 from graph_init.tuning.restore import Restorer
 
@@ -23,7 +23,7 @@ class PreparedTuner(Protocol):
         self,
         values: Mapping[str, Array],
         source: Source,
-        on_step: Callable[[dict[str, Any]], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> TuningResult: ...
 
 

@@ -14,7 +14,7 @@ What this rests on is in docs/tuning.md.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,8 +23,8 @@ import numpy as np
 
 from graph_init.analysis import Parameter
 from graph_init.deviation import collapse
-from graph_init.deviation.evaluator import Evaluator, finite
-from graph_init.deviation.result import DeviationResult
+from graph_init.deviation.evaluator import Evaluator
+from graph_init.deviation.result import DeviationResult, finite
 from graph_init.engine import memory
 from graph_init.engine.session import Session
 from graph_init.errors import NumericalError
@@ -34,7 +34,7 @@ from graph_init.options import Restore
 from graph_init.problem.batches import Source
 from graph_init.problem.workload import Workload
 from graph_init.training import runner
-from graph_init.tuning.loop import TuningResult
+from graph_init.tuning.loop import HistoryEntry, OnStep, TuningResult
 
 #: Deviations of the last layer's output that are tried.
 OUTPUT_STDS = (0.3, 1.0)
@@ -96,7 +96,7 @@ class Restorer:
         self,
         values: Mapping[str, Array],
         source: Source,
-        on_step: Callable[[dict[str, Any]], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> TuningResult:
         """Scales for ``values`` from the trials; without updates they stay 1.
 
@@ -107,14 +107,14 @@ class Restorer:
         ones = np.ones(len(self._run.scaled))
         if not self._updates:
             return TuningResult(ones, 0, [], False)
-        history: list[dict[str, Any]] = []
+        history: list[HistoryEntry] = []
         found: list[Candidate] = []
         interrupted = False
         try:
             with np.errstate(all="ignore"):
                 for name, scales in self._states(values, source, found):
                     tried, measured = self.tried(values, scales, source)
-                    history.append({"step": len(found), "state": name, **_entry(measured, tried)})
+                    history.append(_entry(len(found), name, measured, tried))
                     found.append(tried)
                     if on_step is not None:
                         on_step(history[-1])
@@ -210,7 +210,7 @@ class Restorer:
         found = self.trial(values, scales, source)
         measured = self._run.step(source.batch(-1), scales)
         deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
-        return replace(found, output=measured.extras[0], deviation=deviation), measured
+        return replace(found, output=measured.output_std, deviation=deviation), measured
 
     def choose(self, tried: Sequence[Candidate], saturates: bool | None = None) -> Candidate | None:
         """The state that is taken; ``saturates`` says of another network whether it can."""
@@ -285,10 +285,16 @@ def _choose(tried: Sequence[Candidate], saturates: bool) -> Candidate | None:
     return best if max(best.last, learnt) < (_CLEARLY if sound else _ALIKE) * bar else start
 
 
-def _entry(measured: DeviationResult, tried: Candidate) -> dict[str, Any]:
-    names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
-    numbers = {n: float(getattr(measured, n)) for n in names} | {"trial_loss": tried.last}
-    return {n: finite(x) for n, x in numbers.items()}
+def _entry(number: int, state: str, measured: DeviationResult, tried: Candidate) -> HistoryEntry:
+    return HistoryEntry(
+        step=number,
+        state=state,
+        gradient_deviation=finite(measured.gradient_deviation),
+        loss=finite(measured.loss),
+        gradient_norm=finite(measured.gradient_norm),
+        vanished_fraction=finite(measured.vanished_fraction),
+        trial_loss=finite(tried.last),
+    )
 
 
 def _root_mean_square(values: Array) -> float:

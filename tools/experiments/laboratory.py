@@ -10,7 +10,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ sys.path.insert(0, str(ROOT))
 from graph_init.analysis import analyze
 from graph_init.deviation import evaluator as evaluation
 from graph_init.init import initial_state
-from graph_init.init.schemes import Settings
 from graph_init.model.load import LoadedModel, load
-from graph_init.options import TUNERS, Restore, Tuner, tuner
+from graph_init.options import TUNERS, InitialWeights, Options, Restore, Tuner, tuner
 from graph_init.problem import (
     batches,
     workload,
 )
+from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
 from graph_init.training.optimizers import OPTIMIZERS
 from graph_init.tuning import registry
@@ -88,17 +88,21 @@ class Subject:
         self.data = TASKS[network.task]()
         self.loaded = self._export(0)
         self.parameters = analyze(self.loaded.ir)
-        self.base = initial_state.fill(self.loaded, self.parameters, Settings(), 0).values
+        self.base = initial_values(self.loaded)
         self.workload = self.load()
         self.problem = self.workload.problem
         self._tuners: dict[Tuner, registry.PreparedTuner] = {}
         self.scalable = [p.name for p in self.problem.parameters if p.scalable]
 
     def load(self, data: Any = None, *, batch: int = BATCH, seed: int = 0) -> workload.Workload:
-        options = workload.Options(
-            self.data if data is None else data, batch, seed, "cross-entropy", None, {},
-            self.batch_norm, "taylor", False, True,
-        )  # fmt: skip
+        options = Options(
+            data=self.data if data is None else data,
+            batch_size=batch,
+            seed=seed,
+            loss="cross-entropy",
+            batch_norm=self.batch_norm,
+            scale_gradient=True,
+        )
         return workload.build(self.loaded, self.parameters, self.base, options)
 
     def _export(self, seed: int) -> LoadedModel:
@@ -152,7 +156,7 @@ class Subject:
         if own <= drawn.keys():
             return {**self.base, **{n: drawn[n].numpy() for n in own}}
         loaded = self._export(seed)  # the exporter has renamed some
-        return initial_state.fill(loaded, self.parameters, Settings(), seed).values
+        return initial_values(loaded)
 
     def treated(self, treatment: str, values: Mapping[str, Any], seed: int) -> Values:
         """``values`` left alone (``start``), filled by a scheme, or tuned."""
@@ -164,13 +168,15 @@ class Subject:
 
     def scheme(self, name: str, seed: int, base: Mapping[str, Any]) -> Values:
         """The scheme's weights in place of those of ``base``."""
-        state = initial_state.fill(self.loaded, self.parameters, Settings(name), seed)
-        values = {**base, **state.filled}
-        if name == "lsuv":
-            state.values.update(values)
-            state.finish(_with(self.workload, self.random(seed)))
-            values.update(state.filled)
-        return values
+        state = initial_state.fill(
+            self.loaded,
+            self.parameters,
+            InitialWeights(name),
+            seed=seed,
+            base=base,
+            prepare=lambda values: replace(self.workload, source=self.random(seed)),
+        )
+        return {**base, **state.filled}
 
     def tuned(self, name: str, values: Mapping[str, Any], seed: int) -> Values:
         """What a tuner makes of ``values``."""
@@ -239,10 +245,6 @@ class Subject:
                 found[o][rate] = min(final, CHANCE)
                 curves[o][rate] = curve.losses
         return Outcome(found, curves)
-
-
-def _with(load: workload.Workload, source: batches.Source) -> workload.Workload:
-    return workload.Workload(load.problem, load.layout, source, load.options, load.rebuild)
 
 
 @lru_cache(maxsize=3)

@@ -10,18 +10,25 @@ from graph_init.api import (
 )
 from graph_init.comparison import Comparison, Plan
 from graph_init.deviation.evaluator import Measurement
+from graph_init.deviation.result import ParameterMeasurement
 from graph_init.errors import GraphInitError
+from graph_init.options import MetaInit, Restore
 from graph_init.results import Applied, Initialized, Inspection
+from graph_init.tuning.loop import HistoryEntry
 from graph_init.version import __version__
 
 __all__ = [
     "Applied",
     "Comparison",
     "GraphInitError",
+    "HistoryEntry",
     "Initialized",
     "Inspection",
     "Measurement",
+    "MetaInit",
+    "ParameterMeasurement",
     "Plan",
+    "Restore",
     "__version__",
     "apply",
     "compare",

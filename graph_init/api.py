@@ -1,49 +1,57 @@
-"""The public functions, which the command line calls."""
+"""The public functions, which the command line calls: resolve, prepare, tune, clamp, write."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graph_init import comparison
+from graph_init import options as all_options
 from graph_init.analysis import Parameter, analyze
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
-from graph_init.engine import memory
-from graph_init.errors import UnsupportedModelError, UsageError, printable
+from graph_init.errors import UnsupportedModelError, printable
 from graph_init.frontends import resolve as frontends
 from graph_init.frontends.resolve import ResolvedModel
 from graph_init.init import initial_state
-from graph_init.init.schemes import Settings
+from graph_init.init.initial_state import InitialState
+from graph_init.ir import Array
 from graph_init.model import scales_file
-from graph_init.model.load import load
+from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
+from graph_init.options import (
+    ArtifactKeywords,
+    CompareKeywords,
+    InitializeKeywords,
+    InitialWeights,
+    InspectKeywords,
+    MeasureKeywords,
+    Options,
+    Tuner,
+)
+from graph_init.options.fields import require_known
 from graph_init.problem import forward_graph, streams
 from graph_init.problem.data_files import Data
 from graph_init.problem.fitting import fitted
-from graph_init.problem.workload import Options, build
+from graph_init.problem.workload import build
 from graph_init.results import Applied, Initialized, Inspection
 from graph_init.training import artifacts
 from graph_init.tuning import dtype_limits, registry
+from graph_init.tuning.loop import OnProgress, OnStep
 from graph_init.version import __version__
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def inspect(
-    model: Any,
-    *,
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    export: Mapping[str, Any] | None = None,
-    trainable: Sequence[str] = (),
-    freeze: Sequence[str] = (),
-) -> Inspection:
+
+def inspect(model: Any, **options: Unpack[InspectKeywords]) -> Inspection:
     """Every initializer of ``model``: what it is, and why.
 
     Args:
@@ -59,32 +67,10 @@ def inspect(
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UsageError: An expression is wrong, or is found in no name.
     """
-    subject = frontends.resolve(model, args, kwargs, export)
-    return Inspection(_analyzed(subject, trainable, freeze))
+    return Inspection(_resolve(model, options, InspectKeywords).parameters)
 
 
-def measure(
-    model: Any,
-    *,
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    export: Mapping[str, Any] | None = None,
-    data: Data | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    loss: str = "auto",
-    output_name: str | Sequence[str] | None = None,
-    dims: Mapping[str, int] | None = None,
-    trainable: Sequence[str] = (),
-    freeze: Sequence[str] = (),
-    batch_norm: str = "eval",
-    method: str = "taylor",
-    difference_step: float | None = None,
-    micro_batch: int | None = None,
-    device: str = "cpu",
-    memory_limit: str | None = None,
-    scale_gradient: bool = False,
-) -> Measurement:
+def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
     """Gradient deviation of ``model`` as it is, on one batch (all rows of ``data`` if given).
 
     The definition is that of MetaInit (Dauphin and Schoenholz, NeurIPS 2019), there called gradient
@@ -118,49 +104,25 @@ def measure(
         NumericalError: The loss or the deviation is not finite.
         EngineError: The installed onnxruntime is no training build.
     """
-    subject = frontends.resolve(model, args, kwargs, export)
-    loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
-    values = forward_graph.initial_values(loaded)
-    options = Options(
-        subject.data(data), subject.batch_size(batch_size), seed,
-        subject.loss(loss, output_name),
-        subject.output_name(output_name), subject.dims(dims), batch_norm, method, True,
-        scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
-    )  # fmt: skip
-    run, notes = fitted(
-        loaded, options, lambda o: prepare(build(loaded, parameters, values, o), values)
-    )
-    found = run.measure(run.source.search, 1, np.ones(len(run.scaled)), scale_gradient)
+    call = _resolve(model, options, MeasureKeywords, whole_file=True)
+    values = forward_graph.initial_values(call.loaded)
+
+    def attempt(options: Options) -> Evaluator:
+        return prepare(build(call.loaded, call.parameters, values, options), values)
+
+    run, notes = fitted(call.loaded, call.options, attempt)
+    ones = np.ones(len(run.scaled))
+    found = run.measure(run.source.search, 1, ones, call.options.scale_gradient)
     return replace(found, notes=notes)
 
 
 def initialize(
     model: Any,
     *,
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    export: Mapping[str, Any] | None = None,
-    data: Data | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    loss: str = "auto",
-    output_name: str | Sequence[str] | None = None,
-    dims: Mapping[str, int] | None = None,
-    trainable: Sequence[str] = (),
-    freeze: Sequence[str] = (),
-    batch_norm: str = "eval",
-    method: str = "taylor",
-    difference_step: float | None = None,
-    micro_batch: int | None = None,
-    device: str = "cpu",
-    memory_limit: str | None = None,
-    scheme: str = "keep",
-    gain: float | str | None = None,
-    std: float | None = None,
-    steps: int | None = None,
-    optimizer: str = registry.DEFAULT,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
-    on_progress: Progress | None = None,
+    tuner: str | Tuner = all_options.DEFAULT_TUNER,
+    on_step: OnStep | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[InitializeKeywords],
 ) -> Initialized:
     """Find the norm of every scalable tensor from which the model trains well.
 
@@ -174,119 +136,73 @@ def initialize(
         gain: a factor on the scheme's weights, or ``"activation"`` for that of what follows each
             layer.
         std: standard deviation of ``truncated-normal``; 0.02 by default.
-        steps: of ``signal`` the updates of a trial (30), of ``sign`` its steps (500); with 0 the
-            scales stay 1.
-        optimizer: ``signal`` restores the forward signal and tries which state learns best;
-            ``sign`` is MetaInit's, which lowers gradient deviation.
-        on_step: receives each entry of the history: one a state for ``signal``, one a step for
-            ``sign``.
-        on_progress: receives what is being done, how much of it is done (of ``signal`` trials, of
-            ``sign`` steps), and how much there is.
+        tuner: ``restore`` restores the forward signal and tries which state learns best;
+            ``metainit`` is the published algorithm, which lowers gradient deviation. Or one with
+            its settings, such as ``graph_init.MetaInit(steps=100)``.
+        updates: of ``restore``'s trials (30); with 0 the scales stay 1.
+        steps: of ``metainit``'s descent (500); with 0 the scales stay 1.
+        on_step: receives each entry of the history: one for each state that ``restore`` tries, one
+            for each step of ``metainit``.
+        on_progress: receives what is being done, how much of it is done (trials of ``restore``,
+            steps of ``metainit``), and how much there is.
     """
     start = time.perf_counter()
-    kind = registry.kind(optimizer)
-    steps = kind.steps if steps is None else steps
-    if steps < 0:
-        raise UsageError(f"--steps must not be negative, not {steps}")
-    subject = frontends.resolve(model, args, kwargs, export)
-    loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
-    options = Options(
-        subject.data(data), subject.batch_size(batch_size), seed,
-        subject.loss(loss, output_name),
-        subject.output_name(output_name), subject.dims(dims), batch_norm, method, False,
-        kind.scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
-    )  # fmt: skip
-    state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
-    filled, values = state.filled, state.values
+    chosen = all_options.tuner(tuner, all_options.tuner_settings(options))
+    weights = InitialWeights.of(options)
+    call = _resolve(model, options, InitializeKeywords, scale_gradient=chosen.scale_gradient)
 
-    def attempt(fitting: Options) -> tuple[Evaluator, registry.Tuner]:
-        run = prepare(build(loaded, parameters, values, fitting), values)
-        tuner = kind.prepare(run, run.workload, parameters)
-        if steps and run.scaled:
-            tuner.ready()
-        return run, tuner
+    def attempt(options: Options) -> tuple[InitialState, Evaluator, registry.PreparedTuner]:
+        state = _initial_state(call, weights, options)
+        run = prepare(state.workload, state.values)
+        _require_scalable(run, call.parameters)
+        prepared = registry.prepare(chosen, run, state.workload, call.parameters)
+        prepared.ready()
+        return state, run, prepared
 
-    (run, tuner), notes = fitted(loaded, options, attempt)
-    if state.finish(run.workload):
-        run.set_parameters({n: values[n] for n in run.names})
-    if not run.scaled:
-        p = max((p for p in parameters if p.trainable), key=lambda p: int(np.prod(p.shape)))
-        raise UnsupportedModelError(
-            f"no parameter is scalable ('{p.name}': {p.reason}); see `graph-init inspect`, and "
-            "--trainable"
-        )
-    report, batches = run.source.report, streams.REPORTED
-    mends = kind.tries and steps > 0
-    before = run.measure(report, batches, np.ones(len(run.scaled)), False, strict=not mends)
-    result = tuner(values, run.source, steps, on_step, on_progress)
-    # The written factor is the float32 one that was measured.
-    factors = {n: float(np.float32(s)) for n, s in zip(run.scaled, result.scales, strict=True)}
-    if steps:
+    (state, run, prepared), notes = fitted(call.loaded, call.options, attempt)
+    held_out = (run.source.report, streams.REPORTED)
+    strict = not chosen.accepts_nonfinite
+    before = run.measure(*held_out, np.ones(len(run.scaled)), False, strict=strict)
+    found = prepared(state.values, run.source, on_step, on_progress)
+    scales = dict(zip(run.scaled, found.scales.tolist(), strict=True))
+    factors, clamped = dtype_limits.clamped(scales, state.values, call.parameters)
+    after = run.measure(*held_out, np.array(list(factors.values())), False)
+    if found.history:
         notes += run.source.notes
     if before.problem:
         notes.append(f"at the start {before.problem}")
-    dtypes = {p.name: p.dtype.lower() for p in parameters}
-    for n, factor in factors.items():
-        if (limit := dtype_limits.limit(factor, values[n], dtypes[n])) is not None:
-            factors[n] = limit.taken
-            notes.append(limit.sentence(n, dtypes[n]))
-    after = run.measure(report, batches, np.array(list(factors.values())), False)
-    for p in parameters:
-        if p.tied_to in factors and p.trainable:
-            factors[p.name] = factors[p.tied_to]
-    provenance = {
-        "graph_init.version": __version__,
-        "graph_init.scheme": scheme,
-        "graph_init.optimizer": optimizer,
-        "graph_init.method": method,
-        "graph_init.steps": str(steps),
-        "graph_init.seed": str(seed),
-        "graph_init.loss": run.problem.objective.kind,
-        "graph_init.source_sha256": loaded.digest(),
+    factors |= {
+        p.name: factors[p.tied_to] for p in call.parameters if p.trainable and p.tied_to in factors
     }
-    settings = {
-        "scheme": scheme, "gain": gain, "std": std, "optimizer": optimizer, "steps": steps,
-        "method": method, "seed": seed, "loss": run.problem.objective.kind,
-        "batch_size": run.workload.batch_size, "batch_norm": batch_norm,
-        "data": "random" if options.data is None else "given", "dims": dict(options.dims),
-        "trainable": list(trainable), "freeze": list(freeze),
-        "micro_batch": run.workload.options.micro_batch,
-        "device": device,
-    }  # fmt: skip
-    new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
-    updated, tensors = None, {}
-    if subject.exported is None:
-        new.update({n: Scaled(loaded, n, factors[n], filled.get(n)) for n in factors})
-    else:
-        tensors = subject.new_values(factors, filled)
-        new.update({n: tensors[n] for n in subject.owners if n in tensors})
-        updated = subject.write(tensors)
+    new = _write(call.subject, factors, state.filled)
     return Initialized(
-        before, after, len(result.history), time.perf_counter() - start, result.history, factors,
-        provenance, result.interrupted, settings, result.best_step, notes,
-        updated=updated, tensors=tensors, _subject=subject, _values=new, _parameters=parameters,
-    )  # fmt: skip
+        before=before,
+        after=after,
+        steps=len(found.history),
+        seconds=time.perf_counter() - start,
+        history=found.history,
+        scales=factors,
+        provenance=_provenance(call, run, weights, chosen),
+        interrupted=found.interrupted,
+        settings=_settings(call, run, weights, chosen),
+        best_step=found.best_step,
+        notes=[*notes, *clamped],
+        updated=new.updated,
+        tensors=new.tensors,
+        _subject=call.subject,
+        _values=new.values,
+        _parameters=call.parameters,
+    )
 
 
 def compare(
     model: Any,
     data: Data,
     *,
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    export: Mapping[str, Any] | None = None,
     test: Data | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    loss: str = "auto",
-    output_name: str | Sequence[str] | None = None,
-    dims: Mapping[str, int] | None = None,
-    trainable: Sequence[str] = (),
-    freeze: Sequence[str] = (),
-    batch_norm: str = "train",
-    method: str = "taylor",
     plan: Plan | None = None,
     on_progress: Progress | None = None,
+    **options: Unpack[CompareKeywords],
 ) -> Comparison:
     """Train ``model`` on ``data`` for a short while from several initial states.
 
@@ -298,56 +214,132 @@ def compare(
         plan: which states, optimisers, learning rates and seeds, and for how many updates.
         on_progress: receives what is being done, how much of it is done, and how much there is.
     """
-    subject = frontends.resolve(model, args, kwargs, export)
-    loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
-    options = Options(
-        subject.data(data), subject.batch_size(batch_size), seed,
-        subject.loss(loss, output_name),
-        subject.output_name(output_name), subject.dims(dims), batch_norm, method, False, True,
-    )  # fmt: skip
-    test = subject.data(test)
-    return comparison.compare(loaded, parameters, options, plan or Plan(), test, on_progress)
+    call = _resolve(
+        model, {"batch_norm": "train", **options}, CompareKeywords, data=data, scale_gradient=True
+    )
+    test = call.subject.data(test)
+    own = (call.loaded, call.parameters, call.options)
+    return comparison.compare(*own, plan or Plan(), test=test, on_progress=on_progress)
 
 
 def write_artifacts(
     model: Any,
     folder: str | os.PathLike[str],
     *,
-    batch_size: int | None = None,
-    seed: int = 0,
-    loss: str = "auto",
-    output_name: str | Sequence[str] | None = None,
-    dims: Mapping[str, int] | None = None,
-    trainable: Sequence[str] = (),
-    freeze: Sequence[str] = (),
-    batch_norm: str = "eval",
     optimizer: str = "adamw",
-    scheme: str = "keep",
+    **options: Unpack[ArtifactKeywords],
 ) -> None:
     """Write what ``onnxruntime.training.api`` needs to train ``model`` into ``folder``.
 
     These are ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx`` (``adamw`` or
     ``sgd``) and ``checkpoint``, with static shapes. Targets are an input after the model's own.
     """
-    loaded = load(model)
-    parameters = analyze(loaded.ir, trainable, freeze)
-    state = initial_state.fill(loaded, parameters, Settings(scheme), seed)
-    options = Options(
-        None, batch_size, seed, loss, output_name, dims or {}, batch_norm, "taylor", False, False,
-    )  # fmt: skip
-    workload = build(loaded, parameters, state.values, options)
-    state.finish(workload)
-    artifacts.write(workload.problem, state.values, optimizer, Path(folder))
+    call = _resolve(model, options, ArtifactKeywords)
+    state = _initial_state(call, InitialWeights.of(options), call.options)
+    artifacts.write(state.workload.problem, state.values, optimizer, Path(folder))
 
 
-def _analyzed(
-    subject: ResolvedModel, trainable: Sequence[str], freeze: Sequence[str]
-) -> list[Parameter]:
-    return analyze(subject.loaded.ir, trainable, freeze, subject.trained, subject.buffers)
+@dataclass(frozen=True)
+class _Call:
+    """A model with its parameters, and the options as they take effect for it."""
+
+    subject: ResolvedModel
+    parameters: list[Parameter]
+    options: Options
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.subject.loaded
 
 
-def _bytes(limit: str | None) -> int | None:
-    return None if limit is None else memory.parse(limit)
+def _resolve(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed: Any) -> _Call:
+    """What a call is about; ``known`` are the keywords that there are, ``fixed`` win over them."""
+    require_known(keywords, known.__annotations__)
+    options = Options.of({**keywords, **fixed})
+    example = (keywords.get(k) for k in ("args", "kwargs", "export"))
+    subject = frontends.resolve(model, *example)
+    options = replace(
+        options,
+        data=subject.data(options.data),
+        batch_size=subject.batch_size(options.batch_size),
+        loss=subject.loss(options.loss, options.output_name),
+        output_name=subject.output_name(options.output_name),
+        dims=subject.dims(options.dims),
+    )
+    chosen = (options.trainable, options.freeze)
+    parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)
+    return _Call(subject, parameters, options)
+
+
+def _initial_state(call: _Call, weights: InitialWeights, options: Options) -> InitialState:
+    return initial_state.fill(
+        call.loaded,
+        call.parameters,
+        weights,
+        seed=call.options.seed,
+        prepare=lambda values: build(call.loaded, call.parameters, values, options),
+    )
+
+
+def _require_scalable(run: Evaluator, parameters: list[Parameter]) -> None:
+    if not run.scaled:
+        p = max((p for p in parameters if p.trainable), key=lambda p: int(np.prod(p.shape)))
+        raise UnsupportedModelError(
+            f"no parameter is scalable ('{p.name}': {p.reason}); see `graph-init inspect`, and "
+            "--trainable"
+        )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """New values by initializer; and the framework's model with its own, if one was given."""
+
+    values: Mapping[str, NewValue]
+    updated: Any
+    tensors: Mapping[str, Array]
+
+
+def _write(
+    subject: ResolvedModel, factors: Mapping[str, float], filled: Mapping[str, Array]
+) -> _Written:
+    """The new values, in the framework's model at once; a file is written when that is asked."""
+    new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
+    if subject.exported is None:
+        new |= {n: Scaled(subject.loaded, n, f, filled.get(n)) for n, f in factors.items()}
+        return _Written(new, None, {})
+    tensors = subject.new_values(factors, filled)
+    new |= {n: tensors[n] for n in subject.owners if n in tensors}
+    return _Written(new, subject.write(tensors), tensors)
+
+
+def _provenance(
+    call: _Call, run: Evaluator, weights: InitialWeights, tuner: Tuner
+) -> dict[str, str]:
+    """What the file's ``metadata_props`` will say."""
+    content = {
+        "version": __version__,
+        "scheme": weights.scheme,
+        "tuner": tuner.name,
+        **tuner.to_json(),
+        "method": call.options.method,
+        "seed": call.options.seed,
+        "loss": run.problem.objective.kind,
+        "source_sha256": call.loaded.digest(),
+    }
+    return {f"graph_init.{k}": str(v) for k, v in content.items()}
+
+
+def _settings(call: _Call, run: Evaluator, weights: InitialWeights, tuner: Tuner) -> dict[str, Any]:
+    """The options as they took effect."""
+    return {
+        **weights.to_json(),
+        "tuner": tuner.name,
+        **tuner.to_json(),
+        **run.workload.options.to_json(),
+        "data": call.options.to_json()["data"],
+        "loss": run.problem.objective.kind,
+        "batch_size": run.workload.batch_size,
+    }
 
 
 def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> Applied:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 
 class GraphInitError(Exception):
@@ -71,6 +72,16 @@ class MissingExtraError(GraphInitError):
     """What a frontend needs is not installed; the message names the extra."""
 
     exit_status = 1
+
+
+def suggestion(name: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """``; did you mean 'restore'?`` if one of the ``known`` names is near, else nothing.
+
+    ``others``: names that somebody may know from elsewhere, and what they are called here.
+    """
+    near = [(others or {}).get(name, "")]
+    near = near if near[0] else get_close_matches(name, list(known), 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 #: Beside control characters: what reorders or hides text, separates lines, or cannot be written.

@@ -19,6 +19,7 @@ from graph_init.ir import Array
 from graph_init.model import scales_file
 from graph_init.model.load import LoadedModel
 from graph_init.model.save import NewValue, save, with_values
+from graph_init.tuning.loop import HistoryEntry
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Initialized:
         after: the same with the scales, on the same batches.
         steps: entries of ``history``.
         seconds: the whole call took.
-        history: a dictionary a step or tried state, with ``gradient_deviation`` and more.
+        history: an entry for each step or tried state.
         scales: the factor on each scaled tensor of the start, by name.
         provenance: what the file's ``metadata_props`` will say.
         interrupted: whether Ctrl-C ended the tuning early.
@@ -53,7 +54,7 @@ class Initialized:
     after: Measurement
     steps: int
     seconds: float
-    history: list[dict[str, Any]]
+    history: list[HistoryEntry]
     scales: dict[str, float]
     provenance: dict[str, str]
     interrupted: bool
@@ -126,7 +127,7 @@ class Initialized:
             "after": self.after.to_json(),
             "steps": self.steps,
             "seconds": self.seconds,
-            "history": self.history,
+            "history": [entry.to_json() for entry in self.history],
             "scales": self.scales,
             "interrupted": self.interrupted,
             "settings": self.settings,

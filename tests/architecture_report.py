@@ -87,7 +87,7 @@ def _against_oracle(
         return None, "too large for the oracle"
     double = model.double().requires_grad_()  # some fixed tables are declared as parameters
     every = dict(double.named_parameters(remove_duplicate=False))
-    names = [r["name"] for r in found.parameters]
+    names = [r.name for r in found.parameters]
     missing = [n for n in names if n not in every]
     if missing:
         return None, f"the exporter made '{missing[0]}' of other parameters"

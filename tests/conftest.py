@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_init import tuning
+from graph_init import options, tuning
 from graph_init.tuning import registry
 
 # Read when they are first imported, in whichever test that is.
@@ -31,25 +31,24 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An optimizer that draws the factors, from 0.5 to 2: what is tested is what becomes of them.
+    """A tuner that draws the factors, from 0.5 to 2: what is tested is what becomes of them.
 
     The published one keeps factors of 1 for a model that has nothing to mend.
     """
 
-    class Drawn:
-        def __init__(self, result: tuning.TuningResult) -> None:
-            self._result = result
+    class Drawn(options.Tuner):
+        name = "drawn"
+
+    class Ready:
+        def __init__(self, settings: Any, run: Any, workload: Any, parameters: Any) -> None:
+            factors = 2 ** np.random.default_rng(0).uniform(-1, 1, len(run.scaled))
+            self._result = tuning.TuningResult(factors, 0, [], False)
 
         def __call__(self, *given: Any) -> tuning.TuningResult:
             return self._result
 
         def ready(self) -> None: ...
 
-    def prepare(run: Any, workload: Any, parameters: Any) -> Any:
-        factors = 2 ** np.random.default_rng(0).uniform(-1, 1, len(run.scaled))
-        result = tuning.TuningResult(factors, 0, [], False)
-        return Drawn(result)
-
-    kinds = {**registry.TUNERS, "drawn": registry.TunerSpec(prepare, 0, False)}
-    monkeypatch.setattr(registry, "TUNERS", kinds)
+    monkeypatch.setitem(options.TUNERS, "drawn", Drawn)
+    monkeypatch.setitem(registry.PREPARE, Drawn, Ready)
     return "drawn"

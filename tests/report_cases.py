@@ -56,7 +56,7 @@ def residual(names: list[str], name: str = "residual", width: int = 8) -> onnx.M
 
 
 def initialized(names: list[str], name: str = "residual", **options: Any) -> Content:
-    options = {"scheme": "he", "loss": "cross-entropy", "steps": 3, **options}
+    options = {"scheme": "he", "loss": "cross-entropy", "updates": 3, **options}
     return graph_init.initialize(residual(names, name), **options).report_content()
 
 
@@ -64,7 +64,11 @@ def compared(names: list[str]) -> Content:
     rng = np.random.default_rng(0)
     data = {"x": rng.standard_normal((80, 8), np.float32), "target": rng.integers(0, 3, 80)}
     plan = graph_init.Plan(
-        schemes=("keep", "he"), seeds=2, updates=20, steps=2, learning_rates=(0.01, 0.1, 1e30)
+        schemes=("keep", "he"),
+        seeds=2,
+        updates=20,
+        tuner=graph_init.Restore(updates=2),
+        learning_rates=(0.01, 0.1, 1e30),
     )
     found = graph_init.compare(residual(names), data, plan=plan, loss="cross-entropy")
     return found.report_content()

@@ -47,7 +47,7 @@ def test_json_is_the_only_thing_on_standard_output(model: Path, tmp_path: Path) 
         "consumers",
     } <= set(listed[0])
     out = tmp_path / "out.onnx"
-    done = run("initialize", model, "-o", out, "--steps", 2, "--json")
+    done = run("initialize", model, "-o", out, "--updates", 2, "--json")
     content = json.loads(done.stdout)
     assert {"output", "before", "after", "steps", "seconds", "history", "scales"} <= set(content)
     assert content["output"] == str(out) and out.exists()
@@ -57,7 +57,7 @@ def test_tables_for_people(model: Path, tmp_path: Path) -> None:
     scales, out = tmp_path / "s.json", tmp_path / "out.onnx"
     assert "fan-in" in run("inspect", model).stdout
     assert "gradient deviation" in run("measure", model).stdout
-    done = run("initialize", model, "-o", out, "--steps", 1, "--save-scales", scales)
+    done = run("initialize", model, "-o", out, "--updates", 1, "--save-scales", scales)
     assert done.exit_code == 0 and "vanished fraction" in done.stdout
     assert run("apply", scales, model, "-o", tmp_path / "again.onnx").exit_code == 0
     assert run("doctor").exit_code == 0
@@ -68,7 +68,7 @@ def test_apply_says_that_scales_are_for_other_weights(
     model: Path, tmp_path: Path, scheme: str, told: bool
 ) -> None:
     scales, out = tmp_path / "s.json", tmp_path / "out.onnx"
-    run("initialize", model, "-o", out, "--scheme", scheme, "--steps", 1, "--save-scales", scales)
+    run("initialize", model, "-o", out, "--scheme", scheme, "--updates", 1, "--save-scales", scales)
     found = run("apply", scales, model, "-o", out, "--json")
     assert found.exit_code == 0
     assert ("weights of --scheme he" in found.stderr) == told
@@ -83,8 +83,8 @@ def test_apply_says_that_scales_are_for_other_weights(
         ("measure", "{model}", "--dim", "nothing=3"),
         ("measure", "{model}", "--data", "{folder}/none.npz"),
         ("initialize", "{model}", "-o", "{folder}/o.onnx", "--scheme", "hee"),
-        ("initialize", "{model}", "-o", "{folder}/o.onnx", "--optimizer", "sgn"),
-        ("initialize", "{model}", "-o", "{folder}/missing/o.onnx", "--steps", "1"),
+        ("initialize", "{model}", "-o", "{folder}/o.onnx", "--tuner", "metaint"),
+        ("initialize", "{model}", "-o", "{folder}/missing/o.onnx", "--updates", "1"),
     ],
 )
 def test_wrong_usage_is_2(model: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
@@ -105,7 +105,7 @@ def test_what_cannot_be_done_is_4_and_names_the_node(tmp_path: Path) -> None:
     path, out = tmp_path / "det.onnx", tmp_path / "out.onnx"
     onnx.save(one_layer("Det"), path)
     out.write_bytes(b"mine")
-    found = run("initialize", path, "-o", out, "--steps", 1, "--dim", "n=4")
+    found = run("initialize", path, "-o", out, "--updates", 1, "--dim", "n=4")
     assert found.exit_code == 4, found.output
     assert "'last'" in found.stderr and "Det" in found.stderr
     assert out.read_bytes() == b"mine"

@@ -22,7 +22,7 @@ from tests.small_models import deep_mlp, scaled
 @pytest.mark.parametrize("method", ["taylor", "finite-difference"])
 def test_vanished_fractions_of_the_tensors_make_the_whole(method: str) -> None:
     found = graph_init.measure(small_models.plain_cnn(), method=method)
-    whole = sum(p["vanished_fraction"] * p["elements"] for p in found.parameters)
+    whole = sum(p.vanished_fraction * p.elements for p in found.parameters)
     assert whole == pytest.approx(found.vanished_fraction * found.elements, abs=0.1)
 
 
@@ -94,7 +94,7 @@ def test_the_commands_warn_beside_their_output(tmp_path: Path) -> None:
     measured = CliRunner().invoke(cli, ["measure", str(source), "--json"])
     assert "warning: 100% of the gradient" in measured.stderr
     assert len(json.loads(measured.stdout)["warnings"]) == 3
-    arguments = ["initialize", str(source), "-o", str(out), "--optimizer", "sign", "--steps", "1"]
+    arguments = ["initialize", str(source), "-o", str(out), "--tuner", "metainit", "--steps", "1"]
     tuned = CliRunner().invoke(cli, [*arguments, "--json"])
     assert "warning: after tuning, 100% of the gradient" in tuned.stderr
     assert len(json.loads(tuned.stdout)["after"]["warnings"]) == 3

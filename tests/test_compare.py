@@ -29,7 +29,8 @@ def digits(rows: int = 400) -> dict[str, Array]:
 
 
 SMALL = graph_init.Plan(
-    schemes=("keep", "lsuv"), seeds=2, updates=40, learning_rates=(0.001, 0.03, 1e30), steps=3,
+    schemes=("keep", "lsuv"), seeds=2, updates=40, learning_rates=(0.001, 0.03, 1e30),
+    tuner=graph_init.Restore(updates=3),
     optimizers=("sgd",),
 )  # fmt: skip
 
@@ -144,7 +145,7 @@ def test_a_model_of_placeholders_is_compared_without_keep() -> None:
         ({"schemes": ["hee"]}, "did you mean 'he'"),
         ({"optimizers": ["sdg"]}, "did you mean 'sgd'"),
         ({"seeds": 0}, "--seeds"),
-        ({"tuner": "sing"}, "did you mean 'sign'"),
+        ({"tuner": "sign"}, "did you mean 'metainit'"),
         ({"updates": 0}, "--updates"),
         ({"held_out": 1.5}, "--held-out"),
         ({"learning_rates": [-1.0]}, "--learning-rate"),

@@ -185,7 +185,7 @@ def test_a_generator_gives_what_a_list_does() -> None:
     parts = [product_rows(6, seed) for seed in range(7)] + [product_rows(2)]
     found = [
         graph_init.initialize(
-            two_outputs(), data=data, steps=5, optimizer="sign", output_name="a", loss="mse"
+            two_outputs(), data=data, steps=5, tuner="metainit", output_name="a", loss="mse"
         )
         for data in (parts, parts, (p for p in parts))
     ]

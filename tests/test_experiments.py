@@ -61,11 +61,11 @@ def test_the_quick_form(name: str, tmp_path: Path) -> None:
 def test_a_pair_of_states_is_compared_by_seed() -> None:
     rows = [
         study.Row("n", "off", t, seed, {"sgd": loss}, {"sgd": 0.1})
-        for t, losses in (("start", (1.0, 2.0, 4.0)), ("signal", (0.5, 1.0, 2.0)))
+        for t, losses in (("start", (1.0, 2.0, 4.0)), ("restore", (0.5, 1.0, 2.0)))
         for seed, loss in enumerate(losses)
     ]
-    found = study.Study([*rows, study.Row("n", "off", "signal", 7, {"sgd": 9.0}, {"sgd": 0.1})])
-    differences = found.differences(("n", "off", "signal"), ("n", "off", "start"))
+    found = study.Study([*rows, study.Row("n", "off", "restore", 7, {"sgd": 9.0}, {"sgd": 0.1})])
+    differences = found.differences(("n", "off", "restore"), ("n", "off", "start"))
     assert differences == pytest.approx([np.log(0.5)] * 3)
     assert study.verdict(differences) == "better"
     assert study.verdict([-d for d in differences]) == "worse"

@@ -81,7 +81,7 @@ def test_a_killed_process_leaves_the_old_or_the_new(name: str, tmp_path: Path) -
 def test_a_pair_that_a_kill_has_parted_is_made_whole_by_apply(tmp_path: Path) -> None:
     source, out, scales = (tmp_path / n for n in ("in.onnx", "out.onnx", "s.json"))
     onnx.save(plain_cnn(3), source)
-    result = graph_init.initialize(source, steps=2)
+    result = graph_init.initialize(source, updates=2)
     result.save(out, scales=scales)
     whole = values(out)
     onnx.save(plain_cnn(3, seed=1), out)  # as if the model had not been written
@@ -368,7 +368,7 @@ def test_a_signal_ends_a_run_and_leaves_the_old_output(number: int, tmp_path: Pa
 def test_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "in.onnx"
     onnx.save(plain_cnn(2), source)
-    graph_init.initialize(source, steps=2).save(tmp_path / "a.onnx")
+    graph_init.initialize(source, updates=2).save(tmp_path / "a.onnx")
     now = [1e9]
 
     def backwards() -> float:
@@ -378,7 +378,7 @@ def test_clocks_that_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(time, "time", backwards)
     monkeypatch.setattr(time, "time_ns", lambda: int(backwards() * 1e9))
     for _ in range(2):
-        graph_init.initialize(source, steps=2).save(tmp_path / "b.onnx")
+        graph_init.initialize(source, updates=2).save(tmp_path / "b.onnx")
         os.utime(tmp_path / "b.onnx", (4e9, 4e9))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 

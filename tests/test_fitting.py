@@ -22,6 +22,9 @@ from tests.small_models import plain_cnn
 
 pytest.importorskip("onnxruntime")
 
+#: What each tuner counts.
+COUNTS = {"restore": "updates", "metainit": "steps"}
+
 
 def network() -> onnx.ModelProto:
     """Its activations are larger than its weights."""
@@ -136,11 +139,11 @@ def test_what_leaves_no_choice_is_refused(options: dict[str, Any]) -> None:
         graph_init.measure(model, memory_limit=str(needed(8)), **options)
 
 
-@pytest.mark.parametrize("optimizer", ["signal", "sign"])
+@pytest.mark.parametrize("tuner", ["restore", "metainit"])
 @pytest.mark.parametrize("data", [None, images(60)], ids=["random", "file"])
-def test_initialize_takes_what_fits(optimizer: str, data: dict[str, Array] | None) -> None:
-    limit = needed(16, scale_gradient=optimizer == "sign") - 1
-    options: dict[str, Any] = {"data": data, "optimizer": optimizer, "steps": 3}
+def test_initialize_takes_what_fits(tuner: str, data: dict[str, Array] | None) -> None:
+    limit = needed(16, scale_gradient=tuner == "metainit") - 1
+    options: dict[str, Any] = {"data": data, "tuner": tuner, COUNTS[tuner]: 3}
     found = graph_init.initialize(network(), memory_limit=str(limit), **options)
     told = graph_init.initialize(network(), micro_batch=8, **options)
     assert found.notes[0].endswith("(--micro-batch 8)") and len(found.notes) == 1
@@ -158,14 +161,14 @@ def test_trials_take_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         original(self, problem, *given, **named)
 
     monkeypatch.setattr(runner.Trainer, "__init__", init)
-    found = graph_init.initialize(network(), steps=3, memory_limit="500MB")
+    found = graph_init.initialize(network(), updates=3, memory_limit="500MB")
     assert found.notes[0].endswith("(--micro-batch 4)")
-    assert not graph_init.initialize(network(), steps=0, memory_limit="500MB").notes
+    assert not graph_init.initialize(network(), updates=0, memory_limit="500MB").notes
 
 
 def test_lsuv_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the batch that fits, for the weights as the scheme has drawn them."""
-    options: dict[str, Any] = {"scheme": "lsuv", "steps": 0}
+    options: dict[str, Any] = {"scheme": "lsuv", "updates": 0}
     found = graph_init.initialize(network(), memory_limit=str(needed(16) - 1), **options)
     told = graph_init.initialize(network(), micro_batch=8, **options)
     assert found.notes and found.after.to_json() == told.after.to_json()
@@ -180,8 +183,8 @@ def test_the_trials_count_their_activations() -> None:
     asked: list[int] = []
     memory.admissions.append(asked.append)
     try:
-        graph_init.initialize(network(), steps=1, batch_size=4)
-        graph_init.initialize(network(), steps=1, batch_size=32)
+        graph_init.initialize(network(), updates=1, batch_size=4)
+        graph_init.initialize(network(), updates=1, batch_size=32)
     finally:
         memory.admissions.remove(asked.append)
     assert len(asked) == 6 and asked[5] > asked[2] + (1 << 20)
@@ -190,7 +193,7 @@ def test_the_trials_count_their_activations() -> None:
 @pytest.mark.parametrize("command", ["measure", "initialize"])
 def test_the_commands_say_it(tmp_path: Path, command: str) -> None:
     onnx.save(network(), tmp_path / "model.onnx")
-    given = ["-o", str(tmp_path / "out.onnx"), "--steps", "1"] if command == "initialize" else []
+    given = ["-o", str(tmp_path / "out.onnx"), "--updates", "1"] if command == "initialize" else []
     limit = str(needed(16) - 1)
     result = CliRunner().invoke(
         cli, [command, str(tmp_path / "model.onnx"), *given, "--memory-limit", limit, "--json"]
@@ -206,7 +209,7 @@ def test_a_zoo_takes_what_fits(tmp_path: Path) -> None:
     from graph_init import zoo
 
     onnx.save(plain_cnn(4, size=384), tmp_path / "model.onnx")
-    options: dict[str, Any] = {"steps": 0}
+    options: dict[str, Any] = {"updates": 0}
     (row,) = zoo.run(
         [str(tmp_path / "model.onnx")], str(tmp_path / "out"), memory_limit="1000MB", **options
     ).rows
@@ -233,11 +236,11 @@ def test_what_remains_is_said_from_the_first_part_on() -> None:
     assert forecast(1, 100) == "about 3.3 h left"
 
 
-@pytest.mark.parametrize(("optimizer", "total"), [("signal", 12), ("sign", 5)])
-def test_progress_is_told_from_the_first_trial_on(optimizer: str, total: int) -> None:
+@pytest.mark.parametrize(("tuner", "total"), [("restore", 12), ("metainit", 5)])
+def test_progress_is_told_from_the_first_trial_on(tuner: str, total: int) -> None:
     told: list[tuple[int, int]] = []
     graph_init.initialize(
-        network(), batch_size=4, steps=5, optimizer=optimizer,
+        network(), batch_size=4, tuner=tuner, **{COUNTS[tuner]: 5},
         on_progress=lambda what, done, of: told.append((done, of)),
     )  # fmt: skip
     assert told[0] == (0, total) and told[1] == (1, total) and told[-1] == (total, total)

@@ -248,7 +248,7 @@ def test_a_write_that_fails_is_undone(tinynet: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("tinynet_frontend.export", export)
     with pytest.raises(OSError, match="the device has gone"):
-        graph_init.initialize(network, args=(np.zeros((16, 8), np.float32),), optimizer="signal")
+        graph_init.initialize(network, args=(np.zeros((16, 8), np.float32),), tuner="restore")
     assert calls == [["0.weight", "1.weight"]] * 2
     for layer, old in zip(network.layers, before, strict=True):
         np.testing.assert_array_equal(layer["weight"], old)

@@ -81,7 +81,7 @@ def data(dtype: type = np.float32) -> dict[str, Array]:
 
 def numbers(model: onnx.ModelProto, **options: Any) -> tuple[float, float, dict[str, float]]:
     found = graph_init.measure(model, data=data(), scale_gradient=True, **options)
-    slopes = {r["name"]: r["log_scale_gradient"] for r in found.parameters if r["scalable"]}
+    slopes = {r.name: r.log_scale_gradient for r in found.parameters if r.scalable}
     return found.loss, found.gradient_deviation, slopes
 
 

@@ -14,14 +14,15 @@ import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
-from graph_init.cli import cli, options
+from graph_init import options
+from graph_init.cli import cli
 from graph_init.init import schemes
 from graph_init.tuning import registry
 
 
 def test_what_is_listed_without_the_library_is_what_the_library_has() -> None:
-    assert options.SCHEMES == schemes.NAMES
-    assert set(options.TUNERS) == set(registry.TUNERS) and options.DEFAULT_TUNER == registry.DEFAULT
+    assert ("keep", *schemes.SCHEMES) == options.SCHEMES
+    assert set(options.TUNERS.values()) == set(registry.PREPARE)
 
 
 @pytest.mark.parametrize("name", list(cli.commands))
@@ -77,7 +78,7 @@ def test_the_shell_completes_commands_options_values_and_files() -> None:
     assert completed("ini") == ["plain,initialize"]
     assert completed("initialize", "m", "--sch") == ["plain,--scheme"]
     assert completed("initialize", "m", "--scheme", "orth") == ["plain,orthogonal"]
-    assert completed("initialize", "m", "--optimizer", "sig") == ["plain,signal", "plain,sign"]
+    assert completed("initialize", "m", "--tuner", "r") == ["plain,restore"]
     assert completed("measure", "mod") == ["file,mod"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +22,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_published_algorithm_brings_deviation_below_one() -> None:
-    result = graph_init.initialize(plain_cnn(), steps=500, optimizer="sign")
+    result = graph_init.initialize(plain_cnn(), steps=500, tuner="metainit")
     assert result.before.gradient_deviation > 2
     assert result.after.gradient_deviation < 1
     assert result.after.vanished_fraction < 1
@@ -33,7 +32,7 @@ def test_published_algorithm_brings_deviation_below_one() -> None:
 def test_only_scalable_tensors_change_each_by_its_factor(tmp_path: Path, dtype: type) -> None:
     source, out, scales = (tmp_path / n for n in ("in.onnx", "out.onnx", "scales.json"))
     onnx.save(plain_cnn(8, dtype=dtype), source)
-    result = graph_init.initialize(source, steps=20)
+    result = graph_init.initialize(source, updates=20)
     result.save(out)
     result.save_scales(scales)
     factors = json.loads(scales.read_text())["scales"]
@@ -64,10 +63,10 @@ def test_only_scalable_tensors_change_each_by_its_factor(tmp_path: Path, dtype: 
 def test_same_seed_gives_identical_bytes(tmp_path: Path) -> None:
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for file in files:
-        graph_init.initialize(plain_cnn(6), steps=10, seed=3).save(file)
+        graph_init.initialize(plain_cnn(6), updates=10, seed=3).save(file)
     assert files[0].read_bytes() == files[1].read_bytes()
     other = tmp_path / "c.onnx"
-    graph_init.initialize(plain_cnn(6), steps=10, seed=4).save(other)
+    graph_init.initialize(plain_cnn(6), updates=10, seed=4).save(other)
     assert other.read_bytes() != files[0].read_bytes()
 
 
@@ -75,7 +74,7 @@ def test_zoo_architecture_is_initialised_and_runs(tmp_path: Path) -> None:
     import onnxruntime
 
     path = tmp_path / "out.onnx"
-    graph_init.initialize(LIGHT / "light_squeezenet.onnx", scheme="he", steps=1).save(path)
+    graph_init.initialize(LIGHT / "light_squeezenet.onnx", scheme="he", updates=1).save(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
     (output,) = session.run(None, {"data_0": image})
@@ -85,20 +84,20 @@ def test_zoo_architecture_is_initialised_and_runs(tmp_path: Path) -> None:
 
 def test_constant_weights_have_no_direction_to_keep() -> None:
     with pytest.raises(UnsupportedModelError, match="--scheme he"):
-        graph_init.initialize(LIGHT / "light_squeezenet.onnx", steps=1)
+        graph_init.initialize(LIGHT / "light_squeezenet.onnx", updates=1)
 
 
 def test_interrupt_keeps_the_best_so_far() -> None:
-    def stop(entry: dict[str, Any]) -> None:
-        if entry["step"] == 7:
+    def stop(entry: graph_init.HistoryEntry) -> None:
+        if entry.step == 7:
             raise KeyboardInterrupt
 
-    result = graph_init.initialize(plain_cnn(6), steps=500, optimizer="sign", on_step=stop)
+    result = graph_init.initialize(plain_cnn(6), steps=500, tuner="metainit", on_step=stop)
     assert result.interrupted and result.steps == 8
     assert any(s != 1 for s in result.scales.values())
 
 
 def test_zero_steps_keep_the_model() -> None:
-    result = graph_init.initialize(plain_cnn(3), steps=0)
+    result = graph_init.initialize(plain_cnn(3), updates=0)
     assert set(result.scales.values()) == {1.0}
     assert result.before.gradient_deviation == result.after.gradient_deviation

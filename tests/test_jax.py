@@ -46,7 +46,7 @@ def test_a_model_is_initialised(name: str, drawn: str) -> None:
     before = arrays(tree)
     given = (example,) if params is None else (params, example)
 
-    result = graph_init_jax.initialize(model, *given, batch_size=2, optimizer=drawn)
+    result = graph_init_jax.initialize(model, *given, batch_size=2, tuner=drawn)
 
     new = result.updated
     model, params = (new, None) if len(given) == 1 else (model, new)
@@ -71,7 +71,7 @@ def test_a_model_is_initialised(name: str, drawn: str) -> None:
 def test_nnx_modules_are_changed_in_place(drawn: str) -> None:
     model, _, example = jax_models.MODELS["NNX, transformer"]()
     before, variable = arrays(nnx.state(model)), model.blocks[2].up.kernel
-    result = graph_init_jax.initialize_(model, example, optimizer=drawn)
+    result = graph_init_jax.initialize_(model, example, tuner=drawn)
     assert result.updated is model and model.blocks[2].up.kernel is variable
     assert model.blocks[0] is model.blocks[2] and not model.batch_norm.use_running_average
     frontend_checks.assert_scaled(before, arrays(nnx.state(model)), result.scales)
@@ -271,10 +271,10 @@ def test_wrong_use(call: Any, message: str) -> None:
 def test_core_finds_the_frontend(drawn: str) -> None:
     model, params, example = jax_models.MODELS["Linen, shared layer"]()
     by_option = graph_init.initialize(
-        model, args=example, export={"params": params}, optimizer=drawn, batch_size=2
+        model, args=example, export={"params": params}, tuner=drawn, batch_size=2
     )
     held = graph_init_jax.Function(model, params)
-    at_once = graph_init.initialize(held, args=example, optimizer=drawn, batch_size=2)
+    at_once = graph_init.initialize(held, args=example, tuner=drawn, batch_size=2)
     assert by_option.scales == at_once.scales
     found = graph_init.inspect(held, args=example).parameters
     assert [p.name for p in found if p.scalable] == list(at_once.scales)

@@ -54,7 +54,7 @@ def test_a_model_is_initialised_in_place(name: str, drawn: str) -> None:
     trained = {v.path for v in model.trainable_variables}
     args = () if getattr(model, "inputs", None) else (example,)
 
-    result = graph_init_keras.initialize_(model, args, batch_size=2, optimizer=drawn)
+    result = graph_init_keras.initialize_(model, args, batch_size=2, tuner=drawn)
 
     assert result.updated is model
     assert set(result.scales) <= trained

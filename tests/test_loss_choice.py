@@ -160,7 +160,7 @@ def test_it_stands_in_every_table_and_in_the_report(tmp_path: Path) -> None:
         assert "The loss is cross-entropy" in shown and reason in " ".join(shown.split()), shown
     told = CliRunner().invoke(cli, ["measure", str(path), "--json"]).stdout
     assert "a guess; --loss overrules it" in json.loads(told)["loss_reason"]
-    listed = dict(facts(graph_init.initialize(path, steps=0).report_content()))
+    listed = dict(facts(graph_init.initialize(path, updates=0).report_content()))
     assert listed["loss function"] == CE
     assert "a guess" in listed["why this loss function"]
 

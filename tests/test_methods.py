@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graph_init
 from graph_init.engine import memory
 from graph_init.errors import UnsupportedModelError, UsageError
+from graph_init.options.checks import Size
 from tests.small_models import model
 
 
@@ -52,7 +53,7 @@ def network(tmp_path: Path, activation: str = "Relu", batch: Any = "n") -> Path:
 
 
 def slopes(found: Any) -> np.ndarray:
-    return np.array([r["log_scale_gradient"] for r in found.parameters if r["scalable"]])
+    return np.array([r.log_scale_gradient for r in found.parameters if r.scalable])
 
 
 def agree(cut: Any, whole: Any) -> None:
@@ -76,7 +77,7 @@ def test_micro_batches_give_the_whole_batch(tmp_path: Path, micro_batch: int) ->
         assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=2e-6), name
     agree(cut, whole)
     for mine, theirs in zip(cut.parameters, whole.parameters, strict=True):
-        assert mine["norm"] == pytest.approx(theirs["norm"], rel=1e-6)
+        assert mine.norm == pytest.approx(theirs.norm, rel=1e-6)
 
 
 def test_micro_batches_of_real_data(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_initialize_in_micro_batches(tmp_path: Path) -> None:
         "batch_size": 8,
         "loss": "cross-entropy",
         "steps": 5,
-        "optimizer": "sign",
+        "tuner": "metainit",
     }
     whole = graph_init.initialize(path, **options)
     cut = graph_init.initialize(path, micro_batch=2, **options)
@@ -143,7 +144,7 @@ def test_initialize_by_finite_differences(tmp_path: Path) -> None:
         batch_size=16,
         loss="cross-entropy",
         steps=20,
-        optimizer="sign",
+        tuner="metainit",
         method="finite-difference",
     )
     assert found.after.gradient_deviation < found.before.gradient_deviation
@@ -197,7 +198,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(
     [("8GB", 8 << 30), ("1.5 GiB", 3 << 29), ("500m", 500 << 20), ("12", 12)],
 )
 def test_sizes(words: str, size: int) -> None:
-    assert memory.parse(words) == size
+    assert Size()("--memory-limit", words) == size
 
 
 def test_released_pages_are_read_again(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_released_pages_are_read_again(tmp_path: Path) -> None:
 
 def test_a_size_that_is_none() -> None:
     with pytest.raises(UsageError, match="'lots' is not a size like 8GB"):
-        memory.parse("lots")
+        Size()("--memory-limit", "lots")
 
 
 def cuda_is_there() -> bool:

@@ -32,14 +32,14 @@ def compare(case: Case, path: Path, names: dict[str, str], double: torch.nn.Modu
         path, data=path.with_suffix(".npz"), loss="cross-entropy", scale_gradient=True
     )
     parameters = dict(double.named_parameters())
-    rows = {r["name"]: r for r in found.parameters}
+    rows = {r.name: r for r in found.parameters}
     assert set(rows) == set(names)
     oracle = deviation(lambda: case.loss(double), {n: parameters[p] for n, p in names.items()})
     assert found.elements == sum(parameters[p].numel() for p in names.values())
     assert found.loss == pytest.approx(oracle.loss, rel=1e-5)
     assert found.gradient_deviation == pytest.approx(oracle.gradient_deviation, rel=1e-3)
-    scaled = [n for n in rows if "log_scale_gradient" in rows[n]]
-    ours = np.array([rows[n]["log_scale_gradient"] for n in scaled])
+    scaled = [n for n in rows if rows[n].log_scale_gradient is not None]
+    ours = np.array([rows[n].log_scale_gradient for n in scaled])
     theirs = np.array([oracle.log_scale_gradient[n] for n in scaled])
     large = np.abs(theirs) > 1e-4 * np.abs(theirs).max()
     assert (np.sign(ours) == np.sign(theirs))[large].mean() >= 0.98

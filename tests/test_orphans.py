@@ -95,7 +95,7 @@ def test_a_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     model, mark = _long_model(tmp_path), str(tmp_path)
     out = tmp_path / "out.onnx"
     with _started(
-        mark, "initialize", model, "-o", out, "--optimizer", "sign", "--steps", 100000
+        mark, "initialize", model, "-o", out, "--tuner", "metainit", "--steps", 100000
     ) as parent:
         _wait(lambda: _at_work(parent.pid), "the command does not begin")
         parent.kill()
@@ -111,7 +111,7 @@ def test_a_command_that_is_to_outlive_its_parent_does(
     tmp_path: Path, before: tuple[str, ...]
 ) -> None:
     model, out, mark = _long_model(tmp_path), tmp_path / "out.onnx", str(tmp_path)
-    arguments = ("initialize", model, "-o", out, "--optimizer", "sign", "--steps", 300)
+    arguments = ("initialize", model, "-o", out, "--tuner", "metainit", "--steps", 300)
     with _started(mark, *arguments, before=before) as parent:
         _wait(lambda: _at_work(parent.pid), "the command does not begin")
         parent.kill()
@@ -125,7 +125,7 @@ def _zoo(folder: Path) -> tuple[object, ...]:
     models.mkdir()
     for k in range(4):
         onnx.save(plain_cnn(8, 8, 16, seed=k), models / f"cnn{k}.onnx")
-    return ("zoo", models, "-o", folder / "out", "--workers", 2, "--optimizer", "sign",
+    return ("zoo", models, "-o", folder / "out", "--workers", 2, "--tuner", "metainit",
             "--steps", 100000)  # fmt: skip
 
 

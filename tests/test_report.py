@@ -116,7 +116,7 @@ def test_a_page_has_the_numbers_of_its_result(
 
 
 def test_steps_of_the_published_tuner_are_lines(tmp_path: Path) -> None:
-    content = report_cases.initialized(NAMES, optimizer="sign", steps=6)
+    content = report_cases.initialized(NAMES, tuner="metainit", steps=6)
     html = page_of(content, tmp_path)
     assert len(Read(html).tables["history"]) == 7
     page = initialize.page(content)
@@ -126,7 +126,7 @@ def test_steps_of_the_published_tuner_are_lines(tmp_path: Path) -> None:
 
 
 def test_warnings_of_collapsed_states_are_shown(tmp_path: Path) -> None:
-    content = report_cases.initialized(NAMES, scheme="truncated-normal", std=1e-6, steps=0)
+    content = report_cases.initialized(NAMES, scheme="truncated-normal", std=1e-6, updates=0)
     warnings = content["result"]["before"]["warnings"]
     assert warnings
     html = page_of(content, tmp_path)
@@ -249,7 +249,7 @@ def test_model_scales_and_report_are_written_together_or_not_at_all(
 ) -> None:
     onnx.save(plain_cnn(2, 4, 4), tmp_path / "m.onnx")
     out, scales, page = (str(tmp_path / n) for n in ("o.onnx", "s.json", "r.html"))
-    words = ["initialize", str(tmp_path / "m.onnx"), "-o", out, "--steps", "1"]
+    words = ["initialize", str(tmp_path / "m.onnx"), "-o", out, "--updates", "1"]
     words += ["--save-scales", scales, "--report", page]
 
     def full(*_: object) -> bytes:
@@ -282,7 +282,7 @@ def test_a_missing_extra_is_named_before_the_work(
 def test_commands_write_reports(tmp_path: Path) -> None:
     model, target = tmp_path / "m.onnx", tmp_path / "r.html"
     onnx.save(plain_cnn(2), model)
-    words = ["initialize", str(model), "-o", str(tmp_path / "o.onnx"), "--steps", "2"]
+    words = ["initialize", str(model), "-o", str(tmp_path / "o.onnx"), "--updates", "2"]
     found = CliRunner().invoke(cli, [*words, "--report", str(target), "--json"])
     assert found.exit_code == 0, found.output
     content = carried(target.read_text("utf-8"))

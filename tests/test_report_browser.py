@@ -42,7 +42,7 @@ def in_order(browser: Browser) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def content() -> report_cases.Content:
-    return report_cases.initialized(NAMES, optimizer="sign", steps=20)
+    return report_cases.initialized(NAMES, tuner="metainit", steps=20)
 
 
 @pytest.fixture(scope="module")

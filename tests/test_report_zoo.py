@@ -30,7 +30,7 @@ def test_a_zoo_reports_what_is_in_its_folder(tmp_path: Path) -> None:
     onnx.save(report_cases.residual(["a", "b"]), models / "deep" / "one.onnx")
     (models / "broken.onnx").write_bytes(b"no model")
     words = ["zoo", str(models), "-o", str(out), "--workers", "1", "--report", str(page)]
-    found = CliRunner().invoke(cli, [*words, "--scheme", "he", "--steps", "2"])
+    found = CliRunner().invoke(cli, [*words, "--scheme", "he", "--updates", "2"])
     assert found.exit_code == 1, found.output
     html = page.read_text("utf-8")
     whole = re.search(r'data-name="content">([^<]*)<', html)

@@ -15,8 +15,8 @@ from graph_init.analysis import Parameter
 from graph_init.errors import UsageError
 from graph_init.init import schemes
 from graph_init.init.gains import gain
-from graph_init.init.schemes import Settings
 from graph_init.ir import Array
+from graph_init.options import InitialWeights
 from tests.small_models import model, plain_cnn
 
 torch = pytest.importorskip("torch")
@@ -44,7 +44,7 @@ def layer(activation: str, shape: tuple[int, ...], **attributes: Any) -> list[Pa
 
 def drawn(found: list[Parameter], seed: int = 0, **settings: Any) -> Array:
     values = {p.name: np.full(p.shape, 0.1, np.float32) for p in found}
-    return schemes.fill(found, values, Settings(**settings), seed)["w"]
+    return schemes.fill(found, values, InitialWeights(**settings), seed)["w"]
 
 
 def torch_gain(activation: str) -> float:
@@ -70,7 +70,7 @@ COUNTERPARTS: dict[str, Any] = {
 def test_elements_have_the_distribution_of_pytorch(
     scheme: str, activation: str, shape: tuple[int, ...]
 ) -> None:
-    ours = drawn(layer(activation, shape), name=scheme)
+    ours = drawn(layer(activation, shape), scheme=scheme)
     assert ours.dtype == np.float32
     torch.manual_seed(0)
     stored = shape if len(shape) == 4 else shape[::-1]  # torch has (out, in)
@@ -80,7 +80,7 @@ def test_elements_have_the_distribution_of_pytorch(
 
 
 def test_truncation_cuts_where_pytorch_cuts() -> None:
-    ours = drawn(layer("Relu", (200, 200)), name="truncated-normal", std=1.5)
+    ours = drawn(layer("Relu", (200, 200)), scheme="truncated-normal", std=1.5)
     theirs = nn.init.trunc_normal_(torch.empty(200, 200), std=1.5).numpy()
     assert np.abs(ours).max() <= 2
     assert stats.ks_2samp(ours.ravel(), theirs.ravel()).pvalue > 1e-3
@@ -91,7 +91,7 @@ def test_truncation_cuts_where_pytorch_cuts() -> None:
 def test_orthogonal_has_the_singular_values_of_pytorch(
     shape: tuple[int, ...], activation: str
 ) -> None:
-    ours = drawn(layer(activation, shape), name="orthogonal")
+    ours = drawn(layer(activation, shape), scheme="orthogonal")
     theirs = nn.init.orthogonal_(torch.empty(shape), gain=torch_gain(activation)).numpy()
     for w in (ours, theirs):
         values = np.linalg.svd(w.reshape(shape[0], -1), compute_uv=False)
@@ -101,7 +101,7 @@ def test_orthogonal_has_the_singular_values_of_pytorch(
 def test_orthogonal_matrices_are_uniform() -> None:
     """Elements of uniformly drawn orthogonal matrices, of ours and of PyTorch's."""
     found = layer("Identity", (4, 4))
-    ours = np.stack([drawn(found, seed, name="orthogonal") for seed in range(600)])
+    ours = np.stack([drawn(found, seed, scheme="orthogonal") for seed in range(600)])
     theirs = np.stack([nn.init.orthogonal_(torch.empty(4, 4)).numpy() for _ in range(600)])
     for row in range(4):
         for column in range(4):
@@ -121,7 +121,7 @@ def test_delta_orthogonal_passes_the_centre_alone(groups: int) -> None:
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 5, 5])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     found = graph_init.inspect(model(nodes, inputs, outputs, weights)).parameters
-    w = drawn(found, name="delta-orthogonal")
+    w = drawn(found, scheme="delta-orthogonal")
     centre = w[:, :, 1, 1]
     assert np.count_nonzero(w) == np.count_nonzero(centre)
     for block in np.split(centre, groups):
@@ -165,49 +165,49 @@ def test_other_gains_keep_the_second_moment(operator: str, function: Any) -> Non
 def test_the_slope_of_the_node_decides_the_gain() -> None:
     leaky = layer("LeakyRelu", (200, 100), alpha=0.5)
     assert leaky[0].gain_slope == 0.5
-    deviation = drawn(leaky, name="he").std()
+    deviation = drawn(leaky, scheme="he").std()
     assert deviation == pytest.approx(np.sqrt(2 / 1.25 / 200), rel=0.02)
 
 
 def test_gain_can_be_given() -> None:
     found = layer("Relu", (300, 200))
-    plain = drawn(found, name="xavier")
-    np.testing.assert_allclose(drawn(found, name="xavier", gain=3.0), 3 * plain, rtol=1e-6)
-    by_activation = drawn(found, name="xavier", gain="activation")
+    plain = drawn(found, scheme="xavier")
+    np.testing.assert_allclose(drawn(found, scheme="xavier", gain=3.0), 3 * plain, rtol=1e-6)
+    by_activation = drawn(found, scheme="xavier", gain="activation")
     np.testing.assert_allclose(by_activation, np.sqrt(2) * plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "xaver"}, "did you mean 'xavier'"),
-        ({"name": "kaiming_normal_"}, "did you mean 'he'"),
-        ({"name": "Glorot-Uniform"}, "did you mean 'xavier-uniform'"),
-        ({"name": "he", "std": 0.1}, "--std belongs to --scheme truncated-normal"),
-        ({"name": "keep", "gain": 1.0}, "--gain belongs to"),
-        ({"name": "he", "gain": -1.0}, "must be positive"),
-        ({"name": "he", "gain": "relu"}, "'activation'"),
+        ({"scheme": "xaver"}, "did you mean 'xavier'"),
+        ({"scheme": "kaiming_normal_"}, "did you mean 'he'"),
+        ({"scheme": "Glorot-Uniform"}, "did you mean 'xavier-uniform'"),
+        ({"scheme": "he", "std": 0.1}, "--std belongs to --scheme truncated-normal"),
+        ({"scheme": "keep", "gain": 1.0}, "--gain belongs to"),
+        ({"scheme": "he", "gain": -1.0}, "must be positive"),
+        ({"scheme": "he", "gain": "relu"}, "'activation'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        schemes.fill([], {}, Settings(**settings), 0)
+        schemes.fill([], {}, InitialWeights(**settings), 0)
 
 
 def test_a_scheme_does_not_depend_on_the_order_of_tensors() -> None:
     found, values = parameters()
-    new = schemes.fill(found, values, Settings("he"), 0)
+    new = schemes.fill(found, values, InitialWeights("he"), 0)
     assert set(new) == {"w0", "w1", "w2", "head"}
-    reordered = schemes.fill(found[::-1], values, Settings("he"), 0)
+    reordered = schemes.fill(found[::-1], values, InitialWeights("he"), 0)
     assert all((new[n] == reordered[n]).all() for n in new)
-    assert (schemes.fill(found, values, Settings("he"), 1)["w1"] != new["w1"]).any()
+    assert (schemes.fill(found, values, InitialWeights("he"), 1)["w1"] != new["w1"]).any()
 
 
 def test_keep_fills_nothing_and_placeholders_become_neutral() -> None:
     found, values = parameters(8)
-    assert schemes.fill(found, values, Settings("keep"), 0) == {}
+    assert schemes.fill(found, values, InitialWeights("keep"), 0) == {}
     assert schemes.constant_weights(found, values) == ["w0", "w1", "w2", "head"]
-    new = schemes.fill(found, values, Settings("he"), 0, placeholders=True)
+    new = schemes.fill(found, values, InitialWeights("he"), 0, placeholders=True)
     assert (new["b0"] == 0).all()
 
 
@@ -246,7 +246,7 @@ def test_lsuv_gives_every_layer_the_variance_that_the_lsuv_package_aims_at(tmp_p
     program.save(str(tmp_path / "net.onnx"))
     entry = program.model_proto.graph.input[0].name
     result = graph_init.initialize(
-        tmp_path / "net.onnx", scheme="lsuv", steps=0,
+        tmp_path / "net.onnx", scheme="lsuv", updates=0,
         data={entry: x.numpy(), "target": target.numpy()}, loss="cross-entropy",
     )  # fmt: skip
     ours = {i.name: numpy_helper.to_array(i) for i in result.model.graph.initializer}
@@ -278,7 +278,7 @@ def test_lsuv_leaves_tied_tables_and_dead_layers_alone() -> None:
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     result = graph_init.initialize(
-        model(nodes, inputs, outputs, weights), scheme="lsuv", steps=0, batch_size=256
+        model(nodes, inputs, outputs, weights), scheme="lsuv", updates=0, batch_size=256
     )
     new = {i.name: numpy_helper.to_array(i) for i in result.model.graph.initializer}
     np.testing.assert_allclose(new["w"] @ new["w"].T, np.eye(8), atol=1e-5)
@@ -288,7 +288,7 @@ def test_lsuv_leaves_tied_tables_and_dead_layers_alone() -> None:
 def test_schemes_go_with_tuning() -> None:
     for name in schemes.NAMES:
         result = graph_init.initialize(
-            plain_cnn(3, channels=8), scheme=name, steps=2, batch_size=4, optimizer="sign"
+            plain_cnn(3, channels=8), scheme=name, steps=2, batch_size=4, tuner="metainit"
         )
         assert result.steps == 2
         assert np.isfinite(result.after.gradient_deviation)
@@ -331,6 +331,6 @@ def test_a_running_statistic_is_known_by_the_operand_that_reads_it_not_by_names(
     }
     assert {p.name: p.statistic for p in found if p.statistic} == expected
     values = {p.name: np.full(p.shape, 0.5, np.float32) for p in found}
-    new = schemes.fill(found, values, Settings("he"), 0, placeholders=True)
+    new = schemes.fill(found, values, InitialWeights("he"), 0, placeholders=True)
     for name, statistic in expected.items():
         assert (new[name] == {"mean": 0.0, "variance": 1.0}[statistic]).all(), name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +14,11 @@ from onnx import helper, numpy_helper
 import graph_init
 from graph_init.analysis import analyze
 from graph_init.cli import cli
-from graph_init.init import initial_state
 from graph_init.init.lsuv import UnitVariance
-from graph_init.init.schemes import Settings
 from graph_init.model.load import load
+from graph_init.options import Options
 from graph_init.problem import workload
+from graph_init.problem.forward_graph import initial_values
 from tests import small_models
 from tests.small_models import deep_mlp, scaled
 
@@ -27,12 +26,12 @@ from tests.small_models import deep_mlp, scaled
 @pytest.mark.parametrize("factor", [0.3, 3.0])
 def test_a_dead_start_trains_after_it(factor: float) -> None:
     model = scaled(deep_mlp(), factor)
-    result = graph_init.initialize(model, optimizer="signal", batch_size=16, loss="cross-entropy")
+    result = graph_init.initialize(model, tuner="restore", batch_size=16, loss="cross-entropy")
     start, *others = result.history
-    assert start["state"] == "start"
-    before = np.inf if start["trial_loss"] is None else start["trial_loss"]
+    assert start.state == "start"
+    before = np.inf if start.trial_loss is None else start.trial_loss
     assert before > 2
-    assert min(e["trial_loss"] for e in others) < 1
+    assert min(e.trial_loss for e in others) < 1
     assert min(abs(np.log(s)) for n, s in result.scales.items() if n != "head") > 0.1
     # One deviation of the output that is tried, on other batches.
     assert min(abs(np.log(result.after.output_std / t)) for t in (0.3, 1.0)) < 0.5
@@ -40,7 +39,7 @@ def test_a_dead_start_trains_after_it(factor: float) -> None:
 
 def test_every_layer_has_unit_deviation() -> None:
     result = graph_init.initialize(
-        scaled(small_models.plain_cnn(depth=8), 0.3), optimizer="signal", batch_size=64
+        scaled(small_models.plain_cnn(depth=8), 0.3), tuner="restore", batch_size=64
     )
     model = result.model
     convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
@@ -61,7 +60,7 @@ def test_half_the_deviation_before_activations_that_saturate() -> None:
         if node.op_type == "Relu" and node.input[0] in ("m1", "m3"):
             node.op_type = "Tanh"
     result = graph_init.initialize(
-        scaled(model, 3.0), optimizer="signal", batch_size=256, loss="cross-entropy"
+        scaled(model, 3.0), tuner="restore", batch_size=256, loss="cross-entropy"
     )
     inner = result.model
     layers = [f"m{k}" for k in range(6)]
@@ -78,24 +77,24 @@ def test_half_the_deviation_before_activations_that_saturate() -> None:
 
 def test_its_own_result_is_kept() -> None:
     model = scaled(small_models.plain_cnn(depth=8), 0.3)
-    first = graph_init.initialize(model, optimizer="signal")
-    again = graph_init.initialize(first.model, optimizer="signal")
-    assert again.history[0]["trial_loss"] <= 1.05 * min(e["trial_loss"] for e in again.history[1:])
+    first = graph_init.initialize(model, tuner="restore")
+    again = graph_init.initialize(first.model, tuner="restore")
+    assert again.history[0].trial_loss <= 1.05 * min(e.trial_loss for e in again.history[1:])
     assert set(again.scales.values()) == {1.0}
 
 
 def test_rates_fall_until_one_is_stable() -> None:
     """At all rates up to 0.01 a network as wide as this does not train."""
     model = deep_mlp(depth=6, width=1500)
-    result = graph_init.initialize(model, optimizer="signal", batch_size=4, loss="cross-entropy")
-    assert min(e["trial_loss"] for e in result.history) < 0.5
+    result = graph_init.initialize(model, tuner="restore", batch_size=4, loss="cross-entropy")
+    assert min(e.trial_loss for e in result.history) < 0.5
 
 
 @pytest.mark.parametrize(("factor", "changed"), [(0.3, True), (1.0, False)])
 def test_where_the_trials_cannot_tell_an_unsound_start_goes(factor: float, changed: bool) -> None:
     """Every state can learn a single row."""
     model = scaled(deep_mlp(), factor)
-    found = graph_init.initialize(model, optimizer="signal", batch_size=1, loss="cross-entropy")
+    found = graph_init.initialize(model, tuner="restore", batch_size=1, loss="cross-entropy")
     assert (set(found.scales.values()) != {1.0}) == changed
 
 
@@ -112,27 +111,27 @@ def test_deviation_decides_where_a_network_that_saturates_has_learnt_the_batch(
             node.op_type = activation
     found = graph_init.initialize(model, batch_size=8, loss="cross-entropy")
     start, *others = found.history
-    assert all(e["trial_loss"] < 0.005 for e in found.history)
+    assert all(e.trial_loss < 0.005 for e in found.history)
     assert (set(found.scales.values()) != {1.0}) == changed
     if changed:
-        lowest = min(e["gradient_deviation"] for e in others)
-        assert found.history[found.best_step]["gradient_deviation"] == lowest
-        assert lowest < 0.8 * start["gradient_deviation"]
+        lowest = min(e.gradient_deviation for e in others)
+        assert found.history[found.best_step].gradient_deviation == lowest
+        assert lowest < 0.8 * start.gradient_deviation
 
 
 def test_no_steps_leave_the_model() -> None:
-    result = graph_init.initialize(small_models.plain_cnn(), optimizer="signal", steps=0)
+    result = graph_init.initialize(small_models.plain_cnn(), tuner="restore", updates=0)
     assert result.history == []
     assert set(result.scales.values()) == {1.0}
 
 
 def test_an_interrupt_keeps_the_best_so_far() -> None:
-    def stop(entry: dict[str, Any]) -> None:
-        if entry["step"] == 1:
+    def stop(entry: graph_init.HistoryEntry) -> None:
+        if entry.step == 1:
             raise KeyboardInterrupt
 
     model = scaled(small_models.plain_cnn(depth=8), 0.3)
-    result = graph_init.initialize(model, optimizer="signal", on_step=stop)
+    result = graph_init.initialize(model, tuner="restore", on_step=stop)
     assert result.interrupted
     assert len(result.history) == 2
     assert set(result.scales.values()) != {1.0}
@@ -162,10 +161,8 @@ def test_the_last_layer_is_that_behind_which_there_is_none() -> None:
     )
     loaded = load(model)
     parameters = analyze(loaded.ir)
-    values = initial_state.fill(loaded, parameters, Settings(), 0).values
-    options = workload.Options(
-        None, 4, 0, "auto", None, {}, "eval", "taylor", False, False
-    )  # fmt: skip
+    values = initial_values(loaded)
+    options = Options(batch_size=4)
     visitor = UnitVariance(parameters)
     workload.build(loaded, parameters, values, options).rebuild(visitor)
     assert set(visitor.factors) == set(names)
@@ -175,7 +172,7 @@ def test_the_last_layer_is_that_behind_which_there_is_none() -> None:
 def test_the_command(tmp_path: Path) -> None:
     source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     onnx.save(scaled(small_models.plain_cnn(depth=8), 0.3), source)
-    given = ["initialize", str(source), "-o", str(out), "--optimizer", "signal", "--json"]
+    given = ["initialize", str(source), "-o", str(out), "--tuner", "restore", "--json"]
     result = CliRunner().invoke(cli, given)
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
@@ -187,7 +184,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_refused() -> None:
-    with pytest.raises(graph_init.GraphInitError, match="--optimizer sign"):
+    with pytest.raises(graph_init.GraphInitError, match="--tuner metainit"):
         graph_init.initialize(
-            deep_mlp(depth=4, width=2000), optimizer="signal", memory_limit="400MB", batch_size=1
+            deep_mlp(depth=4, width=2000), tuner="restore", memory_limit="400MB", batch_size=1
         )

@@ -23,6 +23,9 @@ pytest.importorskip("onnxruntime")
 
 NAMES = ("search", "select", "report")
 
+#: What each tuner counts.
+COUNTS = {"restore": "updates", "metainit": "steps"}
+
 
 def seen(source: Source, batches: int = 5) -> dict[str, set[int]]:
     """The numbers of the rows that each stream gives."""
@@ -75,7 +78,7 @@ def test_shares_of_a_file() -> None:
 )
 def test_too_few_rows_are_said(rows: int, words: str | None) -> None:
     result = graph_init.initialize(
-        two_outputs(), data=product_rows(rows), steps=3, output_name="a", loss="mse"
+        two_outputs(), data=product_rows(rows), updates=3, output_name="a", loss="mse"
     )
     if words is None:
         assert not result.notes
@@ -139,13 +142,12 @@ def test_random_batches_are_apart() -> None:
 def of_random() -> Source:
     from graph_init.analysis import analyze
     from graph_init.model.load import load
+    from graph_init.options import Options
     from graph_init.problem import workload
     from graph_init.problem.forward_graph import initial_values
 
     loaded = load(deep_mlp())
-    options = workload.Options(
-        None, 4, 0, "auto", None, {}, "eval", "taylor", False, False,
-    )  # fmt: skip
+    options = Options(batch_size=4)
     return workload.build(loaded, analyze(loaded.ir), initial_values(loaded), options).source
 
 
@@ -172,10 +174,10 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Array]]]:
     return taken
 
 
-@pytest.mark.parametrize("optimizer", ["signal", "sign"])
+@pytest.mark.parametrize("tuner", ["restore", "metainit"])
 @pytest.mark.parametrize("form", ["random", "file", "iterable"])
 def test_what_is_reported_was_not_chosen_by(
-    tmp_path: Path, fed: list[tuple[str, dict[str, Array]]], optimizer: str, form: str
+    tmp_path: Path, fed: list[tuple[str, dict[str, Array]]], tuner: str, form: str
 ) -> None:
     """Every row that a tuner sees, by what it is for."""
     rows = product_rows(64)
@@ -183,7 +185,7 @@ def test_what_is_reported_was_not_chosen_by(
         form, [{k: a[i : i + 8] for k, a in rows.items()} for i in range(0, 64, 8)]
     )
     graph_init.initialize(
-        two_outputs(), data=data, batch_size=8, steps=6, optimizer=optimizer, output_name="a",
+        two_outputs(), data=data, batch_size=8, tuner=tuner, **{COUNTS[tuner]: 6}, output_name="a",
         loss="mse",
     )  # fmt: skip
     found = {

@@ -53,7 +53,7 @@ def values(model: Any) -> dict[str, np.ndarray]:
 def test_a_saved_model_is_initialised_into_a_new_folder(tmp_path: Path, drawn: str) -> None:
     source, output = saved(tmp_path / "source"), tmp_path / "output"
     before = values(tf.saved_model.load(str(source)))
-    result = graph_init_tensorflow.initialize(source, output=output, optimizer=drawn, batch_size=4)
+    result = graph_init_tensorflow.initialize(source, output=output, tuner=drawn, batch_size=4)
     assert set(result.scales) == {"kernel", "head"}
     again = tf.saved_model.load(str(output))
     frontend_checks.assert_scaled(before, values(again), result.scales)
@@ -77,7 +77,7 @@ def test_a_saved_model_is_initialised_into_a_new_folder(tmp_path: Path, drawn: s
 
 def test_the_core_knows_the_folder(tmp_path: Path, drawn: str) -> None:
     source = saved(tmp_path / "source")
-    result = graph_init.initialize(str(source), optimizer=drawn, batch_size=4)
+    result = graph_init.initialize(str(source), tuner=drawn, batch_size=4)
     assert set(result.scales) == {"kernel", "head"}
     with pytest.raises(UsageError, match="exists"):
         graph_init_tensorflow.initialize(source, output=source)

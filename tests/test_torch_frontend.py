@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 import graph_init
 import graph_init_torch
+from graph_init import options
 from graph_init.errors import (
     NumericalError,
     OutputError,
@@ -45,7 +46,7 @@ LONG = frozenset({"Mamba", "ViT"})
 class Drawn:
     """A tuner that gives every tensor a factor of its own, so that a mistaken one is seen."""
 
-    def __init__(self, run: Any, *_: Any) -> None:
+    def __init__(self, settings: Any, run: Any, *_: Any) -> None:
         self._count = len(run.scaled)
 
     def __call__(self, *_: Any) -> TuningResult:
@@ -55,8 +56,11 @@ class Drawn:
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    kinds = {**registry.TUNERS, "drawn": registry.TunerSpec(Drawn, 1, False)}
-    monkeypatch.setattr(registry, "TUNERS", kinds)
+    class Settings(options.Tuner):
+        name = "drawn"
+
+    monkeypatch.setitem(options.TUNERS, "drawn", Settings)
+    monkeypatch.setitem(registry.PREPARE, Settings, Drawn)
     torch.manual_seed(0)
     yield
 
@@ -118,7 +122,7 @@ def test_the_module_and_the_onnx_model_after_initialisation(name: str) -> None:
     random = torch.random.get_rng_state()
 
     result = graph_init_torch.initialize_(
-        module, args, kwargs, optimizer="drawn", **(case.options or {})
+        module, args, kwargs, tuner="drawn", **(case.options or {})
     )
 
     # What is not a weight is as it was.
@@ -200,7 +204,7 @@ def test_gradient_deviation_is_that_of_the_modules_own_parameters() -> None:
     )
     assert found.elements == sum(p.numel() for p in module.parameters())
     assert found.gradient_deviation == pytest.approx(oracle.gradient_deviation, rel=1e-2)
-    slopes = {p["name"]: p.get("log_scale_gradient") for p in found.parameters}
+    slopes = {p.name: p.log_scale_gradient for p in found.parameters}
     for n in ("embed.weight", "mix.weight"):
         assert slopes[n] == pytest.approx(oracle.log_scale_gradient[n], rel=1e-2)
 
@@ -212,18 +216,17 @@ def test_the_recurrent_weights_know_their_fan_in() -> None:
     assert fans == {"core.weight_ih_l0": 6, "core.weight_hh_l0": 8}
 
 
-@pytest.mark.parametrize("optimizer", ["signal", "sign"])
-def test_the_registry_are_those_of_the_core(optimizer: str) -> None:
+@pytest.mark.parametrize("tuner", [options.Restore(updates=4), options.MetaInit(steps=4)])
+def test_the_registry_are_those_of_the_core(tuner: options.Tuner) -> None:
     module = PlainCNN()
     with torch.no_grad():
         for p in module.parameters():
             p *= 0.05
     result = graph_init_torch.initialize_(
-        module, (torch.randn(4, 3, 10, 10),), loss=nn.CrossEntropyLoss(), optimizer=optimizer,
-        steps=4,
+        module, (torch.randn(4, 3, 10, 10),), loss=nn.CrossEntropyLoss(), tuner=tuner,
     )  # fmt: skip
     assert result.provenance["graph_init.loss"] == "cross-entropy"
-    assert result.provenance["graph_init.optimizer"] == optimizer
+    assert result.provenance["graph_init.tuner"] == tuner.name
     assert any(f > 1 for f in result.scales.values())
 
 
@@ -233,7 +236,7 @@ def test_a_network_that_does_not_train_is_rescued() -> None:
     module = rescue.plain(30)
     default = copy.deepcopy(module)
     graph_init_torch.initialize_(
-        module, (images[: rescue.BATCH],), loss="cross-entropy", optimizer="signal"
+        module, (images[: rescue.BATCH],), loss="cross-entropy", tuner="restore"
     )
     before, after = (
         rescue.train(state, images, labels, rate=0.003, updates=150) for state in (default, module)
@@ -245,7 +248,7 @@ def test_a_network_that_does_not_train_is_rescued() -> None:
 def test_a_scheme_fills_the_module() -> None:
     module = PlainCNN()
     result = graph_init_torch.initialize_(
-        module, (torch.randn(4, 3, 10, 10),), scheme="orthogonal", steps=0, optimizer="sign"
+        module, (torch.randn(4, 3, 10, 10),), scheme="orthogonal", steps=0, tuner="metainit"
     )
     weight = module.head.weight.detach()
     torch.testing.assert_close(weight @ weight.T, torch.eye(5), atol=1e-5, rtol=0)
@@ -279,7 +282,7 @@ def test_batches_of_tensors_are_read() -> None:
     ):
         result = graph_init_torch.initialize_(
             PlainCNN(), (torch.randn(4, 3, 10, 10),), data=data, loss="cross-entropy",
-            optimizer="drawn",
+            tuner="drawn",
         )  # fmt: skip
         assert np.isfinite(result.after.loss)
 
@@ -289,7 +292,7 @@ def test_compare_leaves_the_module_alone() -> None:
     before = copy.deepcopy(module.state_dict())
     data = {"image": torch.randn(24, 3, 10, 10), "target": torch.randint(0, 5, (24,))}
     plan = graph_init.Plan(
-        schemes=("keep",), seeds=1, updates=3, steps=1, optimizers=("sgd",), tune=False,
+        schemes=("keep",), seeds=1, updates=3, optimizers=("sgd",), tune=False,
         learning_rates=(0.01,),
     )  # fmt: skip
     found = graph_init_torch.compare(
@@ -329,7 +332,7 @@ def test_wrapped_and_compiled_modules_are_looked_into() -> None:
     before = inner.head.weight.detach().clone()
     example = (torch.randn(4, 3, 10, 10),)
     for module in (torch.compile(inner), nn.DataParallel(inner)):
-        result = graph_init_torch.initialize_(module, example, optimizer="drawn")
+        result = graph_init_torch.initialize_(module, example, tuner="drawn")
         assert result.updated is module and "head.weight" in result.scales
     assert not torch.equal(before, inner.head.weight)
 
@@ -339,9 +342,7 @@ def test_parameters_in_the_same_memory_are_tied() -> None:
     module = Tied()
     module.head.weight = nn.Parameter(module.embed.weight.data)
     before = module.embed.weight.detach().clone()
-    result = graph_init_torch.initialize_(
-        module, (torch.randint(0, 20, (4, 7)),), optimizer="drawn"
-    )
+    result = graph_init_torch.initialize_(module, (torch.randint(0, 20, (4, 7)),), tuner="drawn")
     factor = result.scales["embed.weight"]
     assert "head.weight" not in result.scales
     assert torch.equal(module.head.weight, (before.double() * factor).float())
@@ -352,7 +353,7 @@ def test_parameters_in_the_same_memory_are_tied() -> None:
 def test_a_module_on_a_gpu_stays_there(dtype: Any) -> None:
     module, example = Tied().to("cuda", dtype), torch.randint(0, 20, (4, 7), device="cuda")
     before = {n: v.clone() for n, v in module.state_dict().items()}
-    result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
+    result = graph_init_torch.initialize_(module, (example,), tuner="drawn")
     for n in ("embed.weight", "mix.weight"):
         new = module.state_dict()[n]
         assert new.device == before[n].device
@@ -362,7 +363,7 @@ def test_a_module_on_a_gpu_stays_there(dtype: Any) -> None:
 def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("graph_init.frontends.resolve._MESSAGE_LIMIT", 0)
     module, example = PlainCNN(), torch.randn(4, 3, 10, 10)
-    result = graph_init_torch.initialize_(module, (example,), optimizer="drawn")
+    result = graph_init_torch.initialize_(module, (example,), tuner="drawn")
     expected = evaluated(module, (example,), {})
     mostly_equal(run_onnx(result.model, (example,), {}), expected)
     result.save(tmp_path / "out.onnx")
@@ -390,9 +391,7 @@ def test_a_full_temporary_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_result_as_safetensors(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     module, path = Tied().bfloat16(), tmp_path / "init.safetensors"
-    result = graph_init_torch.initialize_(
-        module, (torch.randint(0, 20, (4, 7)),), optimizer="drawn"
-    )
+    result = graph_init_torch.initialize_(module, (torch.randint(0, 20, (4, 7)),), tuner="drawn")
     graph_init_torch.save_safetensors(module, path, result)
     fresh = Tied().bfloat16()
     safetensors.load_model(fresh, path)
@@ -458,7 +457,7 @@ def test_a_failing_export_names_the_part_and_changes_nothing(
     before = {n: v.clone() for n, v in module.state_dict().items()}
     capfd.readouterr()
     with pytest.raises(UnsupportedModelError, match=message):
-        graph_init_torch.initialize_(module, (torch.randn(3, 4),), optimizer="drawn")
+        graph_init_torch.initialize_(module, (torch.randn(3, 4),), tuner="drawn")
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
     assert module.training
@@ -470,9 +469,7 @@ def test_values_that_do_not_fit_change_nothing() -> None:
         module.body[3].weight.view(-1)[::2] = 6e4
     before = {n: v.clone() for n, v in module.state_dict().items()}
     with pytest.raises(NumericalError, match="'body.3.weight' times .* does not fit float16"):
-        graph_init_torch.initialize_(
-            module, (torch.randn(4, 3, 10, 10),), optimizer="drawn", seed=0
-        )
+        graph_init_torch.initialize_(module, (torch.randn(4, 3, 10, 10),), tuner="drawn", seed=0)
     assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
 
 
@@ -490,7 +487,7 @@ def test_a_write_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(frontend, "_write", failing)
     with pytest.raises(MemoryError):
-        graph_init_torch.initialize_(module, (torch.randn(4, 3, 10, 10),), optimizer="drawn")
+        graph_init_torch.initialize_(module, (torch.randn(4, 3, 10, 10),), tuner="drawn")
     assert calls == [3, 3]
     assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
 

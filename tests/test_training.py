@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from graph_init.analysis import analyze
-from graph_init.init import initial_state
-from graph_init.init.schemes import Settings
 from graph_init.ir import Array
 from graph_init.model.load import load
+from graph_init.options import Options
 from graph_init.problem import workload
+from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
 from graph_init.training.optimizers import OPTIMIZERS
 
@@ -90,11 +90,12 @@ def prepared(net: Any, folder: Path, mode: str) -> tuple[workload.Workload, dict
     entry = exported.model_proto.graph.input[0].name
     loaded = load(path)
     parameters = analyze(loaded.ir)
-    state = initial_state.fill(loaded, parameters, Settings("keep"), 0)
-    options = workload.Options(
-        {entry: x, "target": y}, None, 0, "cross-entropy", None, {}, mode, "taylor", True, True
-    )
-    return workload.build(loaded, parameters, state.values, options), state.values, entry
+    values = initial_values(loaded)
+    options = Options(
+        data={entry: x, "target": y}, loss="cross-entropy", batch_norm=mode, whole_file=True,
+        scale_gradient=True,
+    )  # fmt: skip
+    return workload.build(loaded, parameters, values, options), values, entry
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.05), ("adam", 0.003)])

@@ -8,14 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_init import tuning
+from graph_init import options, tuning
 from graph_init.errors import NumericalError, UsageError
-from graph_init.tuning import registry
 
 
-def test_an_unknown_optimizer_comes_with_a_suggestion() -> None:
-    with pytest.raises(UsageError, match="did you mean 'sign'"):
-        registry.kind("sing")
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("metaint", {}, "did you mean 'metainit'"),
+        ("signal", {}, "did you mean 'restore'"),
+        ("restore", {"steps": 3}, "--steps belongs to --tuner metainit; restore.* has --updates"),
+        ("metainit", {"updates": 3}, "--updates belongs to --tuner restore"),
+        ("restore", {"updates": -1}, "--updates must be at least 0, not -1"),
+        (options.Restore(), {"updates": 3}, r"write Restore\(updates=3\)"),
+    ],
+)
+def test_what_a_tuner_cannot_be_comes_with_advice(
+    name: Any, settings: dict[str, int], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        options.tuner(name, settings)
+
+
+def test_a_setting_that_is_not_given_is_the_default() -> None:
+    assert options.tuner("metainit", {"steps": None, "updates": None}) == options.MetaInit(500)
 
 
 @dataclass

@@ -41,7 +41,7 @@ from tests.zoo_runs import (
     tiny,
 )
 
-STEPS = ("--steps", "3", "--workers", "2")
+STEPS = ("--updates", "3", "--workers", "2")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_output_mirrors_the_input(finished: tuple[Path, Path], tmp_path: Path) -
     assert set(contents(output)) == expected | {"split.weights.bin"}
     for name in ("deep/cnn1", "split"):
         mine = tmp_path / "mine.onnx"
-        result = graph_init.initialize(source / f"{name}.onnx", steps=3)
+        result = graph_init.initialize(source / f"{name}.onnx", updates=3)
         result.save(mine)
         written = onnx.load(output / f"{name}.onnx")
         for a, b in zip(written.graph.initializer, onnx.load(mine).graph.initializer, strict=True):
@@ -95,19 +95,19 @@ def test_nothing_is_done_twice(finished: tuple[Path, Path], tmp_path: Path) -> N
     # The journal has the other folder's paths: these are other models, of the same content.
     lines = (output / "journal.jsonl").read_text().replace(str(finished[0]), str(source))
     (output / "journal.jsonl").write_text(lines)
-    found = zoo.run([str(source)], str(output), resume=True, steps=3)
+    found = zoo.run([str(source)], str(output), resume=True, updates=3)
     assert found.summary["kept"] == 6 and contents(output) == before
     onnx.save(plain_cnn(2, 4, 4, seed=9), source / "deep" / "cnn0.onnx")
     (output / "deep" / "cnn1.json").unlink()
     data = bytearray((source / "weights.bin").read_bytes())
     data[:4] = np.float32(0.5).tobytes()
     (source / "weights.bin").write_bytes(data)
-    found = zoo.run([str(source)], str(output), resume=True, steps=3)
+    found = zoo.run([str(source)], str(output), resume=True, updates=3)
     assert found.summary["kept"] == 3
     after = contents(output)
     changed = {n for n in before if after[n] != before[n]}
     assert {n.partition(".")[0] for n in changed} == {"deep/cnn0", "split"}
-    assert zoo.run([str(source)], str(output), resume=True, steps=2).summary["kept"] == 0
+    assert zoo.run([str(source)], str(output), resume=True, updates=2).summary["kept"] == 0
 
 
 def test_two_models_never_write_one_data_file(tmp_path: Path) -> None:
@@ -122,9 +122,9 @@ def test_two_models_never_write_one_data_file(tmp_path: Path) -> None:
         )  # fmt: skip
 
     write("a", "b.c")
-    assert zoo.run([str(source)], str(output), steps=1).summary["done"] == 1
+    assert zoo.run([str(source)], str(output), updates=1).summary["done"] == 1
     write("a.b", "c")
-    found = zoo.run([str(source)], str(output), resume=True, steps=1)
+    found = zoo.run([str(source)], str(output), resume=True, updates=1)
     assert [(r.name, r.status) for r in found.rows] == [("a", "failed"), ("a.b", "done")]
     assert "'a.b.c" in found.rows[0].error["message"]
     assert "the model 'a.b'" in found.rows[0].error["message"]
@@ -204,7 +204,7 @@ def test_interrupt_stops_in_order(finished: tuple[Path, Path], tmp_path: Path) -
     assert found.summary["interrupted"]
     done = found.summary["done"]
     assert 1 <= done < 6 and {r.status for r in found.rows} == {"done", "unfinished"}
-    again = zoo.run([str(source)], str(output), resume=True, steps=3)
+    again = zoo.run([str(source)], str(output), resume=True, updates=3)
     assert again.summary["kept"] == done and contents(output) == contents(expected)
 
 
@@ -247,7 +247,7 @@ def test_planted_faults_are_rows(tmp_path: Path) -> None:
     onnx.save(model([relu], value[:1], value[1:], []), source / "nothing.onnx")
     onnx.save(one_layer("Det"), source / "operator.onnx")
     manifest = tmp_path / "zoo.json"
-    options = {"steps": 100000, "optimizer": "sign", "time-limit": "3s"}
+    options = {"steps": 100000, "tuner": "metainit", "time-limit": "3s"}
     models = ["tiny", "truncated", "garbage", "split", "bomb", "nothing", "operator"]
     manifest.write_text(
         json.dumps(
@@ -288,7 +288,7 @@ def test_planted_faults_are_rows(tmp_path: Path) -> None:
 def test_memory_that_no_estimate_has_foreseen(tmp_path: Path) -> None:
     """The evaluation fits, but the process with all that it has loaded does not."""
     source, output = tiny(tmp_path / "in"), tmp_path / "out"
-    options = {"optimizer": "sign", "steps": 10**6, "time_limit": "2m"}
+    options = {"tuner": "metainit", "steps": 10**6, "time_limit": "2m"}
     (row,) = zoo.run([str(source)], str(output), memory_limit="90MB", **options).rows
     assert row.error["class"] == "MemoryLimit" and "--memory-limit" in row.error["message"]
     assert row.peak_memory > 90e6 and row.seconds < 120
@@ -316,7 +316,7 @@ def test_a_crash_is_a_row(tmp_path: Path) -> None:
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     onnx.save(endless(), source / "endless.onnx")
-    runner = start(source, "-o", output, "--optimizer", "sign", "--steps", "100000", "--json")
+    runner = start(source, "-o", output, "--tuner", "metainit", "--steps", "100000", "--json")
     wait(lambda: model_processes(runner.pid), runner)
     (process,) = model_processes(runner.pid)
     process.send_signal(signal.SIGSEGV)
@@ -425,12 +425,12 @@ models:
     name: vision/other
 """
     )
-    found = {e.name: e.options for e in catalog.collect([str(path)], "out", {"steps": 2})}
+    found = {e.name: e.options for e in catalog.collect([str(path)], "out", {"updates": 2})}
     assert found == {
-        "a/tiny": {"scheme": "he", "batch_size": 4, "seed": 5, "steps": 2},
-        "c/tiny": {"scheme": "he", "batch_size": 2, "dims": {"n": 3}, "steps": 2,
+        "a/tiny": {"scheme": "he", "batch_size": 4, "seed": 5, "updates": 2},
+        "c/tiny": {"scheme": "he", "batch_size": 2, "dims": {"n": 3}, "updates": 2,
                    "time_limit": 120.0},
-        "vision/other": {"scheme": "he", "batch_size": 4, "seed": 5, "steps": 2},
+        "vision/other": {"scheme": "he", "batch_size": 4, "seed": 5, "updates": 2},
     }  # fmt: skip
 
 
@@ -447,8 +447,8 @@ models:
             "did you mean 'batch-size'",
         ),
         (
-            "format: graph-init/zoo\nversion: 1\nmodels: [{source: a, options: {steps: many}}]",
-            "steps: 'many' is not a whole number",
+            "format: graph-init/zoo\nversion: 1\nmodels: [{source: a, options: {updates: many}}]",
+            "updates: 'many' is not a whole number",
         ),
         (
             "format: graph-init/zoo\nversion: 1\nmodels: [{source: a, options: {scheme: hee}}]",

@@ -28,7 +28,7 @@ from tests.zoo_runs import (
     start,
 )
 
-STEPS = ("--steps", "3", "--threads", "1")
+STEPS = ("--updates", "3", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,9 @@ def test_an_object_store(
         # One is lost and one has changed: the others are not done again.
         fs.rm_file("bucket/out/split.onnx")
         fs.put_file(str(source / "deep" / "cnn1.onnx"), "bucket/models/deep/cnn0.onnx")
-        found = zoo.run(["s3://bucket/models"], "s3://bucket/out", resume=True, steps=3, threads=1)
+        found = zoo.run(
+            ["s3://bucket/models"], "s3://bucket/out", resume=True, updates=3, threads=1
+        )
         assert found.summary["kept"] == 4 and found.summary["done"] == 6
         fs.invalidate_cache()
         assert fs.exists("bucket/out/split.onnx")

@@ -92,8 +92,9 @@ def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[st
     from graph_init.analysis import analyze
     from graph_init.deviation.evaluator import prepare
     from graph_init.model.load import load
+    from graph_init.options import Options
     from graph_init.problem.forward_graph import initial_values
-    from graph_init.problem.workload import Options, build
+    from graph_init.problem.workload import build
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import onnxruntime  # noqa: F401  the library is not what is measured
@@ -104,7 +105,7 @@ def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[st
     loaded = load(folder / "model.onnx")
     values = initial_values(loaded)
     base = peak()  # like PyTorch's: with the libraries, the weights and the batch
-    options = Options(data, None, 0, "cross-entropy", None, {}, "eval", "taylor", True, True)
+    options = Options(data=data, loss="cross-entropy", whole_file=True, scale_gradient=True)
     evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)
     batch, scales = evaluator.source.search.batch(0), np.ones(len(evaluator.scaled))
     evaluator.step(batch, scales)

@@ -24,10 +24,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from graph_init.analysis import analyze
-from graph_init.init import initial_state
-from graph_init.init.schemes import Settings
 from graph_init.model.load import load
+from graph_init.options import Options
 from graph_init.problem import workload
+from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
 from tools.compare_examples import CASES, export
 
@@ -40,13 +40,11 @@ def ours(net: nn.Module, data: Any, batches: list[Any]) -> float:
         export(net, data["x"], path)
         loaded = load(path)
         parameters = analyze(loaded.ir)
-        state = initial_state.fill(loaded, parameters, Settings(), 0)
-        options = workload.Options(
-            data, 32, 0, "cross-entropy", None, {}, "eval", "taylor", False, True
-        )
-        problem = workload.build(loaded, parameters, state.values, options).problem
+        values = initial_values(loaded)
+        options = Options(data=data, batch_size=32, loss="cross-entropy", scale_gradient=True)
+        problem = workload.build(loaded, parameters, values, options).problem
         trainer = runner.Trainer(problem, "sgd")
-        start = runner.pack(problem, state.values)
+        start = runner.pack(problem, values)
         trainer(start, itertools.cycle(batches), 5, RATE)
         before = time.perf_counter()
         trainer(start, iter(batches), len(batches), RATE)

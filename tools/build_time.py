@@ -24,8 +24,9 @@ sys.path.insert(0, str(ROOT))
 from graph_init.analysis import analyze
 from graph_init.deviation.evaluator import Evaluator, prepare
 from graph_init.model.load import load
+from graph_init.options import Options
 from graph_init.problem.forward_graph import initial_values
-from graph_init.problem.workload import Options, build
+from graph_init.problem.workload import build
 
 WIDTH, ROWS, BLOCK = 8, 2, 20
 
@@ -68,7 +69,7 @@ def chain(nodes: int) -> onnx.ModelProto:
 def ready(path: Path) -> Evaluator:
     """Everything that ``initialize`` does before its first step."""
     loaded = load(path)
-    options = Options(None, None, 0, "auto", None, {}, "eval", "taylor", False, True)
+    options = Options(scale_gradient=True)
     values = initial_values(loaded)
     return prepare(build(loaded, analyze(loaded.ir), values, options), values)
 

@@ -113,7 +113,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Arrays, Array
 }
 
 
-QUICK = graph_init.Plan(schemes=("keep", "lsuv"), seeds=1, updates=30, steps=3, optimizers=("sgd",))
+QUICK = graph_init.Plan(
+    schemes=("keep", "lsuv"),
+    seeds=1,
+    updates=30,
+    optimizers=("sgd",),
+    tuner=graph_init.Restore(updates=3),
+)
 
 
 def export(model: nn.Module, x: Any, path: Path) -> None:

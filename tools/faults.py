@@ -68,11 +68,12 @@ def _model(name: str, *words: str) -> Callable[[Path], list[str]]:
 COMMANDS = {
     "initialize, with scales": Command(
         _model("initialize", "{at}/in.onnx", "-o", "{at}/out.onnx", "--save-scales", "{at}/scales",
-               "--steps", "3"),
+               "--updates", "3"),
         ("scales", "out.onnx"), parted=1,
     ),
     "initialize, external data": Command(
-        _model("initialize", "{at}/ext.onnx", "-o", "{at}/out.onnx", "--steps", "3"), ("out.onnx",),
+        _model("initialize", "{at}/ext.onnx", "-o", "{at}/out.onnx", "--updates", "3"),
+        ("out.onnx",),
     ),
     "apply, external data": Command(
         _model("apply", "{at}/given{{seed}}", "{at}/ext.onnx", "-o", "{at}/out.onnx"),

@@ -26,9 +26,10 @@ from graph_init.analysis import analyze
 from graph_init.autodiff import primal
 from graph_init.deviation import taylor
 from graph_init.frontends.resolve import resolve
+from graph_init.options import Options
 from graph_init.problem import forward_graph
 from graph_init.problem.forward_graph import Problem
-from graph_init.problem.workload import Options, build
+from graph_init.problem.workload import build
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mathematics.md"
@@ -88,7 +89,7 @@ def steps() -> Iterator[Point]:
     for activation in ("Tanh", "Relu"):
         model = network(8, activation)
         exact = graph_init.measure(model, batch_size=ROWS)
-        length = np.sqrt(sum(p["norm"] ** 2 for p in exact.parameters))
+        length = np.sqrt(sum(p.norm**2 for p in exact.parameters))
         yield "steps", f"{activation}, Taylor", 0.0, exact.gradient_deviation
         for share in SHARES:
             found = graph_init.measure(
@@ -130,9 +131,9 @@ def derivative() -> str:
         "|---|---:|---:|---:|",
     ]
     for row in found.parameters:
-        cells = [row["name"], f"{row['log_scale_gradient']:+.1f}"]
+        cells = [row.name, f"{row.log_scale_gradient:+.1f}"]
         for step in (0.0001, 0.01):
-            up, down = (_scaled(model, row["name"], np.exp(s * step)) for s in (1, -1))
+            up, down = (_scaled(model, row.name, np.exp(s * step)) for s in (1, -1))
             cells.append(f"{(up - down) / (2 * step):+.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -151,9 +152,7 @@ def _scaled(model: onnx.ModelProto, name: str, factor: float) -> float:
 
 def _problem(depth: int) -> Problem:
     loaded = resolve(network(depth), None, None, None).loaded
-    options = Options(
-        None, ROWS, 0, "cross-entropy", None, {}, "eval", "taylor", True, True
-    )  # fmt: skip
+    options = Options(batch_size=ROWS, loss="cross-entropy", scale_gradient=True)
     return build(loaded, analyze(loaded.ir), forward_graph.initial_values(loaded), options).problem
 
 

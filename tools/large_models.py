@@ -79,15 +79,16 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
     from graph_init.analysis import analyze
     from graph_init.deviation.evaluator import prepare
     from graph_init.model.load import load
+    from graph_init.options import Options
     from graph_init.problem.forward_graph import initial_values
-    from graph_init.problem.workload import Options, build
+    from graph_init.problem.workload import build
 
     case = CASES[name]
     start = time.perf_counter()
     loaded = load(folder / "model.onnx")
     options = Options(
-        None, case.batch, 0, "cross-entropy", None, {}, "eval", case.method, False, True,
-        case.micro_batch,
+        batch_size=case.batch, loss="cross-entropy", method=case.method,
+        micro_batch=case.micro_batch, scale_gradient=True,
     )  # fmt: skip
     values = initial_values(loaded)
     evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)

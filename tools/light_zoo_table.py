@@ -73,8 +73,8 @@ def row(name: str, path: Path, folder: Path) -> str:
         str(target),
         "--scheme",
         "he",
-        "--optimizer",
-        "sign",
+        "--tuner",
+        "metainit",
         "--steps",
         str(STEPS),
     )
@@ -106,7 +106,7 @@ def main() -> None:
         f"Python {platform.python_version()}, onnx {onnx.__version__}.",
         "",
         "The nine architectures of the onnx package, whose weights are placeholders, through "
-        f"`inspect`, `initialize --scheme he --optimizer sign --steps {STEPS}` and `measure` of "
+        f"`inspect`, `initialize --scheme he --tuner metainit --steps {STEPS}` and `measure` of "
         "the result, at their own input and batch size. Seconds are wall clock of the whole "
         "command; the memory is the peak of the process.",
         "",

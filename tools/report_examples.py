@@ -65,11 +65,11 @@ def make(folder: Path) -> list[Path]:
     cnn = folder / "cnn.onnx"
     export_cnn(cnn)
     result = graph_init.initialize(
-        LIGHT / "light_squeezenet.onnx", scheme="truncated-normal", steps=10
+        LIGHT / "light_squeezenet.onnx", scheme="truncated-normal", updates=10
     )
     result.save_report(folder / "squeezenet.html")
     result = graph_init.initialize(
-        cnn, data=digits(), loss="cross-entropy", optimizer="sign", steps=200
+        cnn, data=digits(), loss="cross-entropy", tuner="metainit", steps=200
     )
     result.save_report(folder / "cnn.html")
     plan = graph_init.Plan(seeds=2, updates=100)
@@ -88,7 +88,7 @@ def make_zoo(folder: Path) -> None:
     cut = (models / "cnn-8.onnx").read_bytes()[:2000]
     (models / "cut.onnx").write_bytes(cut)
     with tempfile.TemporaryDirectory() as output:
-        found = zoo.run([str(models)], output, loss="cross-entropy", steps=10, workers=1)
+        found = zoo.run([str(models)], output, loss="cross-entropy", updates=10, workers=1)
         found.save_report(str(folder / "zoo.html"))
 
 

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--model", default="light_squeezenet.onnx")
     arguments = parser.parse_args()
-    result = graph_init.initialize(LIGHT / arguments.model, scheme="he", steps=1)
+    result = graph_init.initialize(LIGHT / arguments.model, scheme="he", updates=1)
     content = result.report_content()
     tensors = len(result.after.parameters)
     for count in arguments.models:

@@ -64,11 +64,11 @@ def column(make: Callable[[], Any], folder: Path) -> tuple[float, list[tuple[flo
         found = graph_init.measure(
             folder / "model.onnx", loss="cross-entropy", scale_gradient=True, **options
         )
-        slopes = [r["log_scale_gradient"] for r in found.parameters if r["scalable"]]
+        slopes = [r.log_scale_gradient for r in found.parameters if r.scalable]
         return found, np.array(slopes)
 
     exact, slope = measured()
-    length = np.sqrt(sum(r["norm"] ** 2 for r in exact.parameters))
+    length = np.sqrt(sum(r.norm**2 for r in exact.parameters))
     rows = []
     for share in STEPS:
         found, other = measured(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from graph_init.cli.options import FILE, SCHEMES, batch_norm_option, completing, posing
+from graph_init.cli.options import FILE, posing, scheme_option
 from graph_init.cli.terminal import examples, guarded, out
 from graph_init.output import targets
 
@@ -22,8 +22,7 @@ from graph_init.output import targets
 @click.option(
     "-o", "--output", type=FILE, required=True, metavar="DIR", help="The folder to write."
 )
-@posing
-@batch_norm_option("eval")
+@posing()
 @click.option(
     "--optimizer",
     type=click.Choice(["adamw", "sgd"]),
@@ -31,13 +30,7 @@ from graph_init.output import targets
     show_default=True,
     help="Of training.",
 )
-@click.option(
-    "--scheme",
-    default="keep",
-    show_default=True,
-    shell_complete=completing(SCHEMES),
-    help="Weights to start with.",
-)
+@scheme_option
 @guarded
 def artifacts(model: str, output: str, **options: Any) -> None:
     """Write the files with which ONNX Runtime trains MODEL."""

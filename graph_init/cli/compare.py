@@ -11,16 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from graph_init.cli.options import (
-    DEFAULT_TUNER,
     FILE,
-    SCHEMES,
-    TUNERS,
-    batch_norm_option,
     completing,
     json_option,
     method_option,
     posing,
     report_option,
+    tuning,
 )
 from graph_init.cli.terminal import (
     examples,
@@ -31,10 +28,15 @@ from graph_init.cli.terminal import (
     progress,
     warn,
 )
+from graph_init.comparison.plan import BRIEF, tuned_by
+from graph_init.options import SCHEMES, tuner_settings
 from graph_init.output import targets
 
 if TYPE_CHECKING:
     from graph_init import Comparison
+
+#: ``--updates`` are those of a run.
+_FLAGS = {"updates": "--trial-updates"}
 
 
 def _comparison_table(found: Comparison, optimizer: str) -> Table:
@@ -75,8 +77,7 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
 @click.option(
     "-o", "--output", type=FILE, metavar="DIR", help="Write comparison.json and pictures there."
 )
-@posing
-@batch_norm_option("train")
+@posing(batch_norm="train")
 @method_option
 @click.option(
     "--scheme",
@@ -87,15 +88,7 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
 )
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
 @click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
-@click.option("--steps", type=int, help="Steps of tuning [signal: 30, sign: 100].")
-@click.option(
-    "--optimizer",
-    "tuner",
-    default=DEFAULT_TUNER,
-    show_default=True,
-    shell_complete=completing(TUNERS),
-    help="That of tuning.",
-)
+@tuning(flags=_FLAGS, defaults=BRIEF["metainit"])
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each kind.")
 @click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")
 @click.option(
@@ -127,6 +120,9 @@ def compare(
         targets.folder(output)  # refused now, not after the work
     if report_file:
         report.require(report_file)
+    trial = {"updates": options.pop("tuner_updates")}
+    own = {k: options.pop(k) for k in tuner_settings(options) if k != "updates"} | trial
+    options["tuner"] = tuned_by(options["tuner"], own, _FLAGS)
     planned = {f.name: options.pop(f.name) for f in fields(graph_init.Plan) if f.name in options}
     planned = {k: v for k, v in planned.items() if v != ()}
     with progress(TextColumn("{task.description}")) as bar:

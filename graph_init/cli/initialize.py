@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import TextColumn
@@ -11,7 +11,6 @@ from rich.text import Text
 
 from graph_init.cli.options import FILE, measuring, report_option, starting
 from graph_init.cli.terminal import (
-    FIGURES,
     Forecast,
     err,
     examples,
@@ -23,7 +22,12 @@ from graph_init.cli.terminal import (
     shown,
     warn,
 )
+from graph_init.deviation.result import FIGURES
+from graph_init.options import tuner, tuner_settings
 from graph_init.output import targets
+
+if TYPE_CHECKING:
+    from graph_init import HistoryEntry
 
 
 @click.command(
@@ -33,7 +37,7 @@ from graph_init.output import targets
         "graph-init initialize model.onnx -o init.onnx --scheme he",
         "graph-init initialize model.onnx -o init.onnx --save-scales scales.json",
         "graph-init initialize model.onnx -o init.onnx --report report.html",
-        "graph-init initialize model.onnx -o lsuv.onnx --scheme lsuv --steps 0",
+        "graph-init initialize model.onnx -o lsuv.onnx --scheme lsuv --updates 0",
     ),
 )
 @click.argument("model", type=FILE)
@@ -68,33 +72,41 @@ def initialize(
     ) as bar:
         task = bar.add_task("tuning", total=None, gd="…", vanished="…", left="")
         forecast = Forecast()
+        own = {k: options.pop(k) for k in tuner_settings(options)}
+        chosen = tuner(options.pop("tuner"), own)
 
         def move(what: str, done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, left=forecast(done, total))
 
-        def show(entry: dict[str, Any]) -> None:
+        def show(entry: HistoryEntry) -> None:
             bar.update(
                 task,
-                gd=shown(entry["gradient_deviation"], ".4g"),
-                vanished=shown(entry["vanished_fraction"], ".0%"),
+                gd=shown(entry.gradient_deviation, ".4g"),
+                vanished=shown(entry.vanished_fraction, ".0%"),
             )
 
-        result = graph_init.initialize(model, on_step=show, on_progress=move, **options)
+        result = graph_init.initialize(
+            model, tuner=chosen, on_step=show, on_progress=move, **options
+        )
     result.save(output, scales=save_scales, report=report_file)
     if result.interrupted:
-        err.print(f"interrupted after {result.steps} steps; the best scales so far were written")
+        err.print(
+            f"interrupted after {result.steps} {chosen.entries}; the best scales so far were "
+            "written"
+        )
     warn(result.notes)
     warn(f"after tuning, {sentence}" for sentence in result.after.warnings)
     if as_json:
         return print_json(result.to_json())
     table = Table("", "before", "after")
-    for title, key in FIGURES:
+    for key, title in FIGURES.items():
         values = (getattr(m, key) for m in (result.before, result.after))
         table.add_row(title, *(f"{v:.6g}" for v in values))
     out.print(table)
     out.print(loss_line(result.after.loss_kind, result.after.loss_reason))
     out.print(
         Text(
-            f"{result.steps} steps, {len(result.scales)} scales, {result.seconds:.1f} s → {output}"
+            f"{result.steps} {chosen.entries}, {len(result.scales)} scales, "
+            f"{result.seconds:.1f} s → {output}"
         )
     )

@@ -8,8 +8,10 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import FILE, measuring
-from graph_init.cli.terminal import FIGURES, examples, guarded, loss_line, out, print_json, warn
+from graph_init.cli.options import FILE, declared, measuring
+from graph_init.cli.terminal import examples, guarded, loss_line, out, print_json, warn
+from graph_init.deviation.result import FIGURES
+from graph_init.options import GradientOptions
 
 
 @click.command(
@@ -22,7 +24,7 @@ from graph_init.cli.terminal import FIGURES, examples, guarded, loss_line, out, 
 )
 @click.argument("model", type=FILE)
 @measuring
-@click.option("--scale-gradient", is_flag=True, help="Add the derivative in every log-scale.")
+@declared(GradientOptions)
 @guarded
 def measure(model: str, as_json: bool, **options: Any) -> None:
     """Gradient deviation of MODEL as it is."""
@@ -33,7 +35,7 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
     if as_json:
         return print_json(found.to_json())
     table = Table("", "value")
-    for title, key in FIGURES:
+    for key, title in FIGURES.items():
         table.add_row(title, f"{getattr(found, key):.6g}")
     table.add_row("elements", f"{found.elements:,}")
     table.add_row("loss function", found.loss_kind)
@@ -42,10 +44,10 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
     slopes = options["scale_gradient"]
     rows = Table("parameter", "kind", "norm", "deviation", *(["d GD / d log s"] if slopes else []))
     for row in found.parameters:
-        cells = [Text(row["name"]), row["kind"], f"{row['norm']:.4g}"]
-        cells.append(f"{row['gradient_deviation']:.4g}")
+        cells: list[Text | str] = [Text(row.name), row.kind, f"{row.norm:.4g}"]
+        cells.append(f"{row.gradient_deviation:.4g}")
         if slopes:
-            slope = row.get("log_scale_gradient")
+            slope = row.log_scale_gradient
             cells.append("" if slope is None else f"{slope:+.4g}")
         rows.add_row(*cells)
     out.print(rows)

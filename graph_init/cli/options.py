@@ -1,20 +1,24 @@
-"""Options that several commands share, in groups."""
+"""The options of the commands, made of :mod:`graph_init.options`; and those that only print."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import click
 
-#: That of ``graph_init.tuning.registry``, which is not imported before a command runs.
-DEFAULT_TUNER = "signal"
-TUNERS = ("signal", "sign")
-#: Those of ``graph_init.init.schemes``.
-SCHEMES = (
-    "keep", "he", "he-uniform", "xavier", "xavier-uniform", "lecun", "lecun-uniform", "orthogonal",
-    "delta-orthogonal", "lsuv", "truncated-normal",
-)  # fmt: skip
+from graph_init.options import (
+    DEFAULT_TUNER,
+    TUNERS,
+    ComputationOptions,
+    InitialWeights,
+    ParameterOptions,
+    ProblemOptions,
+    checks,
+)
+from graph_init.options.checks import Number, OneOf
+from graph_init.options.fields import Option, of
+
 #: A file or folder: the shell completes it, and the library says what is wrong with it.
 FILE = click.Path()
 
@@ -28,7 +32,7 @@ def completing(names: Iterable[str]) -> Callable[..., list[str]]:
     return matching
 
 
-def _dims(
+def _sizes(
     context: click.Context, option: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, int]:
     sizes = {}
@@ -40,11 +44,87 @@ def _dims(
     return sizes
 
 
-def gain(context: click.Context, option: click.Parameter, given: str | None) -> float | str | None:
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        return given
+def _choice(check: OneOf) -> dict[str, Any]:
+    # Names that are called otherwise elsewhere are answered by the library with the name here.
+    if check.others:
+        return {"shell_complete": completing(check.names)}
+    return {"type": click.Choice(check.names)}
+
+
+#: The check of an option → what click is told of its values.
+_DECLARED: Mapping[type[Any], Callable[[Any], dict[str, Any]]] = {
+    Number: lambda check: {"type": check.kind},
+    OneOf: _choice,
+    checks.Flag: lambda check: {"is_flag": True},
+    checks.Texts: lambda check: {"multiple": True},
+    checks.Patterns: lambda check: {"multiple": True},
+    checks.Dimensions: lambda check: {"multiple": True, "callback": _sizes},
+    checks.Data: lambda check: {"type": FILE},
+}
+
+
+def _declared(field: str, option: Option, default: Any) -> Callable[..., Any]:
+    shown = default is not None and default != () and default is not False
+    words = f"{option.help.rstrip('.')} [{option.absent}]." if option.absent else option.help
+    return click.option(
+        f"--{option.flag}",
+        field,
+        metavar=option.metavar,
+        help=words,
+        **({"default": default, "show_default": True} if shown else {}),
+        **_DECLARED.get(type(option.check), lambda check: {})(option.check),
+    )
+
+
+def declared(
+    kind: type[Any],
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The options of a dataclass as those of a command."""
+    return _stack(
+        *(
+            _declared(field, option, (defaults or {}).get(field, default))
+            for field, (option, default) in of(kind).items()
+            if field not in without and (only is None or field in only)
+        )
+    )
+
+
+def tuning(
+    flags: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """``--tuner`` and the settings of each, None where they are not given.
+
+    ``flags`` are other names of settings, ``defaults`` what the help says of them.
+    """
+    choose = click.option(
+        "--tuner",
+        default=DEFAULT_TUNER,
+        show_default=True,
+        shell_complete=completing(TUNERS),
+        help="restore: restore the signal, and take what learns best; metainit: the published one.",
+    )
+    settings = (
+        click.option(
+            (flags or {}).get(field, f"--{option.flag}"),
+            field if not flags or field not in flags else f"tuner_{field}",
+            metavar=option.metavar,
+            type=option.check.kind if isinstance(option.check, Number) else None,
+            help=f"{name}: {option.help.rstrip('.')} [{(defaults or {}).get(field, default)}].",
+        )
+        for name, kind in TUNERS.items()
+        for field, (option, default) in of(kind).items()
+    )
+    return _stack(choose, *settings)
+
+
+def _renamed(context: click.Context, option: click.Parameter, given: str | None) -> None:
+    if given is not None:
+        new = {"signal": "restore", "sign": "metainit"}.get(given, given)
+        raise click.UsageError(f"there is no --optimizer here; write --tuner {new}")
 
 
 def _stack(*decorators: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,124 +146,31 @@ report_option = click.option(
     metavar="FILE.html",
     help="Also write a page that shows the result (needs the extra 'report').",
 )
-choose_parameters = _stack(
-    click.option(
-        "--trainable", multiple=True, metavar="REGEX", help="Take these tensors for parameters."
-    ),
-    click.option(
-        "--freeze", multiple=True, metavar="REGEX", help="Do not take these for parameters."
-    ),
-)
-data_option = click.option(
-    "--data",
-    type=FILE,
-    metavar="FILE.npz",
-    help=(
-        "Real data: arrays by input name, and 'target' ('target:OUTPUT' for one of several); or a "
-        "folder of .npy files. Without it: random batches."
-    ),
-)
-posing = _stack(
-    click.option("--batch-size", type=int, metavar="N", help="Rows of a batch [16]."),
-    click.option(
-        "--seed", type=int, default=0, show_default=True, help="Of everything that is drawn."
-    ),
-    click.option(
-        "--loss",
-        default="auto",
-        show_default=True,
-        type=click.Choice(["auto", "cross-entropy", "binary-cross-entropy", "mse"]),
-        help="What is minimised; auto: chosen by what the output is.",
-    ),
-    click.option(
-        "--output-name",
-        metavar="NAME",
-        multiple=True,
-        help="The output that the loss reads; several: the sum of their losses.",
-    ),
-    click.option(
-        "--dim",
-        "dims",
-        multiple=True,
-        metavar="NAME=SIZE",
-        callback=_dims,
-        help="Size of a symbolic dimension [batch 16, others 32].",
-    ),
-    choose_parameters,
-)
-method_option = click.option(
-    "--method",
-    default="taylor",
-    show_default=True,
-    type=click.Choice(["taylor", "finite-difference"]),
-    help="Exact, or from first-order gradients alone.",
-)
+choose_parameters = declared(ParameterOptions)
+scheme_option = declared(InitialWeights, only=("scheme",))
+method_option = declared(ComputationOptions, only=("method",))
 
 
-def batch_norm_option(default: str) -> Callable[..., Any]:
-    return click.option(
-        "--batch-norm",
-        type=click.Choice(["eval", "train"]),
-        default=default,
-        show_default=True,
-        help="Running statistics, or the batch's own.",
-    )
+def posing(batch_norm: str = "eval") -> Callable[..., Any]:
+    """All that says what is computed, but for the data."""
+    own = declared(ProblemOptions, without=("data",), defaults={"batch_norm": batch_norm})
+    return _stack(own, choose_parameters)
 
 
 measuring = _stack(
-    data_option,
-    posing,
-    batch_norm_option("eval"),
-    method_option,
-    click.option(
-        "--difference-step",
-        type=float,
-        metavar="H",
-        help="Step along the gradient for finite differences [0.0001·‖θ‖/‖g‖].",
-    ),
-    click.option(
-        "--micro-batch",
-        type=int,
-        metavar="N",
-        help="Rows computed at a time: less memory, more time, the same result.",
-    ),
-    click.option(
-        "--device",
-        type=click.Choice(["cpu", "cuda"]),
-        default="cpu",
-        show_default=True,
-        help="Where it is computed; cuda needs the [cuda] extra.",
-    ),
-    click.option(
-        "--memory-limit",
-        metavar="SIZE",
-        help="Take what fits into this, such as 8GB [what is available].",
-    ),
+    declared(ProblemOptions),
+    choose_parameters,
+    declared(ComputationOptions),
     json_option,
 )
 starting = _stack(
-    click.option(
-        "--scheme",
-        default="keep",
-        show_default=True,
-        shell_complete=completing(SCHEMES),
-        help=f"Weights before tuning: {', '.join(SCHEMES)}.",
-    ),
-    click.option(
-        "--gain",
-        metavar="FACTOR",
-        callback=gain,
-        help="Factor on the scheme's weights, or 'activation': by what follows each layer.",
-    ),
-    click.option("--std", type=float, help="Standard deviation of truncated-normal [0.02]."),
-    click.option(
-        "--steps", type=int, help="Updates of a trial [signal: 30], or steps [sign: 500]."
-    ),
+    declared(InitialWeights),
+    tuning(),
     click.option(
         "--optimizer",
-        default=DEFAULT_TUNER,
-        shell_complete=completing(TUNERS),
-        show_default=True,
-        help="signal: restore the signal, and try what trains best; sign: the published one.",
+        hidden=True,
+        expose_value=False,
+        callback=_renamed,
+        help="The earlier name of --tuner.",
     ),
 )

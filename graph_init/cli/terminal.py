@@ -64,15 +64,6 @@ class _StandardOutput(_Terminal):
 out = _StandardOutput()
 err = _Terminal(stderr=True)
 
-#: Title → attribute of a measurement, in the order in which they are shown.
-FIGURES = (
-    ("gradient deviation", "gradient_deviation"),
-    ("loss", "loss"),
-    ("gradient norm", "gradient_norm"),
-    ("vanished fraction", "vanished_fraction"),
-    ("output's standard deviation", "output_std"),
-)
-
 
 def examples(*commands: str) -> str:
     """The end of a command's help."""

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import FILE, measuring, report_option, starting
+from graph_init.cli.options import FILE, declared, measuring, report_option, starting
 from graph_init.cli.terminal import err, examples, guarded, out, print_json
+from graph_init.options import LimitOptions
 
 if TYPE_CHECKING:
     from graph_init.zoo import Row, Zoo
@@ -39,7 +40,7 @@ _SHOWN = 5
 @click.option("--retry", metavar="failed", help="With --resume: do again what has failed.")
 @click.option("--workers", type=int, metavar="N", help="Models at a time [as many as cores].")
 @click.option("--threads", type=int, metavar="N", help="Of each model [cores / workers].")
-@click.option("--time-limit", metavar="TIME", help="Of each model, such as 90s or 15m [1h].")
+@declared(LimitOptions)
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Work on a cluster of dask.distributed: tcp://…"
 )

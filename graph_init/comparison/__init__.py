@@ -17,9 +17,9 @@ from graph_init.comparison.result import Comparison, Row, Run, State
 from graph_init.deviation import evaluator as evaluation
 from graph_init.errors import NumericalError, UsageError
 from graph_init.init import initial_state, schemes
-from graph_init.init.schemes import Settings
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
+from graph_init.options import InitialWeights, Options
 from graph_init.problem import batches, data_files, streams, workload
 from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
@@ -43,7 +43,7 @@ class _Subject:
 
     loaded: LoadedModel
     parameters: Sequence[Parameter]
-    options: workload.Options
+    options: Options
     plan: Plan
     report: Progress
 
@@ -51,8 +51,9 @@ class _Subject:
 def compare(
     loaded: LoadedModel,
     parameters: Sequence[Parameter],
-    options: workload.Options,
+    options: Options,
     plan: Plan,
+    *,
     test: data_files.Data | None = None,
     on_progress: Progress | None = None,
 ) -> Comparison:
@@ -69,9 +70,15 @@ def compare(
     subject = _Subject(loaded, parameters, options, plan, on_progress or (lambda *_: None))
     train, scored = _split(_rows(options.data), test, plan, options.seed)
     # A scheme also says what tensors are that no state changes: the same in all states.
-    settings = Settings(next((s for s in plan.schemes if s != "keep"), "keep"))
-    values = initial_state.fill(loaded, parameters, settings, options.seed).values
-    load = workload.build(loaded, parameters, values, replace(options, data=train))
+    filling = InitialWeights(next((s for s in plan.schemes if s != "keep"), "keep"))
+    base = initial_state.fill(
+        loaded,
+        parameters,
+        filling,
+        seed=options.seed,
+        prepare=lambda v: workload.build(loaded, parameters, v, replace(options, data=train)),
+    )
+    load, values = base.workload, base.values
     states, vectors = _states(subject, load, values)
     held_out = _held_out(subject, load, values, scored)
     runs = _train(subject, load, held_out, states, vectors)
@@ -87,8 +94,8 @@ def compare(
             "batch_norm": options.batch_norm,
             "loss": load.problem.objective.kind,
             "loss_reason": load.problem.objective.reason,
-            "tuner": plan.tuner,
-            "steps": plan.tuning_steps,
+            "tuner": plan.tuning.name,
+            "tuning": plan.tuning.to_json(),
             "seed": options.seed,
             "method": options.method,
         },
@@ -158,7 +165,7 @@ def _states(
     problem = load.problem
     run = evaluation.prepare(load, base)
     ones = np.ones(len(run.scaled))
-    tuner = registry.kind(plan.tuner).prepare(run, load, subject.parameters)
+    tuner = registry.prepare(plan.tuning, run, load, subject.parameters)
     ranges = batches.index_ranges(problem.builder, problem.inputs)
     wanted = [
         (scheme, tuned, seed)
@@ -172,12 +179,18 @@ def _states(
         name = f"{scheme}, tuned" if tuned else scheme
         subject.report(f"preparing {name}", done, len(wanted))
         source = load.source if plan.on_data else streams.random(load.layout, ranges, seed)
-        state = initial_state.fill(subject.loaded, subject.parameters, Settings(scheme), seed)
-        state.finish(replace(load, source=source))
+        own = replace(load, source=source)
+        state = initial_state.fill(
+            subject.loaded,
+            subject.parameters,
+            InitialWeights(scheme),
+            seed=seed,
+            prepare=lambda _, own=own: own,  # type: ignore[misc]
+        )
         values = {p.name: state.values[p.name] for p in problem.parameters}
         try:
             if tuned:
-                values = _tuned(run, tuner, values, source, plan.tuning_steps)
+                values = _tuned(run, tuner, values, source)
             run.set_parameters(values)
             found = run.measure(run.source.report, streams.REPORTED, ones, False)
         except NumericalError as error:
@@ -192,14 +205,13 @@ def _states(
 
 def _tuned(
     run: evaluation.Evaluator,
-    tuner: registry.Tuner,
+    tuner: registry.PreparedTuner,
     values: dict[str, Array],
     source: streams.Source,
-    steps: int,
 ) -> dict[str, Array]:
     """``values`` with the scales that the tuner finds."""
     run.set_parameters(values)
-    result = tuner(values, source, steps)
+    result = tuner(values, source)
     if result.interrupted:
         raise KeyboardInterrupt
     scales = dict(zip(run.scaled, result.scales.astype(np.float32), strict=True))

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 
-from graph_init.errors import UsageError
-from graph_init.init.schemes import NAMES
+from graph_init import options
+from graph_init.errors import UsageError, suggestion
 from graph_init.training.optimizers import OPTIMIZERS
-from graph_init.tuning import registry
 
 #: States compared by default, each of them tuned and not.
 DEFAULT_SCHEMES = ("keep", "he", "xavier", "orthogonal", "lsuv")
 
-#: Steps of tuning, for one that takes more by default.
-STEPS = 100
+#: Settings of tuners that take longer by default.
+BRIEF: Mapping[str, Mapping[str, Any]] = {"metainit": {"steps": 100}}
+
+
+def tuned_by(
+    tuner: str | options.Tuner,
+    settings: Mapping[str, Any] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> options.Tuner:
+    """:func:`graph_init.options.tuner`, brief by default."""
+    brief = BRIEF.get(tuner, {}) if isinstance(tuner, str) else {}
+    given = {k: v for k, v in (settings or {}).items() if v is not None}
+    return options.tuner(tuner, {**brief, **given}, flags)
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,8 @@ class Plan:
         updates: of a run.
         held_out: share of the rows to score on, unless there is a test set.
         on_data: tuning and LSUV see the data; by default random batches.
-        tuner: that of tuning.
-        steps: of tuning; by default the tuner's own, but at most 100.
+        tuner: ``restore`` or ``metainit`` (with 100 steps), or one with its settings, such as
+            ``graph_init.MetaInit(steps=20)``.
         workers: runs at a time; by default as many as cores.
     """
 
@@ -47,29 +57,27 @@ class Plan:
     updates: int = 300
     held_out: float = 0.2
     on_data: bool = False
-    tuner: str = registry.DEFAULT
-    steps: int | None = None
+    tuner: str | options.Tuner = options.DEFAULT_TUNER
     workers: int | None = None
 
     def check(self) -> None:
         """UsageError for what cannot be compared."""
         for option, given, known in (
-            ("--scheme", self.schemes, NAMES),
+            ("--scheme", self.schemes, options.SCHEMES),
             ("--train-with", self.optimizers, tuple(OPTIMIZERS)),
         ):
             for name in given:
                 if name not in known:
-                    near = get_close_matches(name, known, 1)
-                    hint = f"; did you mean '{near[0]}'?" if near else ""
-                    raise UsageError(f"{option} {name}: choose among {', '.join(known)}{hint}")
+                    raise UsageError(
+                        f"{option} {name}: choose among {', '.join(known)}"
+                        + suggestion(name, known)
+                    )
         for option, number in (
             ("--seeds", self.seeds), ("--updates", self.updates), ("--workers", self.workers or 1),
         ):  # fmt: skip
             if number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
-        registry.kind(self.tuner)
-        if self.steps is not None and self.steps < 0:
-            raise UsageError(f"--steps must not be negative, not {self.steps}")
+        _ = self.tuning
         if not 0 < self.held_out < 1:
             raise UsageError(f"--held-out is a share between 0 and 1, not {self.held_out}")
         for rate in self.learning_rates:
@@ -81,8 +89,9 @@ class Plan:
         return [(s, t) for s in self.schemes for t in ((False, True) if self.tune else (False,))]
 
     @property
-    def tuning_steps(self) -> int:
-        return min(registry.kind(self.tuner).steps, STEPS) if self.steps is None else self.steps
+    def tuning(self) -> options.Tuner:
+        """The tuner with its settings."""
+        return tuned_by(self.tuner)
 
     def rates(self, optimizer: str) -> tuple[float, ...]:
         """The grid of this optimiser, the same for all states."""

@@ -13,7 +13,8 @@ import numpy as np
 
 from graph_init import report
 from graph_init.analysis import Parameter
-from graph_init.deviation.evaluator import Measurement, finite
+from graph_init.deviation.evaluator import Measurement
+from graph_init.deviation.result import finite
 from graph_init.model.load import LoadedModel
 from graph_init.output import folders
 

@@ -12,19 +12,26 @@ from graph_init.autodiff import primal
 from graph_init.deviation import collapse, nonfinite, taylor
 from graph_init.deviation.finite_difference import FiniteDifference
 from graph_init.deviation.gradients import Setting, Weights
-from graph_init.deviation.result import EPSILON, DeviationResult, failure
+from graph_init.deviation.result import (
+    EPSILON,
+    DeviationResult,
+    ParameterMeasurement,
+    failure,
+    finite,
+)
 from graph_init.deviation.sliced import SlicedTaylor
 from graph_init.engine import memory
 from graph_init.errors import NumericalError
 from graph_init.ir import Array
+from graph_init.options import Options
 from graph_init.problem import forward_graph
 from graph_init.problem.batches import Layout
 from graph_init.problem.streams import Source, Stream
-from graph_init.problem.workload import Options, Workload
+from graph_init.problem.workload import Workload
 
 _REMEDY = (
     "start from a scheme, for example --scheme he, or let `graph-init initialize` restore the "
-    "signal (--optimizer signal)"
+    "signal (--tuner restore)"
 )
 
 
@@ -41,9 +48,7 @@ class Measurement:
         elements: N, the number of trainable elements.
         method: ``taylor`` or ``finite-difference``.
         epsilon: ε, 1e-5.
-        parameters: a dictionary for each trainable tensor: ``name``, ``kind``, ``shape``,
-            ``elements``, ``scalable``, ``norm``, its own ``gradient_deviation`` and
-            ``vanished_fraction``, and ``log_scale_gradient`` (∂GD/∂log s of the whole GD).
+        parameters: what was measured of each trainable tensor.
         output_std: standard deviation of the output that the loss reads.
         loss_kind: which loss it was.
         notes: what was taken in place of a batch that does not fit into memory, in sentences.
@@ -57,7 +62,7 @@ class Measurement:
     elements: int
     method: str
     epsilon: float
-    parameters: list[dict[str, Any]]
+    parameters: list[ParameterMeasurement]
     output_std: float
     loss_kind: str
     loss_reason: str
@@ -75,13 +80,8 @@ class Measurement:
     def to_json(self) -> dict[str, Any]:
         """Its fields; a number that JSON cannot represent (infinite or NaN) is null."""
         content = {k: finite(v) for k, v in vars(self).items() if k != "problem"}
-        rows = [{k: finite(v) for k, v in row.items()} for row in self.parameters]
+        rows = [row.to_json() for row in self.parameters]
         return {**content, "parameters": rows, "warnings": self.warnings}
-
-
-def finite(value: Any) -> Any:
-    """``value``, or None in place of a number that JSON cannot represent."""
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 class Step(Protocol):
@@ -170,35 +170,36 @@ class Evaluator:
             raise NumericalError(
                 f"the derivative of gradient deviation in the scale of '{first}' is not finite"
             )
+        slopes = {} if log_slopes is None else dict(zip(self.scaled, log_slopes, strict=True))
         rows = []
         for k, p in enumerate(self.problem.parameters):
             elements = int(np.prod(p.shape))
-            row: dict[str, Any] = {
-                "name": p.name,
-                "kind": p.kind,
-                "shape": list(p.shape),
-                "elements": elements,
-                "scalable": p.scalable,
-                "norm": float(np.sqrt(squares[k])),
-                "gradient_deviation": float(sums[k] / elements),
-                "vanished_fraction": float(vanished[k] / elements),
-            }
-            if log_slopes is not None and p.name in self.scaled:
-                row["log_scale_gradient"] = float(log_slopes[self.scaled.index(p.name)])
-            rows.append(row)
+            rows.append(
+                ParameterMeasurement(
+                    name=p.name,
+                    kind=p.kind,
+                    shape=tuple(p.shape),
+                    elements=elements,
+                    scalable=p.scalable,
+                    norm=float(np.sqrt(squares[k])),
+                    gradient_deviation=float(sums[k] / elements),
+                    vanished_fraction=float(vanished[k] / elements),
+                    log_scale_gradient=float(slopes[p.name]) if p.name in slopes else None,
+                )
+            )
         return Measurement(
-            float(mean(lambda e: e.gradient_deviation)),
-            float(mean(lambda e: e.loss)),
-            float(mean(lambda e: e.gradient_norm)),
-            float(mean(lambda e: e.vanished_fraction)),
-            sum(r["elements"] for r in rows),
-            self.method,
-            EPSILON,
-            rows,
-            float(mean(lambda e: e.extras[0])),
-            self.problem.objective.kind,
-            self.problem.objective.reason,
-            None if problem is None else problem.words,
+            gradient_deviation=float(mean(lambda e: e.gradient_deviation)),
+            loss=float(mean(lambda e: e.loss)),
+            gradient_norm=float(mean(lambda e: e.gradient_norm)),
+            vanished_fraction=float(mean(lambda e: e.vanished_fraction)),
+            elements=sum(r.elements for r in rows),
+            method=self.method,
+            epsilon=EPSILON,
+            parameters=rows,
+            output_std=float(mean(lambda e: e.output_std)),
+            loss_kind=self.problem.objective.kind,
+            loss_reason=self.problem.objective.reason,
+            problem=None if problem is None else problem.words,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class DeviationResult:
     gradient_squares: Array
     value_squares: Array
     log_scale_gradient: Array
-    extras: tuple[float, ...]
+    #: Standard deviation of the output that the loss reads.
+    output_std: float
 
 
 def evaluation(
@@ -61,7 +63,7 @@ def evaluation(
         statistics.gradient_squares,
         statistics.value_squares,
         log_scale_gradient.astype(np.float64),
-        tuple(float(e) for e in extras),
+        float(extras[0]) if extras else float("nan"),
     )
 
 
@@ -80,3 +82,53 @@ def failure(found: DeviationResult) -> tuple[str, Array] | None:
         if len(bad):
             return words, bad
     return None
+
+
+def finite(value: Any) -> Any:
+    """``value``, or None in place of a number that JSON does not have."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+#: Attributes of a measurement that are one number → their titles, in the order of tables.
+FIGURES = {
+    "gradient_deviation": "gradient deviation",
+    "loss": "loss",
+    "gradient_norm": "gradient norm",
+    "vanished_fraction": "vanished fraction",
+    "output_std": "output's standard deviation",
+}
+
+
+@dataclass(frozen=True)
+class ParameterMeasurement:
+    """What was measured of one trainable tensor. No number has a unit.
+
+    Attributes:
+        name: of the initializer.
+        kind: what it is in its layer, such as ``matrix`` or ``bias``.
+        shape: of the tensor.
+        elements: their number.
+        scalable: whether it can be given a factor.
+        norm: of its values.
+        gradient_deviation: the mean over its elements.
+        vanished_fraction: share of its elements with |g| < ε.
+        log_scale_gradient: ∂GD/∂log s of the whole GD; None unless it was asked for, and for
+            tensors that are not scaled.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    elements: int
+    scalable: bool
+    norm: float
+    gradient_deviation: float
+    vanished_fraction: float
+    log_scale_gradient: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; numbers that are not finite are null."""
+        content = {k: finite(v) for k, v in vars(self).items()} | {"shape": list(self.shape)}
+        if self.log_scale_gradient is None:
+            del content["log_scale_gradient"]
+        return content

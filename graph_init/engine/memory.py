@@ -6,12 +6,11 @@ import ctypes
 import gc
 import mmap
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from graph_init.errors import MemoryLimitError, UsageError
+from graph_init.errors import MemoryLimitError
 from graph_init.ir import Array
 
 #: What the engine takes for each byte that the schedule says is alive: measured 1.2 to 1.4 over the
@@ -23,16 +22,6 @@ _SESSION = 64 << 20
 #: Called, where there are any, with the bytes that an evaluation will take, before it does. Where
 #: several processes share a machine, this is where they wait for each other.
 admissions: list[Callable[[int], None]] = []
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def parse(size: str) -> int:
-    """Bytes from ``8G``, ``500MB``, ``1.5GiB`` or a plain number; UsageError for others."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", size, re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"--memory-limit '{size}' is not a size like 8GB or 500MB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def available() -> int | None:

@@ -10,12 +10,10 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
 from graph_init.analysis import Parameter
-from graph_init.errors import UsageError
 from graph_init.init.draws import (
     Draw,
     Layer,
@@ -27,8 +25,9 @@ from graph_init.init.draws import (
 )
 from graph_init.init.gains import gain
 from graph_init.ir import Array, all_equal
+from graph_init.options import InitialWeights
 
-__all__ = ["NAMES", "SCHEMES", "Settings", "constant_weights", "fill", "is_constant"]
+__all__ = ["SCHEMES", "constant_weights", "fill", "is_constant"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ def _by_fans(layer: Layer) -> float:
     return math.sqrt(2.0 / (layer.fan_in + layer.fan_out))
 
 
-#: Deviation of truncated-normal, and of tables and tokens (GPT-2's), which have no fans in this
-#: sense.
-STANDARD_DEVIATION = 0.02
+#: Standard deviation of truncated-normal, and of tables and tokens (GPT-2's), which have no fans in
+#: this sense.
+DEFAULT_STD = 0.02
 
 #: he: He et al. 2015, equation 10. xavier: Glorot and Bengio 2010, equations 12 and 16. lecun:
 #: LeCun et al. 1998, equation 16. orthogonal: Saxe et al. 2014. delta-orthogonal: Xiao et al. 2018,
@@ -71,19 +70,8 @@ SCHEMES: dict[str, Scheme] = {
     "orthogonal": Scheme(orthogonal, gain=None),
     "delta-orthogonal": Scheme(delta_orthogonal, gain=None),
     "lsuv": Scheme(orthogonal, clears_biases=True),
-    "truncated-normal": Scheme(truncated_normal, gain=STANDARD_DEVIATION),
+    "truncated-normal": Scheme(truncated_normal, gain=DEFAULT_STD),
 }
-NAMES = ("keep", *SCHEMES)
-#: What frameworks call them, to be suggested.
-_OTHER_NAMES = {
-    "kaiming": "he", "kaiming-normal": "he", "he-normal": "he", "kaiming-uniform": "he-uniform",
-    "glorot": "xavier", "glorot-normal": "xavier", "xavier-normal": "xavier",
-    "glorot-uniform": "xavier-uniform", "lecun-normal": "lecun", "trunc-normal": "truncated-normal",
-    "none": "keep",
-}  # fmt: skip
-#: A gain that is that of the activation behind each layer.
-BY_ACTIVATION = "activation"
-
 _TABLES = frozenset({"embedding", "position", "token", "other"})
 
 #: What a placeholder of these kinds becomes.
@@ -95,43 +83,6 @@ _NEUTRAL = {
 }
 #: What a placeholder that holds this running statistic becomes.
 _NEUTRAL_STATISTIC = {"mean": 0.0, "variance": 1.0}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A scheme's name with what the user set.
-
-    ``gain`` is a factor on all layers, or :data:`BY_ACTIVATION`; ``std`` a standard deviation.
-    """
-
-    name: str = "keep"
-    gain: float | str | None = None
-    std: float | None = None
-
-    def check(self) -> None:
-        """UsageError for an unknown scheme and for settings that it does not have."""
-        if self.name not in NAMES:
-            other = _OTHER_NAMES.get(self.name.lower().rstrip("_").replace("_", "-"))
-            near = [other] if other else get_close_matches(self.name, NAMES, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise UsageError(f"--scheme {self.name}: choose one of {', '.join(NAMES)}{hint}")
-        drawn = tuple(n for n in SCHEMES if n not in ("truncated-normal", "lsuv"))
-        _check_factor("--std", self.std, self.name, ("truncated-normal",))
-        if not isinstance(self.gain, str):
-            _check_factor("--gain", self.gain, self.name, drawn)
-        elif self.gain != BY_ACTIVATION:
-            raise UsageError(f"--gain is a number or '{BY_ACTIVATION}', not '{self.gain}'")
-        elif self.name not in drawn:
-            raise UsageError(f"--gain belongs to --scheme {', '.join(drawn)}")
-
-
-def _check_factor(option: str, given: float | None, scheme: str, schemes: Sequence[str]) -> None:
-    if given is None:
-        return
-    if scheme not in schemes:
-        raise UsageError(f"{option} belongs to --scheme {', '.join(schemes)}")
-    if not (given > 0 and math.isfinite(given)):
-        raise UsageError(f"{option} must be positive, not {given}")
 
 
 def is_constant(array: Array) -> bool:
@@ -147,7 +98,7 @@ def constant_weights(parameters: Sequence[Parameter], values: Mapping[str, Array
 def fill(
     parameters: Sequence[Parameter],
     values: Mapping[str, Array],
-    settings: Settings,
+    weights: InitialWeights,
     seed: int,
     *,
     placeholders: bool = False,
@@ -156,22 +107,21 @@ def fill(
 
     Tables keep what they have unless it is constant. With ``placeholders`` (a model whose weights
     are constants, as files without trained weights have) gains become 1, biases and shifts 0, and
-    running statistics a mean of 0 and a variance of 1. Raises UsageError for bad settings.
+    running statistics a mean of 0 and a variance of 1.
     """
-    settings.check()
-    if settings.name == "keep":
+    if weights.scheme == "keep":
         return {}
-    scheme = SCHEMES[settings.name]
+    scheme = SCHEMES[weights.scheme]
     new: dict[str, Array] = {}
     for p in parameters:
         old = values[p.name]
         rng = np.random.default_rng([seed, zlib.crc32(p.name.encode())])
         if p.scalable and p.tied_to is None:
             if p.kind not in _TABLES and p.fan_in and p.fan_out:
-                new[p.name] = _draw(p, scheme, settings, rng)
+                new[p.name] = _draw(p, scheme, weights, rng)
             elif is_constant(old):
-                deviation = settings.std or STANDARD_DEVIATION
-                new[p.name] = rng.standard_normal(old.shape, np.float32) * np.float32(deviation)
+                std = weights.std or DEFAULT_STD
+                new[p.name] = rng.standard_normal(old.shape, np.float32) * np.float32(std)
         elif scheme.clears_biases and p.kind == "bias" and p.trainable:
             new[p.name] = np.zeros(old.shape, np.float32)
         elif placeholders and is_constant(old):
@@ -187,9 +137,9 @@ def fill(
     return new
 
 
-def _draw(p: Parameter, scheme: Scheme, settings: Settings, rng: np.random.Generator) -> Array:
+def _draw(p: Parameter, scheme: Scheme, weights: InitialWeights, rng: np.random.Generator) -> Array:
     assert p.fan_in and p.fan_out
-    given = settings.std if settings.std is not None else settings.gain
+    given = weights.std if weights.std is not None else weights.gain
     factor = given if given is not None else scheme.gain
     if factor is None or isinstance(factor, str):
         found = gain(p.gain_activation, p.gain_slope)

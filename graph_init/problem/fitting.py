@@ -13,8 +13,8 @@ from typing import TypeVar
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, MemoryLimitError
 from graph_init.model.load import LoadedModel
+from graph_init.options import Options
 from graph_init.problem import forward_graph, workload
-from graph_init.problem.workload import Options
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ def _names_batch(loaded: LoadedModel, options: Options) -> bool:
         if v.name not in loaded.ir.graph.initializers and v.shape
     ]
     return any(
-        len(shape) > 1 if isinstance(shape[0], int) else shape[0].value in options.dims
+        len(shape) > 1 if isinstance(shape[0], int) else shape[0].value in (options.dims or {})
         for shape in shapes
     )
 

@@ -13,12 +13,11 @@ from graph_init.engine.session import require_device
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
+from graph_init.options import Options
 from graph_init.problem import batches, data_files, forward_graph, streams
 from graph_init.problem.loss import TARGET
-from graph_init.problem.loss_choice import Choice, targets
+from graph_init.problem.loss_choice import targets
 from graph_init.problem.passes import GraphPass
-
-METHODS = ("taylor", "finite-difference")
 
 
 @dataclass(frozen=True)
@@ -32,24 +31,6 @@ class Given:
     def rows(self) -> int:
         """As many as every array has."""
         return min(len(a) for a in self.arrays.values() if a.ndim)
-
-
-@dataclass(frozen=True)
-class Options:
-    data: data_files.Data | Given | None
-    batch_size: int | None
-    seed: int
-    loss: str | Choice
-    output_name: str | Sequence[str] | None
-    dims: Mapping[str, int]
-    batch_norm: str
-    method: str
-    whole_file: bool
-    scale_gradient: bool
-    micro_batch: int | None = None
-    device: str = "cpu"
-    difference_step: float | None = None
-    memory_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ def build(
     options: Options,
 ) -> Workload:
     """Lower the model for the batches that ``options`` asks for."""
-    _check(options)
+    require_device(options.device)
     if not any(p.trainable for p in parameters):
         raise UnsupportedModelError(
             "the model has no trainable parameter; see `graph-init inspect`, and --trainable"
@@ -105,7 +86,7 @@ def build(
             values,
             loss=options.loss,
             output_names=_outputs(options, arrays),
-            dims=options.dims,
+            dims=options.dims or {},
             batch_size=size,
             batch_norm=options.batch_norm,
             input_sizes=input_sizes,
@@ -218,25 +199,6 @@ def _source(
         return batches.check_arrays(arrays, problem.inputs, problem.objective, rows)
 
     return streams.of_batches(given.batches, check), None
-
-
-def _check(options: Options) -> None:
-    if options.method not in METHODS:
-        raise UsageError(f"--method is one of {', '.join(METHODS)}, not '{options.method}'")
-    if options.batch_norm not in ("eval", "train"):
-        raise UsageError(f"--batch-norm is eval or train, not '{options.batch_norm}'")
-    for option, number in (
-        ("--batch-size", options.batch_size),
-        ("--micro-batch", options.micro_batch),
-    ):
-        if number is not None and number < 1:
-            raise UsageError(f"{option} must be at least 1, not {number}")
-    if options.difference_step is not None:
-        if options.method != "finite-difference":
-            raise UsageError("--difference-step belongs to --method finite-difference")
-        if not options.difference_step > 0:
-            raise UsageError(f"--difference-step must be positive, not {options.difference_step}")
-    require_device(options.device)
 
 
 def _slice_count(loaded: LoadedModel, options: Options, rows: int) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from graph_init.analysis import Parameter
 from graph_init.ir import Array
 
 #: Element type → its largest number and its smallest positive one. Wider types hold what float32,
@@ -47,3 +48,17 @@ def limit(factor: float, values: Array, dtype: str) -> Limit | None:
     lowest = min(1.0, _STEPS * smallest / size)
     taken = min(max(factor, lowest), highest)
     return None if taken == factor else Limit(factor, float(np.float32(taken)))
+
+
+def clamped(
+    scales: Mapping[str, float], values: Mapping[str, Array], parameters: Sequence[Parameter]
+) -> tuple[dict[str, float], list[str]]:
+    """Factors that fit the tensors' types, as float32 has them; and a sentence for each change."""
+    dtypes = {p.name: p.dtype.lower() for p in parameters}
+    factors = {n: float(np.float32(s)) for n, s in scales.items()}
+    notes = []
+    for n, factor in factors.items():
+        if (found := limit(factor, values[n], dtypes[n])) is not None:
+            factors[n] = found.taken
+            notes.append(found.sentence(n, dtypes[n]))
+    return factors, notes

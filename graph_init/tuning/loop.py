@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from graph_init.deviation.result import finite as number_or_none
 from graph_init.errors import NumericalError
 from graph_init.ir import Array
 
@@ -36,6 +37,42 @@ class Deviation(Protocol):
 
 
 @dataclass(frozen=True)
+class HistoryEntry:
+    """A step of the descent, or a state that was tried, measured on one batch.
+
+    Attributes:
+        step: its number, from 0.
+        gradient_deviation: None, here and below, if the number is not finite.
+        loss: on the batch.
+        gradient_norm: over all trainable elements.
+        vanished_fraction: share of the elements whose gradient is below ε.
+        state: what was tried, in words; None for a step.
+        trial_loss: at the end of the best trial of the state; None if no trial stayed finite.
+    """
+
+    step: int
+    gradient_deviation: float | None
+    loss: float | None
+    gradient_norm: float | None
+    vanished_fraction: float | None
+    state: str | None = None
+    trial_loss: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; a step has neither ``state`` nor ``trial_loss``."""
+        content = dict(vars(self))
+        if self.state is None:
+            del content["state"], content["trial_loss"]
+        return content
+
+
+#: Receives each entry of the history.
+OnStep = Callable[[HistoryEntry], None]
+#: Receives what is being done, how much of it is done, and how much there is.
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
 class TuningResult:
     """``scales``: the best factors on the starting tensors, shape (tensors,).
 
@@ -44,7 +81,7 @@ class TuningResult:
 
     scales: Array
     best_step: int
-    history: list[dict[str, Any]]
+    history: list[HistoryEntry]
     interrupted: bool
 
 
@@ -67,7 +104,7 @@ def tune(
     norms: Array,
     optimizer: Optimizer,
     steps: int,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> TuningResult:
     """Take ``steps`` optimiser steps from scales of one; Ctrl-C keeps the best so far.
 
@@ -79,19 +116,19 @@ def tune(
     current, previous = initial.copy(), initial.copy()
     finalists: list[tuple[float, int, Array]] = []
     limit = 1.0
-    history: list[dict[str, Any]] = []
+    history: list[HistoryEntry] = []
     interrupted = False
     try:
         for number in range(steps):
             scales = np.divide(current, initial, out=np.ones_like(initial), where=initial > 0)
             found = search(scales, number)
-            entry = {
-                "step": number,
-                "gradient_deviation": found.gradient_deviation,
-                "loss": found.loss,
-                "gradient_norm": found.gradient_norm,
-                "vanished_fraction": found.vanished_fraction,
-            }
+            entry = HistoryEntry(
+                step=number,
+                gradient_deviation=number_or_none(found.gradient_deviation),
+                loss=number_or_none(found.loss),
+                gradient_norm=number_or_none(found.gradient_norm),
+                vanished_fraction=number_or_none(found.vanished_fraction),
+            )
             finite = bool(
                 np.isfinite(found.gradient_deviation)
                 and np.isfinite(found.log_scale_gradient).all()

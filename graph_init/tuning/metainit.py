@@ -1,10 +1,18 @@
-"""The published optimiser of the norms: sign momentum."""
+"""The published tuner: sign descent with momentum on the norms, to lower gradient deviation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+from graph_init.analysis import Parameter
+from graph_init.deviation.evaluator import Evaluator
 from graph_init.ir import Array
+from graph_init.options import MetaInit
+from graph_init.problem.streams import Source
+from graph_init.problem.workload import Workload
+from graph_init.tuning.loop import HistoryEntry, OnProgress, OnStep, TuningResult, tune
 
 #: A norm never falls below this share of where it began; the published code has no such floor.
 FLOOR = 1e-6
@@ -33,3 +41,46 @@ class SignMomentum:
     def rest(self) -> None:
         """Forget the momentum."""
         self._velocity = None if self._velocity is None else np.zeros_like(self._velocity)
+
+
+class Descent:
+    """MetaInit on an evaluator of gradient deviation and its derivative."""
+
+    def __init__(
+        self,
+        settings: MetaInit,
+        run: Evaluator,
+        workload: Workload,
+        parameters: Sequence[Parameter],
+    ) -> None:
+        self._settings, self._run = settings, run
+
+    def __call__(
+        self,
+        values: Mapping[str, Array],
+        source: Source,
+        on_step: OnStep | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> TuningResult:
+        """Scales for ``values``; the history has an entry for each step."""
+        run, own = self._run, self._settings
+
+        def step(entry: HistoryEntry) -> None:
+            if on_step is not None:
+                on_step(entry)
+            if on_progress is not None:
+                on_progress("stepping", entry.step + 1, own.steps)
+
+        if on_progress is not None:
+            on_progress("stepping", 0, own.steps)
+        return tune(
+            lambda scales, number: run.step(source.search.batch(number), scales),
+            lambda scales, number: run.step(source.select.batch(number), scales),
+            run.norms(values),
+            optimizer=SignMomentum(own.rate, own.momentum),
+            steps=own.steps,
+            on_step=step,
+        )
+
+    def ready(self) -> None:
+        """It needs nothing beside the evaluator."""

@@ -23,17 +23,18 @@ import numpy as np
 
 from graph_init.analysis import Parameter
 from graph_init.deviation import collapse
-from graph_init.deviation.evaluator import Evaluator, finite
-from graph_init.deviation.result import DeviationResult
+from graph_init.deviation.evaluator import Evaluator
+from graph_init.deviation.result import DeviationResult, finite
 from graph_init.engine import memory
 from graph_init.engine.session import Session
 from graph_init.errors import NumericalError
 from graph_init.init.lsuv import UnitVariance
 from graph_init.ir import Array
+from graph_init.options import Restore
 from graph_init.problem.streams import Source
 from graph_init.problem.workload import Workload
 from graph_init.training import runner
-from graph_init.tuning.loop import TuningResult
+from graph_init.tuning.loop import HistoryEntry, OnProgress, OnStep, TuningResult
 
 #: Deviations of the last layer's output that are tried.
 OUTPUT_STDS = (0.3, 1.0)
@@ -73,17 +74,19 @@ _START = "start"
 _RESTORATION_BATCH, _TRIAL_BATCH = 0, 1
 
 
-class Restore:
+class Restorer:
     """Tunes one workload, from any values."""
 
     def __init__(
         self,
+        settings: Restore,
         run: Evaluator,
         workload: Workload,
         parameters: Sequence[Parameter],
         saturating: float = SATURATING,
     ) -> None:
         """``saturating``: deviation before an activation that saturates."""
+        self._updates = settings.updates
         self._run, self._workload, self._parameters = run, workload, parameters
         self._deviations = {
             p.name: saturating for p in parameters if p.gain_activation in _SATURATE
@@ -94,11 +97,10 @@ class Restore:
         self,
         values: Mapping[str, Array],
         source: Source,
-        steps: int,
-        on_step: Callable[[dict[str, Any]], None] | None = None,
-        on_progress: Callable[[str, int, int], None] | None = None,
+        on_step: OnStep | None = None,
+        on_progress: OnProgress | None = None,
     ) -> TuningResult:
-        """Scales for ``values`` from trials of ``steps`` updates; none with no steps.
+        """Scales for ``values`` from the trials; without updates they stay 1.
 
         The history has an entry for each state: its gradient deviation, and the loss that its best
         trial ended with (None if no trial stayed finite). ``on_progress`` is told how many trials
@@ -106,17 +108,17 @@ class Restore:
         NumericalError if the start's numbers and those of all other states are not finite.
         """
         ones = np.ones(len(self._run.scaled))
-        if not steps:
+        if not self._updates:
             return TuningResult(ones, 0, [], False)
-        history: list[dict[str, Any]] = []
+        history: list[HistoryEntry] = []
         found: list[Candidate] = []
         interrupted = False
         try:
             with np.errstate(all="ignore"):
                 for name, scales in self._states(values, source, found):
                     after = None if on_progress is None else _Progress(on_progress, len(found))
-                    tried, measured = self.tried(values, scales, source, steps, after)
-                    history.append({"step": len(found), "state": name, **_entry(measured, tried)})
+                    tried, measured = self.tried(values, scales, source, after)
+                    history.append(_entry(len(found), name, measured, tried))
                     found.append(tried)
                     if on_step is not None:
                         on_step(history[-1])
@@ -211,14 +213,13 @@ class Restore:
         values: Mapping[str, Array],
         scales: Array,
         source: Source,
-        steps: int,
         after: Callable[[int], None] | None = None,
     ) -> tuple[Candidate, DeviationResult]:
         """The state's trial, and what is measured of it on a batch common to all."""
-        found = self.trial(values, scales, source, steps, after)
+        found = self.trial(values, scales, source, after)
         measured = self._run.step(source.select.batch(0), scales)
         deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
-        return replace(found, output=measured.extras[0], deviation=deviation), measured
+        return replace(found, output=measured.output_std, deviation=deviation), measured
 
     def choose(self, tried: Sequence[Candidate], saturates: bool | None = None) -> Candidate | None:
         """The state that is taken; ``saturates`` says of another network whether it can."""
@@ -233,21 +234,21 @@ class Restore:
             memory.require(
                 memory.estimate(alive, 4 * count * _VECTORS),
                 self._workload.options.memory_limit,
-                [memory.SLICES, memory.FEWER_ROWS, "--optimizer sign", "--steps 0"],
+                [memory.SLICES, memory.FEWER_ROWS, "--tuner metainit", "--updates 0"],
             )
 
         return runner.Trainer(problem, OPTIMIZER, threads=None, admit=admit)
 
     def ready(self) -> None:
         """Open what the trials run in; MemoryLimitError if they do not fit."""
-        self._trainer  # noqa: B018
+        if self._updates:
+            self._trainer  # noqa: B018
 
     def trial(
         self,
         values: Mapping[str, Array],
         scales: Array,
         source: Source,
-        steps: int,
         after: Callable[[int], None] | None = None,
     ) -> Candidate:
         """Train from ``scales`` at every learning rate, and lower ones until one is stable.
@@ -262,7 +263,7 @@ class Restore:
         )
         first, last = np.inf, np.inf
         for done, rate in enumerate((*RATES, *LOWER_RATES), 1):
-            curve = self._trainer(start, itertools.repeat(batch), steps, rate)
+            curve = self._trainer(start, itertools.repeat(batch), self._updates, rate)
             first = float(curve.losses[0])
             if not curve.diverged:
                 last = min(last, float(np.mean(curve.losses[-_LAST:])))
@@ -325,10 +326,16 @@ def _choose(tried: Sequence[Candidate], saturates: bool) -> Candidate | None:
     return best if max(best.last, learnt) < (_CLEARLY if sound else _ALIKE) * bar else start
 
 
-def _entry(measured: DeviationResult, tried: Candidate) -> dict[str, Any]:
-    names = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction")
-    numbers = {n: float(getattr(measured, n)) for n in names} | {"trial_loss": tried.last}
-    return {n: finite(x) for n, x in numbers.items()}
+def _entry(number: int, state: str, measured: DeviationResult, tried: Candidate) -> HistoryEntry:
+    return HistoryEntry(
+        step=number,
+        state=state,
+        gradient_deviation=finite(measured.gradient_deviation),
+        loss=finite(measured.loss),
+        gradient_norm=finite(measured.gradient_norm),
+        vanished_fraction=finite(measured.vanished_fraction),
+        trial_loss=finite(tried.last),
+    )
 
 
 def _root_mean_square(values: Array) -> float:

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import graph_init
+from graph_init.deviation.result import FIGURES
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, UsageError
 from graph_init.output import debug_log
 from graph_init.zoo import catalog, inputs, lock, overview
 from graph_init.zoo.store import open_store
 
-#: Figures of a measurement that a row has.
-FIGURES = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction", "output_std")
 #: Seconds between two messages about how far a model is.
 _NEWS = 0.5
 
@@ -93,16 +92,18 @@ def _work(task: dict[str, Any], folder: Path, say: Callable[..., None]) -> dict[
     say(inputs=files)
     last = 0.0
 
-    def show(entry: dict[str, Any]) -> None:
+    def show(entry: graph_init.HistoryEntry) -> None:
         nonlocal last
         if time.monotonic() - last > _NEWS:
             last = time.monotonic()
-            say(news=f"step {entry['step']}, GD {entry['gradient_deviation']:.4g}")
+            deviation = entry.gradient_deviation
+            shown = "not finite" if deviation is None else f"{deviation:.4g}"
+            say(news=f"step {entry.step}, GD {shown}")
 
     say(news="building")
     try:
         result = graph_init.initialize(
-            path, **options, memory_limit=str(task["memory_limit"]), on_step=show
+            path, **options, memory_limit=task["memory_limit"], on_step=show
         )
     except GraphInitError as error:
         # A copy's place says nothing to anybody.

@@ -17,145 +17,51 @@ those over the command line's.
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
 
-from graph_init import api
-from graph_init.engine import memory
-from graph_init.errors import UsageError
-from graph_init.init import schemes
-from graph_init.tuning import registry
+from graph_init import options as all_options
+from graph_init.errors import UsageError, suggestion
+from graph_init.options import (
+    OTHER_TUNERS,
+    TUNERS,
+    ComputationOptions,
+    InitialWeights,
+    LimitOptions,
+    ParameterOptions,
+    ProblemOptions,
+)
+from graph_init.options.checks import OneOf
+from graph_init.options.fields import Check, of
 from graph_init.zoo import extra
 
 FORMAT = "graph-init/zoo"
 VERSION = 1
 SUFFIXES = (".yaml", ".yml", ".json")
 
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+#: What a model of a zoo can be given, beside the settings of the tuners.
+_GROUPS = (ProblemOptions, ParameterOptions, ComputationOptions, LimitOptions, InitialWeights)
 
 
-class _Wrong(Exception):
-    """What a value should have been."""
+def _known() -> dict[str, tuple[str, Check, Any]]:
+    """Option → the argument of ``initialize`` that it is, the check of its value, its default."""
+    known = {
+        option.flag: (argument, option.check, default)
+        for kind in _GROUPS
+        for argument, (option, default) in of(kind).items()
+    }
+    known["tuner"] = ("tuner", OneOf(tuple(TUNERS), OTHER_TUNERS), all_options.DEFAULT_TUNER)
+    for kind in TUNERS.values():
+        for setting, (option, _) in of(kind).items():
+            known[option.flag] = (setting, option.check, None)
+    return known
 
 
-def _number(kind: type, least: float | None = None) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        whole = kind is int
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise _Wrong("a whole number" if whole else "a number")
-        if least is not None and value < least:
-            raise _Wrong(f"a number of at least {least:g}")
-        return kind(value)
-
-    return check
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _Wrong("a text")
-    return value
-
-
-def _one_of(*choices: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in choices:
-            raise _Wrong(f"one of {', '.join(choices)}")
-        return str(value)
-
-    return check
-
-
-def _texts(value: Any) -> list[str]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(i, str) for i in items):
-        raise _Wrong("a text or a list of texts")
-    return list(items)
-
-
-def _patterns(value: Any) -> list[str]:
-    for pattern in _texts(value):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise _Wrong(f"a regular expression ('{pattern}': {error})") from error
-    return _texts(value)
-
-
-def _sizes(value: Any) -> dict[str, int]:
-    if not isinstance(value, Mapping) or not all(
-        isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value.values()
-    ):
-        raise _Wrong("a mapping of dimensions to positive sizes")
-    return {str(k): v for k, v in value.items()}
-
-
-def _size(value: Any) -> str:
-    try:
-        memory.parse(str(value))
-    except UsageError as error:
-        raise _Wrong("a size like 8GB or 500MB") from error
-    return str(value)
-
-
-def seconds(value: Any) -> float:
-    """Seconds from ``90``, ``90s``, ``15m``, ``2h`` or ``1d``; UsageError for others."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(value))
-    if found is None or float(found[1]) == 0:
-        raise UsageError(f"--time-limit '{value}' is not a time like 90s, 15m or 2h")
-    return float(found[1]) * _SECONDS[found[2]]
-
-
-def _time(value: Any) -> float:
-    try:
-        return seconds(value)
-    except UsageError as error:
-        raise _Wrong("a time like 90s, 15m or 2h") from error
-
-
-def _gain(value: Any) -> float | str:
-    return value if value == "activation" else float(_number(float)(value))
-
-
-def _scheme(value: Any) -> str:
-    schemes.Settings(_text(value)).check()
-    return str(value)
-
-
-def _tuner(value: Any) -> str:
-    registry.kind(_text(value))
-    return str(value)
-
-
-#: Option → the argument of ``initialize`` that it is, and what checks its value.
-OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "data": ("data", _text),
-    "batch-size": ("batch_size", _number(int, 1)),
-    "seed": ("seed", _number(int)),
-    "loss": ("loss", _one_of("auto", "cross-entropy", "binary-cross-entropy", "mse")),
-    "output-name": ("output_name", _texts),
-    "dim": ("dims", _sizes),
-    "trainable": ("trainable", _patterns),
-    "freeze": ("freeze", _patterns),
-    "batch-norm": ("batch_norm", _one_of("eval", "train")),
-    "method": ("method", _one_of("taylor", "finite-difference")),
-    "difference-step": ("difference_step", _number(float)),
-    "micro-batch": ("micro_batch", _number(int, 1)),
-    "device": ("device", _one_of("cpu", "cuda")),
-    "memory-limit": ("memory_limit", _size),
-    "time-limit": ("time_limit", _time),
-    "scheme": ("scheme", _scheme),
-    "gain": ("gain", _gain),
-    "std": ("std", _number(float, 0)),
-    "steps": ("steps", _number(int, 0)),
-    "optimizer": ("optimizer", _tuner),
-}
-_NAMES = {argument: name for name, (argument, _) in OPTIONS.items()}
+OPTIONS = _known()
+_NAMES = {argument: name for name, (argument, _, _) in OPTIONS.items()}
 #: Arguments that change whether a model is done, and never what comes out.
 LIMITS = frozenset({"memory_limit", "time_limit"})
 
@@ -176,32 +82,31 @@ def checked(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
     UsageError, which begins with ``where``, for unknown names and values that cannot be.
     """
-    defaults = {k: p.default for k, p in inspect.signature(api.initialize).parameters.items()}
     found: dict[str, Any] = {}
     for given, value in options.items():
         name = _NAMES.get(given, given)
         if name not in OPTIONS:
-            near = get_close_matches(name, OPTIONS, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(OPTIONS)}"
-            raise UsageError(f"{where}there is no option '{given}'{hint}")
-        argument, check = OPTIONS[name]
+            raise UsageError(f"{where}there is no option '{given}'{_hint(name, OPTIONS)}")
+        argument, check, default = OPTIONS[name]
         if value is None:
             continue
+        if name == "data" and not isinstance(value, str):
+            raise UsageError(f"{where}data: {value!r} is not a text")
         try:
-            good = check(value)
-        except _Wrong as wrong:
-            raise UsageError(f"{where}{name}: {value!r} is not {wrong}") from wrong
+            good = check(name, value)
         except UsageError as error:
             raise UsageError(f"{where}{error}") from error
-        if good not in ([], {}) and good != defaults.get(argument):
-            found[argument] = good
+        if good not in ((), {}) and good != default:
+            found[argument] = list(good) if isinstance(good, tuple) else good
     return found
 
 
 def together(options: Mapping[str, Any]) -> dict[str, Any]:
     """Checked options that are not at their default; UsageError if some exclude each other."""
     found = checked(options)
-    schemes.Settings(found.get("scheme", "keep"), found.get("gain"), found.get("std")).check()
+    InitialWeights.of(found)
+    own = all_options.tuner_settings(found)
+    all_options.tuner(found.get("tuner", all_options.DEFAULT_TUNER), own)
     return found
 
 
@@ -247,9 +152,9 @@ def _options(given: Any, where: str) -> dict[str, Any]:
         raise UsageError(f"{where}options are a mapping of names to values, not {given!r}")
     unknown = [k for k in given if k not in OPTIONS]
     if unknown:
-        near = get_close_matches(str(unknown[0]), OPTIONS, 1)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(OPTIONS)}"
-        raise UsageError(f"{where}there is no option '{unknown[0]}'{hint}")
+        raise UsageError(
+            f"{where}there is no option '{unknown[0]}'{_hint(str(unknown[0]), OPTIONS)}"
+        )
     checked(given, where)
     return {OPTIONS[k][0]: v for k, v in given.items()}
 
@@ -257,11 +162,15 @@ def _options(given: Any, where: str) -> dict[str, Any]:
 def _only(tree: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in tree:
         if key not in known:
-            near = get_close_matches(str(key), known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+            hint = _hint(str(key), known)
             if key in OPTIONS:
                 hint = "; an option of a model stands under 'options'"
             raise UsageError(f"{where}there is no key '{key}' here{hint}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = suggestion(name, known, {"optimizer": "tuner"})
+    return near or f"; known: {', '.join(known)}"
 
 
 def _parse(content: bytes, label: str) -> Any:

@@ -159,7 +159,7 @@ def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
     if outcome.stopped == "time":
         words = (
             f"not done within {task['time_limit']:g} s, and stopped; raise --time-limit, or lower "
-            "--steps or --batch-size"
+            "--updates, --steps or --batch-size"
         )
         return _failed(task, "TimeLimit", words, 4, more)
     if outcome.stopped == "memory":

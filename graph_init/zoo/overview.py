@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from graph_init.deviation.result import FIGURES
 from graph_init.errors import ModelFileError
 from graph_init.zoo.catalog import OVERVIEW, RESULT, TABLE
 from graph_init.zoo.journal import Record
@@ -18,8 +19,6 @@ from graph_init.zoo.store import open_store
 FORMAT = "graph-init/zoo-overview"
 VERSION = 1
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
-#: Columns of the table that are figures of a measurement.
-_FIGURES = ("gradient_deviation", "loss", "gradient_norm", "vanished_fraction", "output_std")
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def write(folder: Path, rows: Iterable[Row], head: dict[str, Any]) -> list[str]:
 def _columns() -> list[str]:
     return [
         "name", "status", "error_class", "error", "elements", "steps", "scales",
-        *(f"{when}_{f}" for f in _FIGURES for when in ("before", "after")),
+        *(f"{when}_{f}" for f in FIGURES for when in ("before", "after")),
         "seconds", "peak_memory", "attempts", "host", "warnings", "source",
     ]  # fmt: skip
 
@@ -198,5 +197,5 @@ def _flat(found: Row) -> dict[str, Any]:
     cells["warnings"] = " ".join(found.warnings)
     for when in ("before", "after"):
         figures = getattr(found, when) or {}
-        cells |= {f"{when}_{f}": figures.get(f) for f in _FIGURES}
+        cells |= {f"{when}_{f}": figures.get(f) for f in FIGURES}
     return cells

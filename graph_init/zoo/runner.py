@@ -204,7 +204,6 @@ def _task(current: _Run, entry: Entry, names: Sequence[str]) -> dict[str, Any]:
         again = previous["status"] == "failed" and (current.retry or previous.get("transient"))
         if previous["key"] != key or previous["source"] != entry.source or again:
             previous = None
-    size = limits["memory_limit"]
     return {
         "name": entry.name,
         "source": entry.source,
@@ -217,7 +216,7 @@ def _task(current: _Run, entry: Entry, names: Sequence[str]) -> dict[str, Any]:
         "run": current.run,
         "threads": current.threads,
         "debug": debug_log.path(),
-        "memory_limit": None if size is None else memory.parse(size),
+        "memory_limit": limits["memory_limit"],
         "time_limit": limits["time_limit"] or DEFAULT_TIME_LIMIT,
     }
 

@@ -3,7 +3,7 @@
     python tools/experiments/alternatives.py [--seeds 2] [--quick] [--write]
 
 Three networks, from PyTorch's default weights and from He weights that are off by random factors;
-SGD with momentum at five learning rates. Of the tuner `signal`: each state that it tries taken
+SGD with momentum at five learning rates. Of the tuner `restore`: each state that it tries taken
 without a trial, trials of other lengths, the state with the lowest gradient deviation instead, and
 gradient deviation lowered further from the restored state. Then the published algorithm with a
 decaying step, with the product of the scales held fixed, and the
@@ -28,8 +28,9 @@ import torch
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from graph_init.options import Restore
 from graph_init.problem.streams import Stream
-from graph_init.tuning.restore import SATURATING, Restore
+from graph_init.tuning.restore import SATURATING, Restorer
 from tools.experiments import laboratory, study
 from tools.experiments.laboratory import Subject, Values
 from tools.experiments.networks import NETWORKS
@@ -48,7 +49,7 @@ def restored(head: float, saturating: float = SATURATING) -> Candidate:
     """The signal restored, the output at ``head``, whatever a trial says."""
 
     def find(s: Subject, values: Values, seed: int) -> Scales:
-        tuner = Restore(s.evaluator, s.workload, s.parameters, saturating)
+        tuner = Restorer(Restore(), s.evaluator, s.workload, s.parameters, saturating)
         factors, heads = tuner.restored(s.own(values), s.random(seed))
         scales = {n: f * (head if n in heads else 1.0) for n, f in factors.items()}
         finite = np.isfinite(list(scales.values())).all() and min(scales.values()) > 0
@@ -57,20 +58,20 @@ def restored(head: float, saturating: float = SATURATING) -> Candidate:
     return find
 
 
-def trials(steps: int) -> Candidate:
-    """`signal` with trials of ``steps`` updates."""
+def trials(updates: int) -> Candidate:
+    """`restore` with trials of ``updates`` updates."""
 
     def find(s: Subject, values: Values, seed: int) -> Scales:
-        return s.named(s.signal(s.own(values), s.random(seed), steps).scales)
+        return s.named(s.restorer(Restore(updates))(s.own(values), s.random(seed)).scales)
 
     return find
 
 
 def selected(s: Subject, values: Values, seed: int) -> Scales:
-    """Of the states that `signal` tries, that with the lowest gradient deviation."""
+    """Of the states that `restore` tries, that with the lowest gradient deviation."""
     source = s.random(seed)
     s.evaluator.step.set_parameters(s.own(values))
-    states = [scales for _, scales in s.signal.candidates(s.own(values), source)]
+    states = [scales for _, scales in s.restorer().candidates(s.own(values), source)]
     found = [s.evaluator.step(source.select.batch(0), x).gradient_deviation for x in states]
     return s.named(states[int(np.nanargmin(found))])
 
@@ -142,7 +143,7 @@ def _tensors(stream: Stream, number: int) -> dict[str, torch.Tensor]:
 
 
 CANDIDATES: dict[str, Candidate] = {
-    "`signal`: best of three trials of 30 updates": trials(30),
+    "`restore`: best of three trials of 30 updates": trials(30),
     "trials of 3 updates": trials(3),
     "trials of 10 updates": trials(10),
     "trials of 100 updates": trials(100),

@@ -26,7 +26,7 @@ from tools.experiments.study import Case, Page
 
 NAMES = ("plain-cnn", "residual-cnn-bn", "mlp-tanh", "lstm")
 START, OPTIMIZER = "off", "sgd"
-TREATMENTS = ("start", "signal", "sign", "he", "lsuv")
+TREATMENTS = ("start", "restore", "metainit", "he", "lsuv")
 _WINDOW = 10
 #: Shares of the updates at which the table looks.
 _SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -48,7 +48,7 @@ def job(cases: Sequence[Case]) -> list[tuple[Case, Any]]:
 
 def experiment(given: argparse.Namespace) -> Page:
     names = ["mlp-tanh"] if given.quick else list(NAMES)
-    treatments = [t for t in TREATMENTS if t != "sign" or not given.quick]
+    treatments = [t for t in TREATMENTS if t != "metainit" or not given.quick]
     updates = given.updates // _WINDOW * _WINDOW
     jobs = [
         [Case(n, NETWORKS[n], START, t, seed, updates) for t in treatments]

@@ -3,7 +3,7 @@
     python tools/experiments/depth.py [--seeds 2] [--first-seed 100] [--quick] [--write]
 
 ReLU and tanh MLPs and a CNN without skips and norms, from PyTorch's default weights and from He's,
-both as they are and after `signal`, and from orthogonal and LSUV. Needs the ``dev`` extra.
+both as they are and after `restore`, and from orthogonal and LSUV. Needs the ``dev`` extra.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ DEPTHS = {
 #: What is shown → start and treatment.
 STATES = {
     "default": ("default", "start"),
-    "default, tuned": ("default", "signal"),
+    "default, tuned": ("default", "restore"),
     "he": ("he", "start"),
-    "he, tuned": ("he", "signal"),
+    "he, tuned": ("he", "restore"),
     "orthogonal": ("default", "orthogonal"),
     "lsuv": ("default", "lsuv"),
 }

@@ -25,17 +25,18 @@ sys.path.insert(0, str(ROOT))
 from graph_init.analysis import analyze
 from graph_init.deviation import evaluator as evaluation
 from graph_init.init import initial_state
-from graph_init.init.schemes import Settings
 from graph_init.model.load import LoadedModel, load
+from graph_init.options import TUNERS, InitialWeights, Options, Restore, Tuner, tuner
 from graph_init.problem import (
     batches,
     streams,
     workload,
 )
+from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
 from graph_init.training.optimizers import OPTIMIZERS
 from graph_init.tuning import registry
-from graph_init.tuning.restore import Restore
+from graph_init.tuning.restore import Restorer
 from tools.experiments.networks import CLASSES, Network
 from tools.experiments.tasks import TASKS
 
@@ -88,17 +89,21 @@ class Subject:
         self.data = TASKS[network.task]()
         self.loaded = self._export(0)
         self.parameters = analyze(self.loaded.ir)
-        self.base = initial_state.fill(self.loaded, self.parameters, Settings(), 0).values
+        self.base = initial_values(self.loaded)
         self.workload = self.load()
         self.problem = self.workload.problem
-        self._tuners: dict[str, registry.Tuner] = {}
+        self._tuners: dict[Tuner, registry.PreparedTuner] = {}
         self.scalable = [p.name for p in self.problem.parameters if p.scalable]
 
     def load(self, data: Any = None, *, batch: int = BATCH, seed: int = 0) -> workload.Workload:
-        options = workload.Options(
-            self.data if data is None else data, batch, seed, "cross-entropy", None, {},
-            self.batch_norm, "taylor", False, True,
-        )  # fmt: skip
+        options = Options(
+            data=self.data if data is None else data,
+            batch_size=batch,
+            seed=seed,
+            loss="cross-entropy",
+            batch_norm=self.batch_norm,
+            scale_gradient=True,
+        )
         return workload.build(self.loaded, self.parameters, self.base, options)
 
     def _export(self, seed: int) -> LoadedModel:
@@ -152,25 +157,27 @@ class Subject:
         if own <= drawn.keys():
             return {**self.base, **{n: drawn[n].numpy() for n in own}}
         loaded = self._export(seed)  # the exporter has renamed some
-        return initial_state.fill(loaded, self.parameters, Settings(), seed).values
+        return initial_values(loaded)
 
     def treated(self, treatment: str, values: Mapping[str, Any], seed: int) -> Values:
         """``values`` left alone (``start``), filled by a scheme, or tuned."""
         if treatment == "start":
             return dict(values)
-        if treatment in registry.TUNERS:
+        if treatment in TUNERS:
             return self.tuned(treatment, values, seed)
         return self.scheme(treatment, seed, values)
 
     def scheme(self, name: str, seed: int, base: Mapping[str, Any]) -> Values:
         """The scheme's weights in place of those of ``base``."""
-        state = initial_state.fill(self.loaded, self.parameters, Settings(name), seed)
-        values = {**base, **state.filled}
-        if name == "lsuv":
-            state.values.update(values)
-            state.finish(_with(self.workload, self.random(seed)))
-            values.update(state.filled)
-        return values
+        state = initial_state.fill(
+            self.loaded,
+            self.parameters,
+            InitialWeights(name),
+            seed=seed,
+            base=base,
+            prepare=lambda values: replace(self.workload, source=self.random(seed)),
+        )
+        return {**base, **state.filled}
 
     def tuned(self, name: str, values: Mapping[str, Any], seed: int) -> Values:
         """What a tuner makes of ``values``."""
@@ -182,29 +189,29 @@ class Subject:
         """What a tuner finds for ``values`` with its default steps, on batches of ``source``."""
         own = self.own(values)
         self.evaluator.step.set_parameters(own)
-        return self.named(self.tuner(name)(own, source, registry.kind(name).steps).scales)
+        return self.named(self.tuner(tuner(name))(own, source).scales)
 
     def trial(self, values: Mapping[str, Any], seed: int) -> float:
-        """The loss that the tuner ``signal`` judges the state by."""
-        ones, steps = np.ones(len(self.evaluator.scaled)), registry.kind("signal").steps
-        return self.signal.trial(self.own(values), ones, self.random(seed), steps).last
+        """The loss that the tuner ``restore`` judges the state by."""
+        ones = np.ones(len(self.evaluator.scaled))
+        return self.restorer().trial(self.own(values), ones, self.random(seed)).last
 
-    @property
-    def signal(self) -> Restore:
+    def restorer(self, settings: Restore | None = None) -> Restorer:
         """The default tuner."""
-        tuner = self.tuner("signal")
-        assert isinstance(tuner, Restore)
-        return tuner
+        found = self.tuner(settings or Restore())
+        assert isinstance(found, Restorer)
+        return found
 
     def named(self, scales: Any) -> dict[str, float]:
         """A tuner's vector of scales, by the tensors' names."""
         return dict(zip(self.evaluator.scaled, np.asarray(scales).tolist(), strict=True))
 
-    def tuner(self, name: str) -> registry.Tuner:
-        if name not in self._tuners:
-            prepare = registry.kind(name).prepare
-            self._tuners[name] = prepare(self.evaluator, self.workload, self.parameters)
-        return self._tuners[name]
+    def tuner(self, settings: Tuner) -> registry.PreparedTuner:
+        if settings not in self._tuners:
+            self._tuners[settings] = registry.prepare(
+                settings, self.evaluator, self.workload, self.parameters
+            )
+        return self._tuners[settings]
 
     def own(self, values: Mapping[str, Any]) -> Values:
         return {p.name: values[p.name] for p in self.problem.parameters}
@@ -240,10 +247,6 @@ class Subject:
                 found[o][rate] = min(final, CHANCE)
                 curves[o][rate] = curve.losses
         return Outcome(found, curves)
-
-
-def _with(load: workload.Workload, source: streams.Source) -> workload.Workload:
-    return replace(load, source=source)
 
 
 @lru_cache(maxsize=3)

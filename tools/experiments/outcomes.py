@@ -50,9 +50,9 @@ def experiment(given: argparse.Namespace) -> Page:
     for name in names:
         for seed in given.seeds:
             published = seed in given.seeds[:PUBLISHED_SEEDS] and not given.quick
-            runs = [(s, t) for s in STARTS for t in ("start", "signal")]
+            runs = [(s, t) for s in STARTS for t in ("start", "restore")]
             runs += [state for state in SCHEMES.values() if state not in runs]
-            runs += [(s, "sign") for s in PUBLISHED_STARTS if published]
+            runs += [(s, "metainit") for s in PUBLISHED_STARTS if published]
             cases += [
                 Case(name, NETWORKS[name], start, treatment, seed, given.updates)
                 for start, treatment in runs
@@ -69,14 +69,17 @@ def experiment(given: argparse.Namespace) -> Page:
 def report(found: Study, names: list[str]) -> list[str]:
     """Tables, and what follows from them."""
     cases = [(n, s) for n in names for s in STARTS]
-    signal = {c: found.differences((*c, "signal"), (*c, "start")) for c in cases}
-    verdicts = {c: study.verdict(d) for c, d in signal.items()}
+    over_start = {c: found.differences((*c, "restore"), (*c, "start")) for c in cases}
+    verdicts = {c: study.verdict(d) for c, d in over_start.items()}
     lines = list(study.CAPTION)
     lines += study.table(
-        ["network", "start", "from the start", "`signal`", "`sign`", "`signal` over the start", ""],
+        [
+            "network", "start", "from the start", "`restore`", "`metainit`",
+            "`restore` over the start", "",
+        ],
         (
-            [*c, *(found.shown(*c, t) for t in ("start", "signal", "sign")),
-             study.ratio(signal[c]), verdicts[c]]
+            [*c, *(found.shown(*c, t) for t in ("start", "restore", "metainit")),
+             study.ratio(over_start[c]), verdicts[c]]
             for c in cases
         ),
     )  # fmt: skip
@@ -87,11 +90,11 @@ def report(found: Study, names: list[str]) -> list[str]:
     said = list(verdicts.values())
     bad = [v for (_, start), v in verdicts.items() if start in BAD_STARTS]
     lines.append(
-        f"- Of {len(said)} cases `signal` is significantly better than the start in "
+        f"- Of {len(said)} cases `restore` is significantly better than the start in "
         f"{said.count('better')} and worse in {said.count('worse')}; of the {len(bad)} whose start "
         f"is off, too small or too large, better in {bad.count('better')}."
     )
-    for tuner in ("signal", "sign"):
+    for tuner in ("restore", "metainit"):
         over = [d for c in cases if (d := found.differences((*c, tuner), (*c, "start")))]
         if over:
             means = [float(np.mean(d)) for d in over]
@@ -105,7 +108,7 @@ def report(found: Study, names: list[str]) -> list[str]:
     lines += _over_schemes(found, names, cases)
     rates = [_rate_ratio(found, c) for c in cases]
     lines.append(
-        "- Largest learning rate that trains, after `signal` over that of the start, geometric "
+        "- Largest learning rate that trains, after `restore` over that of the start, geometric "
         f"mean over the cases in which both train: ×{np.exp(np.nanmean(rates)):.2f}."
     )
     return lines
@@ -116,7 +119,7 @@ def _over_schemes(found: Study, names: list[str], cases: list[tuple[str, str]]) 
 
     def over(case: tuple[str, str], scheme: str) -> float:
         state = (case[0], *SCHEMES[scheme])
-        return float(np.mean(found.differences((*case, "signal"), state)))
+        return float(np.mean(found.differences((*case, "restore"), state)))
 
     def score(name: str, scheme: str) -> float:
         return float(np.mean([r.score for r in found.of(name, *SCHEMES[scheme])]))
@@ -124,7 +127,7 @@ def _over_schemes(found: Study, names: list[str], cases: list[tuple[str, str]]) 
     medians = {s: float(np.exp(np.median([over(c, s) for c in cases]))) for s in SCHEMES}
     single = min(SCHEMES, key=lambda s: np.mean([score(n, s) for n in names]))
     lines = [
-        "- Loss after `signal` over that of a scheme, median over the cases: "
+        "- Loss after `restore` over that of a scheme, median over the cases: "
         + ", ".join(f"{s} ×{m:.2f}" for s, m in medians.items())
         + f". The best single scheme in hindsight, by the geometric mean of its losses over the "
         f"networks, is {single}.",
@@ -134,7 +137,7 @@ def _over_schemes(found: Study, names: list[str], cases: list[tuple[str, str]]) 
     lines.append(
         "- The best scheme of each network in hindsight: "
         + ", ".join(f"{n} {s}" for n, s in best.items())
-        + f". Loss after `signal` over that, median over the cases: ×{np.exp(median):.2f}."
+        + f". Loss after `restore` over that, median over the cases: ×{np.exp(median):.2f}."
     )
     return lines
 
@@ -143,7 +146,7 @@ def _rate_ratio(found: Study, case: tuple[str, str]) -> float:
     """Mean log ratio of the largest rates that train, where both do."""
     logs = [
         np.log(a.rates[o] / b.rates[o])
-        for a in found.of(*case, "signal") for b in found.of(*case, "start")
+        for a in found.of(*case, "restore") for b in found.of(*case, "start")
         for o in a.rates if a.seed == b.seed
     ]  # fmt: skip
     known = [float(x) for x in logs if np.isfinite(x)]

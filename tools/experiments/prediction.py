@@ -5,7 +5,7 @@
 Four architectures; for each, states from five starts, from three schemes, and from what both tuners
 make of two starts, under every seed. Of each state: what can be measured before training (gradient
 deviation and what else is known of the first step, on random and on real batches; the loss at the
-end of the trials of the tuner `signal`), the training loss after the budget, and the largest
+end of the trials of the tuner `restore`), the training loss after the budget, and the largest
 learning rate that trains. Rank correlations (Spearman's) are taken within an architecture; shown
 are their mean over the architectures and, in brackets, the lowest and the highest. Needs the
 ``dev`` extra.
@@ -33,8 +33,8 @@ ARCHITECTURES = ("plain-cnn", "mlp-relu", "mlp-tanh", "transformer-post")
 STATES = (
     *((start, "start") for start in laboratory.STARTS),
     *(("default", scheme) for scheme in ("xavier", "orthogonal", "lsuv")),
-    *((start, "signal") for start in ("default", "off")),
-    *((start, "sign") for start in ("default", "off")),
+    *((start, "restore") for start in ("default", "off")),
+    *((start, "metainit") for start in ("default", "off")),
 )
 TRIAL = "loss after the trials on a random batch"
 #: Real batches that the numbers are averaged over.
@@ -97,7 +97,7 @@ def _mean(rows: Sequence[Numbers], name: str) -> float:
 
 def experiment(given: argparse.Namespace) -> Page:
     names = ["mlp-relu", "mlp-tanh"] if given.quick else list(ARCHITECTURES)
-    states = [s for s in STATES if s[1] != "sign"] if given.quick else STATES
+    states = [s for s in STATES if s[1] != "metainit"] if given.quick else STATES
     jobs = [
         [
             Case(n, NETWORKS[n], start, treatment, seed, given.updates)

@@ -2,8 +2,8 @@
 
     python tools/experiments/random_or_real.py [--seeds 3] [--first-seed 100] [--quick] [--write]
 
-From He weights that are off by random factors, and from PyTorch's default, `signal` finds scales on
-random inputs with random labels (its default), on real inputs with random labels, and on real
+From He weights that are off by random factors, and from PyTorch's default, `restore` finds scales
+on random inputs with random labels (its default), on real inputs with random labels, and on real
 inputs with their own. Needs the ``dev`` extra.
 """
 
@@ -57,7 +57,7 @@ def job(cases: list[Case]) -> list[Row]:
                 *(Shuffled(stream, c.seed) for stream in (real.search, real.select, real.report))
             )
             source = (s.random(c.seed), shuffled, real)[SOURCES.index(c.treatment)]
-            values = s.scaled(values, s.scales("signal", values, source))
+            values = s.scaled(values, s.scales("restore", values, source))
         rows.append(study.row(c, s.outcome(values, c.seed)))
     return rows
 

@@ -30,7 +30,7 @@ PLAIN = {
 }
 STARTS = ("default", "off", "small", "large")
 SCHEMES = ("he", "xavier", "orthogonal", "delta-orthogonal", "lsuv")
-TUNERS = ("signal", "sign")
+TUNERS = ("restore", "metainit")
 _NORM = " + batch norm"
 _PUBLISHED_SEEDS = 1
 
@@ -45,7 +45,7 @@ def experiment(given: argparse.Namespace) -> Page:
             for start in STARTS:
                 cases.append(Case(name + _NORM, normed, start, "start", *end))
                 for treatment in ("start", *TUNERS):
-                    if treatment != "sign" or (
+                    if treatment != "metainit" or (
                         seed in given.seeds[:_PUBLISHED_SEEDS] and not given.quick
                     ):
                         cases.append(Case(name, plain, start, treatment, *end))
@@ -67,11 +67,11 @@ def experiment(given: argparse.Namespace) -> Page:
     for name in names:
         best = min(SCHEMES, key=lambda s: np.mean([r.score for r in found.of(name, "default", s)]))
         over = [
-            study.ratio(found.differences((name, start, "signal"), (name, "default", best)))
+            study.ratio(found.differences((name, start, "restore"), (name, "default", best)))
             for start in STARTS
         ]
         lines.append(
-            f"- {name}: the best scheme is {best}; loss after `signal` over its loss, from "
+            f"- {name}: the best scheme is {best}; loss after `restore` over its loss, from "
             + ", ".join(f"{s} {r}" for s, r in zip(STARTS, over, strict=True)) + "."
         )  # fmt: skip
     return Page(lines)

@@ -26,7 +26,7 @@ CELLS = {
     ("yes", "yes"): "residual-cnn-bn",
 }
 STARTS = ("default", "off")
-TREATMENTS = ("start", "signal")
+TREATMENTS = ("start", "restore")
 
 
 def experiment(given: argparse.Namespace) -> Page:
@@ -41,7 +41,7 @@ def experiment(given: argparse.Namespace) -> Page:
         ["start", "skips", "batch norm", "not tuned", "tuned", "tuned over not tuned", ""],
         (
             [start, *cell, *(found.shown(n, start, t) for t in TREATMENTS),
-             study.ratio(d := found.differences((n, start, "signal"), (n, start, "start"))),
+             study.ratio(d := found.differences((n, start, "restore"), (n, start, "start"))),
              study.verdict(d)]
             for start in STARTS for cell, n in CELLS.items()
         ),

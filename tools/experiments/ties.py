@@ -4,7 +4,7 @@
 
 Five networks that are not of the benchmark and learn a batch easily: GRU, LSTM, and shallow MLPs
 and a CNN. Starts that are off by random factors, and too large. Of the states that the tuner
-`signal` tries: the start, the one that its trials alone would choose, the one with the lowest
+`restore` tries: the start, the one that its trials alone would choose, the one with the lowest
 gradient deviation, the one that the tuner chooses, and the best in hindsight. SGD with momentum and
 Adam at five learning rates each. Needs the ``dev`` extra.
 """
@@ -24,7 +24,6 @@ from torch import nn
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.tuning import registry
 from tools.experiments import laboratory, study
 from tools.experiments.networks import CLASSES, NETWORKS, Network
 from tools.experiments.study import Case, Page, Row, Study
@@ -51,20 +50,20 @@ EASY = {
     "CNN with norms, 4 layers": NETWORKS["plain-cnn-bn"].but(depth=4, width=24),
 }
 STARTS = ("off", "large")
-WAYS = ("trials alone", "lowest deviation", "`signal`", "best in hindsight")
+WAYS = ("trials alone", "lowest deviation", "`restore`", "best in hindsight")
 
 
 def job(cases: Sequence[Case]) -> list[Row]:
     """One start under one seed: its own row, and one for each way to choose."""
     (case,) = cases
     s = laboratory.subject(case.network, case.updates)
-    tuner, steps = s.signal, registry.kind("signal").steps
+    tuner = s.restorer()
     values = s.start(case.start, case.seed)
     own, source = s.own(values), s.random(case.seed)
     s.evaluator.step.set_parameters(own)
     tried, rows = [], []
     for _, scales in tuner.candidates(own, source):
-        tried.append(tuner.tried(own, scales, source, steps)[0])
+        tried.append(tuner.tried(own, scales, source)[0])
         state = s.scaled(values, s.named(scales))
         rows.append(study.row(case, s.outcome(state, case.seed)))
     places = {id(t): k for k, t in enumerate(tried)}
@@ -72,7 +71,7 @@ def job(cases: Sequence[Case]) -> list[Row]:
         "start": rows[0],
         "trials alone": rows[places[id(tuner.choose(tried, saturates=False))]],
         "lowest deviation": rows[int(np.argmin([t.deviation for t in tried]))],
-        "`signal`": rows[places[id(tuner.choose(tried))]],
+        "`restore`": rows[places[id(tuner.choose(tried))]],
         "best in hindsight": min(rows, key=lambda r: r.score),
     }
     return [replace(r, treatment=way) for way, r in chosen.items()]

@@ -2,9 +2,9 @@
 
     python tools/experiments/transfer.py [--seeds 2] [--first-seed 100] [--quick] [--write]
 
-Data: from He weights that are off by random factors, `signal` finds scales on random batches and on
-each of three data sets of 8×8 (digits, MNIST-1D drawn out to 64 points, clusters); the networks are
-then trained on each of the data sets. Width: scales found for a narrow network are applied to
+Data: from He weights that are off by random factors, `restore` finds scales on random batches and
+on each of three data sets of 8×8 (digits, MNIST-1D drawn out to 64 points, clusters); the networks
+are then trained on each of the data sets. Width: scales found for a narrow network are applied to
 copies two and four times as wide, whose layers are off by the same factors. Needs the ``dev``
 extra.
 """
@@ -43,7 +43,7 @@ def across_data(job: Job) -> list[Row]:
     for source in SOURCES:
         s = subjects.get(source, any_of)
         found = s.random(seed) if source == "random" else s.workload.source
-        states[source] = s.scaled(values, s.scales("signal", values, found))
+        states[source] = s.scaled(values, s.scales("restore", values, found))
     return [
         study.row(Case(name, network, task, source, seed), s.outcome(state, seed))
         for task, s in subjects.items() for source, state in states.items()
@@ -59,7 +59,7 @@ def across_widths(job: Job) -> list[Row]:
         wide = network.but(width=NARROW * times)
         s = laboratory.subject(wide, updates)
         values = s.start(START, seed)
-        own = s.scales("signal", values, s.random(seed))
+        own = s.scales("restore", values, s.random(seed))
         learnt = learnt or own
         for treatment, scales in (("start", {}), (_OWN, own), (_NARROWS, learnt)):
             state = s.scaled(values, scales)

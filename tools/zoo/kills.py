@@ -25,7 +25,7 @@ import psutil
 from tests.zoo_runs import contents, journal, model_processes, run, small_zoo, start
 from tools.zoo import page
 
-OPTIONS = ("--steps", "3", "--workers", "2")
+OPTIONS = ("--updates", "3", "--workers", "2")
 WHOM = ("runner", "forking process", "model's process")
 
 

@@ -65,7 +65,7 @@ def fill(folder: Path, count: int, content: bytes) -> Path:
 def measured(what: str, source: Path, output: Path, resume: bool = False) -> str:
     watch = Watch()
     wall, own = time.perf_counter(), time.process_time()
-    found = zoo.run([str(source)], str(output), resume=resume, steps=0, workers=2, view=watch)
+    found = zoo.run([str(source)], str(output), resume=resume, updates=0, workers=2, view=watch)
     wall, own = time.perf_counter() - wall, time.process_time() - own
     count = found.summary["models"]
     memory = [watch.memory[k] for k in (0, len(watch.memory) // 2, -1)]
@@ -88,7 +88,7 @@ def main() -> None:
         light = fill(folder / "light", given.models, nothing_to_scale().SerializeToString())
         real = fill(folder / "real", given.initialised, one_layer().SerializeToString())
         lines = [
-            measured("initialised, `--steps 0`", real, folder / "b"),
+            measured("initialised, `--updates 0`", real, folder / "b"),
             measured("refused: nothing to scale", light, folder / "a"),
             measured("`--resume`, nothing to do", light, folder / "a", resume=True),
         ]

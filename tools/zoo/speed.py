@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transformers", type=int, default=42, help="how many are exported")
     parser.add_argument("--light", nargs="*", help="names of light models [all nine]")
-    parser.add_argument("--steps", type=int, default=1, help="updates of a trial, or steps")
+    parser.add_argument("--updates", type=int, default=1, help="of a trial")
     parser.add_argument("--time-limit", default="1h")
     parser.add_argument("--write", action="store_true", help="into docs/zoo.md")
     given = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
         told = {
             "format": manifest.FORMAT,
             "version": manifest.VERSION,
-            "defaults": {"steps": given.steps, "time-limit": given.time_limit},
+            "defaults": {"updates": given.updates, "time-limit": given.time_limit},
             "models": [
                 *exported,
                 *({"source": str(p), "name": f"light/{p.stem.removeprefix('light_')}",
@@ -98,8 +98,8 @@ def main() -> None:
         text = f"""### Two workers
 
 `python tools/zoo/speed.py --write` ({page.machine()}): {len(light)} light models of onnx
-(`--scheme he`) and {len(exported)} architectures of transformers in one run, `--steps
-{given.steps}`, one thread a model. {two.summary["done"]} are done.
+(`--scheme he`) and {len(exported)} architectures of transformers in one run, `--updates
+{given.updates}`, one thread a model. {two.summary["done"]} are done.
 Two workers take {seconds[2]:,.0f} s, one takes {seconds[1]:,.0f} s:
 {seconds[1] / seconds[2]:.2f} times as long.
 {refused}

@@ -1,0 +1,120 @@
+"""What a model's process is told, its task, and what it says: a JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model to be done.
+
+    Attributes:
+        name: of the model in the output, without a suffix.
+        source: path or address of its file.
+        problem: why it cannot be done at all; None for most.
+        options: arguments of ``initialize``.
+        key: changes with the options and the program.
+        neighbours: other models of the run whose files could have the same names.
+        previous: the model's earlier record, if it may still stand.
+        output: address that the results are written to.
+        run: of which the task is one.
+        threads: of the model; None: a share of the worker's.
+        memory_limit: in bytes; None: the worker's.
+        time_limit: in seconds.
+        scratch: folder for files on their way.
+    """
+
+    name: str
+    source: str
+    problem: str | None
+    options: dict[str, Any]
+    key: str
+    neighbours: list[str]
+    previous: dict[str, Any] | None
+    output: str
+    run: str
+    threads: int | None
+    memory_limit: int | None
+    time_limit: float
+    scratch: str = ""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The process is there."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that the process will have taken; it waits for a line before it takes them."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class News:
+    """How far the model is."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files that the result depends on."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """Another run has taken over the output; nothing was written."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a record has of the model at its end: its figures, or its ``error``."""
+
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exited:
+    """Said by what started the process: its status, or minus a signal; and its peak in bytes."""
+
+    status: int
+    peak: int
+
+
+Message = Started | Need | News | Inputs | Superseded | Answer | Exited
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Started, Need, News, Inputs, Superseded, Answer, Exited)
+}
+
+
+def encoded(message: Message) -> bytes:
+    """The message as a line."""
+    return json.dumps({"kind": type(message).__name__, **asdict(message)}).encode() + b"\n"
+
+
+def decoded(line: bytes) -> Message:
+    """The message of a line."""
+    content = json.loads(line)
+    found: Message = _KINDS[content.pop("kind")](**content)
+    return found
+
+
+def encoded_task(task: Task) -> bytes:
+    """The task as a line."""
+    return json.dumps(asdict(task)).encode() + b"\n"
+
+
+def decoded_task(line: bytes) -> Task:
+    """The task of a line."""
+    return Task(**json.loads(line))

@@ -5,6 +5,7 @@ by bash, which stops at the first command that fails; ``python`` blocks share th
 that begins with a comment such as ``# train.py`` is the content of that file (``toml`` likewise).
 A ``diff`` is applied. A ``text`` block right behind one of these is what it prints: words are
 compared, numbers to a tenth (and absolutely to :data:`NEAR_ZERO`), and ``…`` stands for anything.
+A table's rules may be of any width, which follows from what stands in its cells.
 Comments of HTML, which readers do not see, say what is different:
 
     <!-- needs: model.onnx torch -->   what :mod:`tests.docs_fixtures` puts there first
@@ -39,6 +40,7 @@ SECONDS = 300
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|toml|json))\n")
 _FENCE = re.compile(r"( *)```(\w*)")
 _COMMENT = re.compile(r"<!-- (needs|exit): (.*?) -->")
+_RULE = re.compile(r"([━─═-])\1+")  # a table's rule, or a part of it
 _NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -186,7 +188,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def unlike(expected: str, found: str) -> str:
     """Where ``found`` differs from what a page shows; empty if it does not."""
-    wanted, got = expected.split(), found.split()
+    wanted, got = (_RULE.sub(r"\1\1", text).split() for text in (expected, found))
     pattern = "".join(_pattern(word) for word in wanted)
     match = re.fullmatch(pattern, "".join(f"{word} " for word in got), re.DOTALL)
     if match is None:

@@ -93,6 +93,8 @@ def test_every_need_is_known() -> None:
         ("took … s", "took 2.5 s", True),
         ("a", "a b", False),
         ("│ 1,234 │", "│ 1234 │", True),
+        ("┏━━━┳━━━━┓", "┏━━━━━┳━━┓", True),
+        ("┏━━━┳━━━━┓", "┏━━━━━━━━┓", False),
     ],
 )
 def test_outputs_are_compared_by_words_and_numbers(shown: str, printed: str, same: bool) -> None:

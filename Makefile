@@ -3,8 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run
 DEV_STAMP := $(VENV)/.dev
-# A process a core, each on one thread: the small graphs of the tests gain nothing from more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+# A process a core, each on one thread unless the environment says otherwise: the small graphs of
+# the tests gain nothing from more.
+export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-long lint format docs clean
 

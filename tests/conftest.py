@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests import jitter
+
+jitter.install()  # before anything of graph_init is imported
 
 from graph_init import options, tuning
 from graph_init.tuning import registry
@@ -27,6 +32,23 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _jitter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other roundings and seeds, if ``GRAPH_INIT_JITTER`` asks for them; see ``tests.jitter``.
+
+    A test that is marked ``exact`` has neither, one that is marked ``seeded`` no other seeds.
+    """
+    if not jitter.amount():
+        return
+    exact = request.node.get_closest_marker("exact")
+    seeded = request.node.get_closest_marker("seeded")
+    monkeypatch.setattr(jitter, "is_active", exact is None)
+    monkeypatch.setattr(jitter, "seed_shift", 0 if exact or seeded else 1000 * jitter.amount())
+    if exact is None:
+        paths = [str(Path(jitter.__file__).parent), os.environ.get("PYTHONPATH", "")]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ by bash, which stops at the first command that fails; ``python`` blocks share th
 that begins with a comment such as ``# train.py`` is the content of that file (``toml`` likewise).
 A ``diff`` is applied. A ``text`` block right behind one of these is what it prints: words are
 compared, numbers to a tenth (and absolutely to :data:`NEAR_ZERO`), and ``…`` stands for anything.
+A table's rules may be of any width, which follows from what stands in its cells.
 Comments of HTML, which readers do not see, say what is different:
 
     <!-- needs: model.onnx torch -->   what :mod:`tests.docs_fixtures` puts there first
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import jitter
+
 ROOT = Path(__file__).parent.parent
 
 #: Puts things into the folder (the current one) or among the names of Python's blocks; what it
@@ -39,6 +42,7 @@ SECONDS = 300
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|toml|json))\n")
 _FENCE = re.compile(r"( *)```(\w*)")
 _COMMENT = re.compile(r"<!-- (needs|exit): (.*?) -->")
+_RULE = re.compile(r"([━─═-])\1+")  # a table's rule, or a part of it
 _NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -173,6 +177,9 @@ def environment(folder: Path) -> dict[str, str]:
     """That of a reader who has installed this repository, in a terminal of 100 columns."""
     paths = [str(p) for at in (folder, ROOT) for p in (at, at / "frontends")]
     given = {k: v for k, v in os.environ.items() if not k.startswith("GRAPH_INIT")}
+    if jitter.amount():
+        given["GRAPH_INIT_JITTER"] = str(jitter.amount())
+        paths.insert(0, str(Path(jitter.__file__).parent))
     return {
         **given,
         "COLUMNS": "100",
@@ -186,7 +193,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def unlike(expected: str, found: str) -> str:
     """Where ``found`` differs from what a page shows; empty if it does not."""
-    wanted, got = expected.split(), found.split()
+    wanted, got = (_RULE.sub(r"\1\1", text).split() for text in (expected, found))
     pattern = "".join(_pattern(word) for word in wanted)
     match = re.fullmatch(pattern, "".join(f"{word} " for word in got), re.DOTALL)
     if match is None:

@@ -54,6 +54,7 @@ def with_code(page: str) -> bool:
     return any(b.language in docs_pages.RUN and not not_run(b) for b in docs_pages.blocks(page))
 
 
+@pytest.mark.seeded("pages show numbers of one seed")
 @pytest.mark.parametrize(
     "page",
     [
@@ -93,6 +94,8 @@ def test_every_need_is_known() -> None:
         ("took … s", "took 2.5 s", True),
         ("a", "a b", False),
         ("│ 1,234 │", "│ 1234 │", True),
+        ("┏━━━┳━━━━┓", "┏━━━━━┳━━┓", True),
+        ("┏━━━┳━━━━┓", "┏━━━━━━━━┓", False),
     ],
 )
 def test_outputs_are_compared_by_words_and_numbers(shown: str, printed: str, same: bool) -> None:

@@ -1,0 +1,98 @@
+"""Other roundings and other seeds than this machine's: what a test must not depend on.
+
+With ``GRAPH_INIT_JITTER=k`` every float32 weight that is loaded or drawn is multiplied by
+1 + 1e-6·N(0, 1), about what another order of summation changes, and random batches get other
+seeds. ``k`` decides the noise. Commands that tests start take part, but for the seeds, from which
+pages show numbers: ``sitecustomize`` in this folder does it there.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+JITTER = 1e-6
+#: Whether the noise is added; a test that is marked ``exact`` switches it off.
+is_active = True
+#: What is added to the seeds of random batches.
+seed_shift = 0
+
+
+def amount() -> int:
+    """The variable's value; 0 without it."""
+    return int(os.environ.get("GRAPH_INIT_JITTER") or 0)
+
+
+def jittered(values: Mapping[str, Any], k: int) -> dict[str, Any]:
+    """The float32 arrays among ``values`` with noise that ``k`` and their names decide."""
+    return {name: _noisy(name, array, k) for name, array in values.items()}
+
+
+def _noisy(name: str, array: Any, k: int) -> Any:
+    if not is_active or array.dtype.name != "float32" or not array.size:
+        return array
+    import numpy as np
+
+    rng = np.random.default_rng([k, zlib.crc32(name.encode())])
+    noise = 1 + JITTER * rng.standard_normal(array.shape)
+    with np.errstate(all="ignore"):
+        return np.ascontiguousarray(array * noise, np.float32)
+
+
+def _weights(name: str) -> Callable[[ModuleType], None]:
+    """Patches the function of that name, which returns arrays by name."""
+
+    def patch(module: ModuleType) -> None:
+        original = getattr(module, name)
+        setattr(module, name, lambda *a, **k: jittered(original(*a, **k), amount()))
+
+    return patch
+
+
+def _seeds(module: ModuleType) -> None:
+    original = module.random
+
+    def random(layout: Any, ranges: Any, seed: int) -> Any:
+        return original(layout, ranges, seed + seed_shift)
+
+    module.random = random  # type: ignore[attr-defined]
+
+
+#: Module → what is done to it as soon as it is loaded, before others take names from it.
+PATCHES: dict[str, Callable[[ModuleType], None]] = {
+    "graph_init.problem.forward_graph": _weights("initial_values"),
+    "graph_init.init.schemes": _weights("fill"),
+    "graph_init.problem.streams": _seeds,
+}
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in PATCHES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            PATCHES[fullname](module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    """Before anything of graph_init is imported."""
+    if amount():
+        assert not any(name in sys.modules for name in PATCHES)
+        sys.meta_path.insert(0, _Finder())

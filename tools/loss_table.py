@@ -63,7 +63,6 @@ class Model:
     file: bool = False
     aside: bool = False
     why: str = ""
-    dynamo: bool = True  # else the exporter that PyTorch had before
 
 
 def hugging(
@@ -83,11 +82,7 @@ def hugging(
 
     told = ", ".join(f"{k}={v}" for k, v in more.items() if k in ("num_labels", "problem_type"))
     name = f"{family}{head}{f' ({told})' if told else ''}"
-    return Model(name, expected, build, file, aside, dynamo=family in _DYNAMO)
-
-
-#: Of these the older exporter cannot trace the code.
-_DYNAMO: frozenset[str] = frozenset()
+    return Model(name, expected, build, file, aside)
 
 
 class Wrapped(nn.Module):
@@ -111,7 +106,7 @@ def module(
         x = torch.randint(0, words, shape) if words else torch.randn(*shape)
         return make(), (x,), {}
 
-    return Model(name, expected, build, True, aside, why, dynamo=False)
+    return Model(name, expected, build, True, aside, why)
 
 
 def dense(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -361,6 +356,16 @@ def _given(path: Path) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return path, (), {}
 
 
+def _export(module: nn.Module, args: Any, kwargs: Any, path: Path) -> None:
+    """A file by the older exporter, which is quick, or by the newer one where that cannot."""
+    try:
+        torch.onnx.export(module, args, path, kwargs=kwargs, dynamo=False)
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError):
+        torch.onnx.export(
+            module, args, path, kwargs=kwargs, dynamo=True, optimize=False, verbose=False
+        )
+
+
 def gathered(model: Model) -> Choice | Evidence:
     """What a framework says of the loss, or else the evidence that ``auto`` decides by."""
     torch.manual_seed(0)
@@ -374,10 +379,7 @@ def gathered(model: Model) -> Choice | Evidence:
     with tempfile.TemporaryDirectory() as folder:
         if model.file:
             path = Path(folder) / "model.onnx"
-            torch.onnx.export(
-                subject.eval(), args, path, kwargs=kwargs, dynamo=model.dynamo, verbose=False,
-                **({"optimize": False} if model.dynamo else {}),
-            )  # fmt: skip
+            _export(subject.eval(), args, kwargs, path)
             subject, args, kwargs = path, (), {}
         found = resolve(subject, args or None, kwargs or None)
         told = found.loss("auto", None)

@@ -20,6 +20,9 @@ _PASSED = _VIEWS | _POOLS | _ELEMENTWISE
 _LAYERS = frozenset("MatMul Gemm FusedMatMul Conv ConvTranspose".split())
 #: Nodes between an input of the model and the indices by which a table is read; no more are seen.
 _REACH = 50
+#: Nodes between a division and the sum of squares by whose root it divides; no more are seen.
+_NORM = 12
+_SUMS = frozenset({"ReduceSum", "ReduceSumSquare"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def find(graph: ir.Graph, output: ir.Value, parameters: Sequence[Parameter]) -> 
     while node is not None:
         kind = node.op_type
         if not last and kind not in _VIEWS:
-            last = kind
+            last = "LpNormalization" if _normalises(node) else kind
         computed = [v for v in node.inputs if v is not None and _weight(v) is None and _varies(v)]
         weights = [w for v in node.inputs if v is not None and (w := _weight(v)) is not None]
         names += [w.name or "" for w in weights]
@@ -59,6 +62,24 @@ def find(graph: ir.Graph, output: ir.Value, parameters: Sequence[Parameter]) -> 
             break
         node = computed[0].producer()
     return Head(last, tables=tables)
+
+
+def _normalises(node: ir.Node) -> bool:
+    """Whether ``node`` divides a value by its own norm."""
+    if node.op_type != "Div" or node.inputs[0] is None or node.inputs[1] is None:
+        return False
+    waiting, seen = [node.inputs[1]], 0
+    rooted = False
+    while waiting and seen < _NORM:
+        seen += 1
+        at = waiting.pop().producer()
+        if at is None:
+            continue
+        rooted = rooted or at.op_type == "Sqrt"
+        if at.op_type == "ReduceL2" or (at.op_type in _SUMS and rooted):
+            return True
+        waiting += [v for v in at.inputs if v is not None and not v.is_initializer()]
+    return False
 
 
 def _weight(value: ir.Value) -> ir.Value | None:

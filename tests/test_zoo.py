@@ -270,7 +270,7 @@ def test_planted_faults_are_rows(tmp_path: Path) -> None:
         ("truncated", "ModelFileError", "truncated.onnx"),
         ("garbage", "ModelFileError", "garbage.onnx"),
         ("split", "ModelFileError", "gone.bin"),
-        ("bomb", "UnsupportedModelError", "--memory-limit"),
+        ("bomb", "MemoryLimitError", "--memory-limit"),
         ("endless", "TimeLimit", "--time-limit"),
         ("nothing", "UnsupportedModelError", "no "),
         ("operator", "UnsupportedModelError", "Det"),

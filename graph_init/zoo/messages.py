@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,7 +33,7 @@ class Task:
     problem: str | None
     options: dict[str, Any]
     key: str
-    neighbours: list[str]
+    neighbours: Sequence[str]
     previous: dict[str, Any] | None
     output: str
     run: str

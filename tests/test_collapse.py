@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -79,8 +78,17 @@ def test_each_warning_by_itself(
     fractions: tuple[float, float], std: float, expected: list[str]
 ) -> None:
     sizes = (10, 10) if fractions[1] < 1 else (10, 5)
-    rows: list[dict[str, Any]] = [
-        {"name": n, "kind": "matrix", "elements": e, "scalable": True, "vanished_fraction": f}
+    rows = [
+        graph_init.ParameterMeasurement(
+            n,
+            "matrix",
+            (e,),
+            e,
+            scalable=True,
+            norm=1.0,
+            gradient_deviation=0.0,
+            vanished_fraction=f,
+        )
         for n, e, f in zip("ab", sizes, fractions, strict=True)
     ]
     found = collapse.warnings(rows, std)

@@ -69,6 +69,8 @@ def test_values_have_their_own_type_from_the_start() -> None:
         ({"batch_size": 1.5}, "--batch-size: 1.5 is not a whole number"),
         ({"batch_size": True}, "--batch-size: True is not a whole number"),
         ({"difference_step": "x"}, "--difference-step: 'x' is not a number"),
+        ({"difference_step": float("inf")}, "--difference-step must be finite, not inf"),
+        ({"difference_step": float("nan")}, "--difference-step must be positive, not nan"),
         ({"loss": "mea"}, "--loss is one of .*did you mean 'mse'"),
         ({"freeze": ["("]}, r"--freeze '\(' is not a regular expression"),
         ({"dims": {"n": 0}}, "--dim n must be at least 1"),

@@ -16,7 +16,7 @@ from graph_init.errors import UsageError
 from graph_init.init import schemes
 from graph_init.init.gains import gain
 from graph_init.ir import Array
-from graph_init.options import InitialWeights
+from graph_init.options import SCHEMES, InitialWeights
 from tests.small_models import model, plain_cnn
 
 torch = pytest.importorskip("torch")
@@ -286,7 +286,7 @@ def test_lsuv_leaves_tied_tables_and_dead_layers_alone() -> None:
 
 
 def test_schemes_go_with_tuning() -> None:
-    for name in schemes.NAMES:
+    for name in SCHEMES:
         result = graph_init.initialize(
             plain_cnn(3, channels=8), scheme=name, steps=2, batch_size=4, tuner="metainit"
         )

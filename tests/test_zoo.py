@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graph_init
 from graph_init import zoo
 from graph_init.errors import MissingExtraError, ModelFileError, UsageError
-from graph_init.zoo import budget, catalog, lock, size, store, summary
+from graph_init.zoo import budget, catalog, lock, manifest, size, store, summary
 from graph_init.zoo.journal import Journal
 from graph_init.zoo.store import Folder
 from tests.small_models import model, one_layer, plain_cnn
@@ -432,6 +432,14 @@ models:
                    "time_limit": 120.0},
         "vision/other": {"scheme": "he", "batch_size": 4, "seed": 5, "updates": 2},
     }  # fmt: skip
+
+
+def test_a_model_with_a_tuner_of_its_own_has_that_ones_settings() -> None:
+    general = {"tuner": "restore", "updates": 3, "seed": 1}
+    assert manifest.over(general, {"tuner": "metainit", "steps": 5}) == {
+        "tuner": "metainit", "steps": 5, "seed": 1,
+    }  # fmt: skip
+    assert manifest.over(general, {"seed": 2}) == {"tuner": "restore", "updates": 3, "seed": 2}
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ from graph_init.errors import UsageError, suggestion
 
 @dataclass(frozen=True)
 class Number:
-    """A whole number or a number that is finite; at least ``least``, or above ``above``."""
+    """A whole number or a number that is finite, within the bounds that are given."""
 
     kind: type[int] | type[float] = float
     least: float | None = None
     above: float | None = None
+    below: float | None = None
 
     def __call__(self, name: str, value: Any) -> Any:
         try:
@@ -33,11 +34,15 @@ class Number:
         except TypeError as error:
             kind = "whole number" if self.kind is int else "number"
             raise UsageError(f"{name}: {value!r} is not a {kind}") from error
-        if self.least is not None and number < self.least:
-            raise UsageError(f"{name} must be at least {self.least:g}, not {value}")
-        if self.above is not None and not (number > self.above and math.isfinite(number)):
+        if self.above is not None and not number > self.above:
             limit = "positive" if self.above == 0 else f"above {self.above:g}"
             raise UsageError(f"{name} must be {limit}, not {value}")
+        if self.least is not None and not number >= self.least:
+            raise UsageError(f"{name} must be at least {self.least:g}, not {value}")
+        if self.below is not None and not number < self.below:
+            raise UsageError(f"{name} must be below {self.below:g}, not {value}")
+        if self.kind is float and not math.isfinite(number):
+            raise UsageError(f"{name} must be finite, not {value}")
         return number
 
 

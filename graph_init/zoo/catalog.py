@@ -98,7 +98,7 @@ def _manifest(source: str, output: str, options: Mapping[str, Any]) -> Iterator[
         if "data" in own and not is_remote(source):
             own["data"] = os.path.abspath(os.path.join(base, own["data"]))
         try:
-            found = list(_expand(where, output, {**options, **own}))
+            found = list(_expand(where, output, manifest.over(options, own)))
         except UsageError as error:
             raise UsageError(f"manifest {source}: {error}") from error
         if item.name is not None:

@@ -3,8 +3,8 @@
 Importing takes seconds, forking milliseconds. It never computes itself, so that it has no threads
 that a fork would lose. Its standard input is a socket, over which it is given another one for each
 model: the child reads its task there and writes what it has to say; when it has ended, the
-forkserver writes how, and closes. The other side stops a child by shutting its own direction
-down. When standard input closes, everything ends.
+forkserver writes how, and closes. The other side stops a child by shutting its own direction down.
+When standard input closes, everything ends.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import json
 import os
 import select
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+from graph_init.zoo.messages import Exited, decoded_task, encoded
 
 #: prctl(2): the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
@@ -79,9 +79,9 @@ def _reap(children: dict[int, socket.socket], poll: select.poll) -> None:
         with contextlib.suppress(KeyError):
             poll.unregister(connection)
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-        ended = {"exit": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss * unit}
+        ended = Exited(os.waitstatus_to_exitcode(status), usage.ru_maxrss * unit)
         with contextlib.suppress(OSError):
-            connection.sendall(json.dumps(ended).encode() + b"\n")
+            connection.sendall(encoded(ended))
         connection.close()
 
 
@@ -106,8 +106,7 @@ def _child(connection: socket.socket, forkserver: int) -> None:
         from graph_init.zoo import job
 
         with connection.makefile("rwb") as stream:
-            task: dict[str, Any] = json.loads(stream.readline())
-            job.converse(task, stream)
+            job.converse(decoded_task(stream.readline()), stream)
         status = 0
     finally:
         os._exit(status)

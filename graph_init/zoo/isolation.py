@@ -19,6 +19,19 @@ from typing import Any
 from graph_init.errors import EngineError
 from graph_init.zoo import extra
 from graph_init.zoo.budget import Budget
+from graph_init.zoo.messages import (
+    Answer,
+    Exited,
+    Inputs,
+    Message,
+    Need,
+    News,
+    Started,
+    Superseded,
+    Task,
+    decoded,
+    encoded_task,
+)
 
 #: Seconds between two looks at a model's memory and time.
 _LOOK = 0.1
@@ -127,75 +140,109 @@ class Forkserver:
 
 
 def run(
-    task: dict[str, Any],
+    task: Task,
     forkserver: Forkserver,
     budget: Budget,
     wanted: Callable[[], bool],
     on_news: Callable[[str], None],
 ) -> Outcome:
     """Do ``task`` in a process of its own; ``wanted`` is asked again and again whether to go on."""
-    found = Outcome()
-    start, waited = time.monotonic(), 0.0
-    watched: Any = None
-    psutil = extra.module("psutil")
-    protocols = {task[k].partition("://")[0] for k in ("source", "output") if "://" in task[k]}
+    addresses = (task.source, task.output)
+    protocols = {a.partition("://")[0] for a in addresses if "://" in a}
     with forkserver.connect(sorted(protocols)) as connection:
+        watch = _Watch(task, connection, budget, wanted, on_news)
         budget.enter(connection)
         try:
-            connection.sendall(json.dumps(task).encode() + b"\n")
+            connection.sendall(encoded_task(task))
             for message in _messages(connection):
                 if message is None:
-                    reason = None if wanted() else "unwanted"
-                    allowed = (
-                        max(_STARTING, task["time_limit"])
-                        if watched is None
-                        else (task["time_limit"])
-                    )
-                    if time.monotonic() - start - waited > allowed:
-                        reason = "time"
-                    elif watched is not None:
-                        with contextlib.suppress(psutil.Error):
-                            resident = watched.memory_info().rss
-                            found.peak = max(found.peak, resident)
-                            if resident > task["memory_limit"]:
-                                reason = "memory"
-                    if reason and not found.stopped:
-                        found.stopped = reason
-                        connection.shutdown(socket.SHUT_WR)
-                elif "pid" in message:
-                    # What starts processes may have had to be started itself.
-                    start = time.monotonic()
-                    with contextlib.suppress(psutil.Error):
-                        watched = psutil.Process(message["pid"])
-                elif "need" in message:
-                    asked = time.monotonic()
-                    on_news("waiting for memory")
-                    admitted = budget.require(connection, message["need"], wanted)
-                    waited += time.monotonic() - asked
-                    if admitted:
-                        on_news("working")
-                        connection.sendall(b"go\n")
-                elif "news" in message:
-                    on_news(message["news"])
-                elif "inputs" in message:
-                    found.inputs = message["inputs"]
-                elif "superseded" in message:
-                    found.superseded = message["superseded"]
-                elif "answer" in message:
-                    found.answer = message["answer"]
-                elif "exit" in message:
-                    found.exit = message["exit"]
-                    found.peak = max(found.peak, message["peak"])
+                    watch.look()
+                else:
+                    watch.hears(message)
         except OSError:
             pass  # the other side is gone; what it could say it has said
         finally:
             budget.leave(connection)
-    found.seconds = time.monotonic() - start - waited
-    found.last_words = _last_words(Path(task["scratch"]) / "log")
+    found = watch.outcome
+    found.seconds = time.monotonic() - watch.start - watch.waited
+    found.last_words = _last_words(Path(task.scratch) / "log")
     return found
 
 
-def _messages(connection: socket.socket) -> Iterator[dict[str, Any] | None]:
+class _Watch:
+    """Over one process: what it says goes into ``outcome``, and beyond its limits it is stopped."""
+
+    def __init__(
+        self,
+        task: Task,
+        connection: socket.socket,
+        budget: Budget,
+        wanted: Callable[[], bool],
+        on_news: Callable[[str], None],
+    ) -> None:
+        self.outcome = Outcome()
+        self.start, self.waited = time.monotonic(), 0.0
+        self._task, self._connection, self._budget = task, connection, budget
+        self._wanted, self._on_news = wanted, on_news
+        self._psutil = extra.module("psutil")
+        self._process: Any = None
+        self._hears: dict[type[Any], Callable[[Any], None]] = {
+            Started: self._started,
+            Need: self._needs,
+            News: lambda message: on_news(message.text),
+            Inputs: lambda message: self._sets(inputs=message.files),
+            Superseded: lambda message: self._sets(superseded=message.reason),
+            Answer: lambda message: self._sets(answer=message.content),
+            Exited: lambda message: self._sets(
+                exit=message.status, peak=max(self.outcome.peak, message.peak)
+            ),
+        }
+
+    def hears(self, message: Message) -> None:
+        self._hears[type(message)](message)
+
+    def look(self) -> None:
+        """Stop the process if it is not wanted any more, or takes more than it may."""
+        reason = self._excess() if self._wanted() else "unwanted"
+        if reason and not self.outcome.stopped:
+            self.outcome.stopped = reason
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def _excess(self) -> str | None:
+        """Which of its limits the process has passed."""
+        allowed = self._task.time_limit
+        if self._process is None:
+            allowed = max(_STARTING, allowed)
+        if time.monotonic() - self.start - self.waited > allowed:
+            return "time"
+        if self._process is not None and self._task.memory_limit is not None:
+            with contextlib.suppress(self._psutil.Error):
+                resident = self._process.memory_info().rss
+                self.outcome.peak = max(self.outcome.peak, resident)
+                return "memory" if resident > self._task.memory_limit else None
+        return None
+
+    def _started(self, message: Started) -> None:
+        # What starts processes may have had to be started itself.
+        self.start = time.monotonic()
+        with contextlib.suppress(self._psutil.Error):
+            self._process = self._psutil.Process(message.pid)
+
+    def _needs(self, message: Need) -> None:
+        asked = time.monotonic()
+        self._on_news("waiting for memory")
+        admitted = self._budget.require(self._connection, message.size, self._wanted)
+        self.waited += time.monotonic() - asked
+        if admitted:
+            self._on_news("working")
+            self._connection.sendall(b"go\n")
+
+    def _sets(self, **found: Any) -> None:
+        for name, value in found.items():
+            setattr(self.outcome, name, value)
+
+
+def _messages(connection: socket.socket) -> Iterator[Message | None]:
     """What comes over ``connection``, and None whenever it is time for a look."""
     connection.settimeout(_LOOK)
     rest = b""
@@ -209,7 +256,7 @@ def _messages(connection: socket.socket) -> Iterator[dict[str, Any] | None]:
             return
         *lines, rest = (rest + (block or b"")).split(b"\n")
         for line in lines:
-            yield json.loads(line)
+            yield decoded(line)
         if block is None or time.monotonic() - looked > _LOOK:
             looked = time.monotonic()
             yield None

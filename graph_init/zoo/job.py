@@ -15,14 +15,15 @@ from graph_init.deviation.result import FIGURES
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, UsageError
 from graph_init.output import debug_log
-from graph_init.zoo import catalog, inputs, lock, overview
+from graph_init.zoo import catalog, inputs, lock, messages, overview
+from graph_init.zoo.messages import Answer, Inputs, Message, Need, News, Started, Superseded, Task
 from graph_init.zoo.store import open_store
 
 #: Seconds between two messages about how far a model is.
 _NEWS = 0.5
 
 
-class Superseded(GraphInitError):
+class OutputTaken(GraphInitError):
     """Another run has taken over the output while this model was at work."""
 
 
@@ -36,60 +37,59 @@ class Stream(Protocol):
     def flush(self) -> None: ...
 
 
-def converse(task: dict[str, Any], stream: Stream) -> None:
-    """Do ``task``, and say over ``stream`` what becomes of it, a JSON object a line.
+def converse(task: Task, stream: Stream) -> None:
+    """Do ``task``, and say over ``stream`` what becomes of it.
 
-    Before memory is taken that the evaluation needs, ``{"need": bytes}`` is said, and an answer is
-    waited for.
+    Before memory is taken that the evaluation needs, that is said, and an answer is waited for.
     """
 
-    def say(**message: Any) -> None:
-        stream.write(json.dumps(message).encode() + b"\n")
+    def say(message: Message) -> None:
+        stream.write(messages.encoded(message))
         stream.flush()
 
     def admit(needed: int) -> None:
-        say(need=memory.resident() + needed)
+        say(Need(memory.resident() + needed))
         if not stream.readline():
             os._exit(1)
 
-    say(pid=os.getpid())
-    os.environ["OMP_NUM_THREADS"] = str(task["threads"])
-    folder = Path(task["scratch"])
+    say(Started(os.getpid()))
+    os.environ["OMP_NUM_THREADS"] = str(task.threads)
+    folder = Path(task.scratch)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # What native code prints as it dies is the best that can be said of a crash.
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        debug_log.go_on(task["debug"], task["name"])
+        debug_log.go_on(task.debug, task.name)
         memory.admissions.append(admit)
-        say(answer=_work(task, folder, say))
-    except Superseded as error:
-        say(superseded=str(error))
+        say(Answer(_work(task, folder, say)))
+    except OutputTaken as error:
+        say(Superseded(str(error)))
     except GraphInitError as error:
         debug_log.write(error)
-        say(answer={"error": _error(type(error).__name__, str(error), error.exit_status)})
+        say(_failure(type(error).__name__, str(error), error.exit_status))
     except MemoryError as error:
         debug_log.write(error)
         words = f"the memory did not suffice ({error or 'MemoryError'}); see --memory-limit"
-        say(answer={"error": _error("MemoryError", words, 4)})
+        say(_failure("MemoryError", words, 4))
     except BaseException as error:
         debug_log.write(error)
         words = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
-        say(answer={"error": _error(type(error).__name__, words, 1)})
+        say(_failure(type(error).__name__, words, 1))
 
 
-def _error(kind: str, message: str, status: int) -> dict[str, Any]:
-    return {"class": kind, "message": message, "exit_status": status}
+def _failure(kind: str, message: str, status: int) -> Answer:
+    return Answer({"error": {"class": kind, "message": message, "exit_status": status}})
 
 
-def _work(task: dict[str, Any], folder: Path, say: Callable[..., None]) -> dict[str, Any]:
-    options = dict(task["options"])
-    say(news="reading")
-    path, files = inputs.bring(task["source"], folder)
+def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> dict[str, Any]:
+    options = dict(task.options)
+    say(News("reading"))
+    path, files = inputs.bring(task.source, folder)
     if "data" in options:
         files += inputs.of_data(options["data"])
-    say(inputs=files)
+    say(Inputs(files))
     last = 0.0
 
     def show(entry: graph_init.HistoryEntry) -> None:
@@ -98,30 +98,30 @@ def _work(task: dict[str, Any], folder: Path, say: Callable[..., None]) -> dict[
             last = time.monotonic()
             deviation = entry.gradient_deviation
             shown = "not finite" if deviation is None else f"{deviation:.4g}"
-            say(news=f"step {entry.step}, GD {shown}")
+            say(News(f"step {entry.step}, GD {shown}"))
 
-    say(news="building")
+    say(News("building"))
     try:
         result = graph_init.initialize(
-            path, **options, memory_limit=task["memory_limit"], on_step=show
+            path, **options, memory_limit=task.memory_limit, on_step=show
         )
     except GraphInitError as error:
         # A copy's place says nothing to anybody.
-        base = task["source"].rpartition("/")[0]
+        base = task.source.rpartition("/")[0]
         raise type(error)(str(error).replace(str(folder), base)) from error
     if result.interrupted:
         raise KeyboardInterrupt
-    say(news="writing")
-    names = _write(result, task["name"], folder / "out")
-    shared = catalog.shared(names, task["neighbours"])
+    say(News("writing"))
+    names = _write(result, task.name, folder / "out")
+    shared = catalog.shared(names, task.neighbours)
     if shared:
         raise UsageError(
             f"its data would be written to '{shared[0]}', a name that belongs to the model "
             f"'{shared[1]}'; give one of the two another name in a manifest"
         )
-    store = open_store(task["output"])
-    if not lock.is_current(store, task["run"]):
-        raise Superseded("another run has taken over the output")
+    store = open_store(task.output)
+    if not lock.is_current(store, task.run):
+        raise OutputTaken("another run has taken over the output")
     store.place(folder / "out", names)
     shutil.rmtree(folder, ignore_errors=True)
     return {

@@ -101,6 +101,18 @@ def checked(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     return found
 
 
+def over(general: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``general`` arguments and a model's ``own``, which win.
+
+    A model that chooses a tuner of its own does not get the settings of another one.
+    """
+    chosen = own.get("tuner")
+    if chosen in TUNERS:
+        foreign = set(all_options.tuner_settings(general)) - set(of(TUNERS[chosen]))
+        general = {k: v for k, v in general.items() if k not in foreign}
+    return {**general, **own}
+
+
 def together(options: Mapping[str, Any]) -> dict[str, Any]:
     """Checked options that are not at their default; UsageError if some exclude each other."""
     found = checked(options)
@@ -142,7 +154,7 @@ def _item(model: Any, defaults: dict[str, Any], where: str) -> Item:
         or any(part in ("", ".", "..") for part in name.split("/"))
     ):
         raise UsageError(f"{where}name: {name!r} is not a relative path such as vision/vgg")
-    return Item(model["source"], name, {**defaults, **_options(model.get("options"), where)})
+    return Item(model["source"], name, over(defaults, _options(model.get("options"), where)))
 
 
 def _options(given: Any, where: str) -> dict[str, Any]:

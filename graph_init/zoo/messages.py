@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class Task:
         memory_limit: in bytes; None: the worker's.
         time_limit: in seconds.
         scratch: folder for files on their way.
+        debug: the file of the debug log; None: there is none.
     """
 
     name: str
@@ -32,7 +34,7 @@ class Task:
     problem: str | None
     options: dict[str, Any]
     key: str
-    neighbours: list[str]
+    neighbours: Sequence[str]
     previous: dict[str, Any] | None
     output: str
     run: str
@@ -40,6 +42,7 @@ class Task:
     memory_limit: int | None
     time_limit: float
     scratch: str = ""
+    debug: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import platform
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from graph_init.engine import memory
@@ -15,6 +16,7 @@ from graph_init.version import __version__
 from graph_init.zoo import catalog, extra, inputs, isolation
 from graph_init.zoo.budget import Budget, of_machine
 from graph_init.zoo.journal import Record
+from graph_init.zoo.messages import Task
 from graph_init.zoo.store import open_store
 
 #: Topic of the cluster's events under which progress is told.
@@ -85,17 +87,16 @@ def close() -> None:
             _node = None
 
 
-def perform(task: dict[str, Any]) -> Record:
+def perform(task: Task) -> Record:
     """The record of the model of ``task``: its earlier one if nothing has changed since.
 
     ``{"unwanted": name}`` if the run was stopped. Nothing is raised for what goes wrong.
     """
-    tell = _teller(task["name"])
+    tell = _teller(task.name)
     try:
         tell("started")
-        previous = task.pop("previous")
-        if previous is not None and _stands(previous, task):
-            return {**previous, "kept": True}
+        if task.previous is not None and _stands(task.previous, task):
+            return {**task.previous, "kept": True}
         return _record(task, tell)
     except Exception as error:
         known = isinstance(error, GraphInitError)
@@ -106,7 +107,7 @@ def perform(task: dict[str, Any]) -> Record:
         tell("ended")
 
 
-def failed(task: dict[str, Any], kind: str, message: str, status: int, **more: Any) -> Record:
+def failed(task: Task, kind: str, message: str, status: int, **more: Any) -> Record:
     """The record of a model that no process was started for, or none that came back."""
     return _failed(task, kind, message, status, more)
 
@@ -118,38 +119,40 @@ def _teller(name: str) -> Callable[[str], None]:
     return lambda news: worker.log_event(TOPIC, {"name": name, "news": news})
 
 
-def _stands(previous: Record, task: dict[str, Any]) -> bool:
+def _stands(previous: Record, task: Task) -> bool:
     """Whether a record still says what would come out."""
     files = previous.get("inputs")
     if not files or not inputs.unchanged(files):
         return False
-    store = open_store(task["output"])
+    store = open_store(task.output)
     outputs = previous.get("outputs", ())
-    return all(map(store.exists, outputs)) and not catalog.shared(outputs, task["neighbours"])
+    return all(map(store.exists, outputs)) and not catalog.shared(outputs, task.neighbours)
 
 
-def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
+def _record(task: Task, tell: Callable[[str], None]) -> Record:
     node = _shared()
-    limit = task["memory_limit"] or node.budget.total
-    threads = task["threads"] or node.threads
-    base = open_store(task["output"]).scratch(task["run"])
+    limit = task.memory_limit or node.budget.total
+    threads = task.threads or node.threads
+    base = open_store(task.output).scratch(task.run)
     outcome = isolation.Outcome()
     attempt = 0
     while attempt < ATTEMPTS:
         attempt += 1
-        mark = hashlib.sha256(f"{task['name']} {platform.node()}".encode()).hexdigest()[:16]
+        mark = hashlib.sha256(f"{task.name} {platform.node()}".encode()).hexdigest()[:16]
         folder = base / f"{mark}-{attempt}"
-        told = {**task, "scratch": str(folder), "memory_limit": limit, "threads": threads}
+        told = replace(
+            task, scratch=str(folder), memory_limit=limit, threads=threads, previous=None
+        )
         try:
             outcome = isolation.run(
-                told, node.forkserver, node.budget, lambda: task["run"] not in node.stopped, tell
+                told, node.forkserver, node.budget, lambda: task.run not in node.stopped, tell
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if not outcome.lost or task["run"] in node.stopped:
+        if not outcome.lost or task.run in node.stopped:
             break
-    if task["run"] in node.stopped or outcome.superseded:
-        return {"unwanted": task["name"]}
+    if task.run in node.stopped or outcome.superseded:
+        return {"unwanted": task.name}
     more = {
         "seconds": round(outcome.seconds, 3),
         "peak_memory": outcome.peak,
@@ -158,7 +161,7 @@ def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
     }
     if outcome.stopped == "time":
         words = (
-            f"not done within {task['time_limit']:g} s, and stopped; raise --time-limit, or lower "
+            f"not done within {task.time_limit:g} s, and stopped; raise --time-limit, or lower "
             "--updates, --steps or --batch-size"
         )
         return _failed(task, "TimeLimit", words, 4, more)
@@ -182,18 +185,16 @@ def _record(task: dict[str, Any], tell: Callable[[str], None]) -> Record:
     return {**_common(task), "status": "done", "error": None, **more, **outcome.answer}
 
 
-def _common(task: dict[str, Any]) -> Record:
+def _common(task: Task) -> Record:
     return {
-        "name": task["name"],
-        "source": task["source"],
-        "key": task["key"],
+        "name": task.name,
+        "source": task.source,
+        "key": task.key,
         "host": platform.node(),
     }
 
 
-def _failed(
-    task: dict[str, Any], kind: str, message: str, status: int, more: dict[str, Any]
-) -> Record:
+def _failed(task: Task, kind: str, message: str, status: int, more: dict[str, Any]) -> Record:
     return {
         **_common(task),
         "status": "failed",

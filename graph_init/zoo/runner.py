@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from graph_init.version import __version__
 from graph_init.zoo import catalog, cluster, journal, lock, manifest, node, overview, store
 from graph_init.zoo.catalog import Entry
 from graph_init.zoo.journal import Journal, Record
+from graph_init.zoo.messages import Task
 from graph_init.zoo.overview import Row, Zoo
 from graph_init.zoo.store import Folder, Store
 
@@ -194,7 +195,7 @@ def _orderly(interrupted: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _task(current: _Run, entry: Entry, names: Sequence[str]) -> dict[str, Any]:
+def _task(current: _Run, entry: Entry, names: Sequence[str]) -> Task:
     options = dict(entry.options)
     limits = {k: options.pop(k, None) for k in manifest.LIMITS}
     told = json.dumps({"version": __version__, "options": options}, sort_keys=True)
@@ -204,26 +205,26 @@ def _task(current: _Run, entry: Entry, names: Sequence[str]) -> dict[str, Any]:
         again = previous["status"] == "failed" and (current.retry or previous.get("transient"))
         if previous["key"] != key or previous["source"] != entry.source or again:
             previous = None
-    return {
-        "name": entry.name,
-        "source": entry.source,
-        "problem": entry.problem,
-        "options": options,
-        "key": key,
-        "neighbours": catalog.neighbours(entry.name, names),
-        "previous": previous,
-        "output": current.store.url,
-        "run": current.run,
-        "threads": current.threads,
-        "debug": debug_log.path(),
-        "memory_limit": limits["memory_limit"],
-        "time_limit": limits["time_limit"] or DEFAULT_TIME_LIMIT,
-    }
+    return Task(
+        name=entry.name,
+        source=entry.source,
+        problem=entry.problem,
+        options=options,
+        key=key,
+        neighbours=catalog.neighbours(entry.name, names),
+        previous=previous,
+        output=current.store.url,
+        run=current.run,
+        threads=current.threads,
+        debug=debug_log.path(),
+        memory_limit=limits["memory_limit"],
+        time_limit=limits["time_limit"] or DEFAULT_TIME_LIMIT,
+    )
 
 
-def _hand_out(current: _Run, tasks: Iterator[dict[str, Any]]) -> None:
+def _hand_out(current: _Run, tasks: Iterator[Task]) -> None:
     """A few at a time: neither the runner nor the scheduler ever has all of them."""
-    waiting: dict[str, dict[str, Any]] = {}  # by the future's key
+    waiting: dict[str, Task] = {}  # by the future's key
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
     numbers = iter(range(2**62))
     looked, room = 0.0, 0
@@ -235,8 +236,8 @@ def _hand_out(current: _Run, tasks: Iterator[dict[str, Any]]) -> None:
             task = next(tasks, None)
             if task is None:
                 finished = True
-            elif task["problem"]:
-                _enter(current, [node.failed(task, "ModelFileError", task["problem"], 3)])
+            elif task.problem:
+                _enter(current, [node.failed(task, "ModelFileError", task.problem, 3)])
             else:
                 key = f"{current.run}-{next(numbers)}"
                 future = current.client.submit(node.perform, task, key=key, pure=False)
@@ -252,9 +253,7 @@ def _hand_out(current: _Run, tasks: Iterator[dict[str, Any]]) -> None:
         _collect(current, done, waiting)
 
 
-def _collect(
-    current: _Run, done: queue.SimpleQueue[Any], waiting: dict[str, dict[str, Any]]
-) -> None:
+def _collect(current: _Run, done: queue.SimpleQueue[Any], waiting: dict[str, Task]) -> None:
     """Enter what is done by now; wait a little for the first."""
     batch = []
     with contextlib.suppress(queue.Empty):
@@ -276,13 +275,13 @@ def _collect(
     _enter(current, [r for r in records if "unwanted" not in r])
 
 
-def _given_up(task: Mapping[str, Any], error: BaseException) -> Record:
+def _given_up(task: Task, error: BaseException) -> Record:
     """A model whose workers have all been lost, or that no worker could be given."""
     words = " ".join(str(error).split())
     kind = type(error).__name__
     if kind == "KilledWorker":
         words = "every worker that had this model was lost; see their logs"
-    return node.failed(dict(task), kind, words, 1, transient=True)
+    return node.failed(task, kind, words, 1, transient=True)
 
 
 def _enter(current: _Run, records: Sequence[Record]) -> None:

@@ -84,6 +84,7 @@ def measure(
     micro_batch: int | None = None,
     device: str = "cpu",
     memory_limit: str | None = None,
+    engine: str = "auto",
     scale_gradient: bool = False,
 ) -> Measurement:
     """Gradient deviation of ``model`` as it is, on one batch (all of ``data`` if given).
@@ -110,6 +111,9 @@ def measure(
         device: ``cpu`` or ``cuda``.
         memory_limit: such as ``"8GB"``; what needs more is refused before it starts. By default
             what is available.
+        engine: ``auto``: the fastest operators that the installed onnxruntime has; ``onnxruntime``:
+            those of the standard alone; ``onnxruntime-training``: gradients by the training build's
+            own builder.
         scale_gradient: also ∂GD/∂log s of every scalable tensor, ``log_scale_gradient`` in its row.
 
     Raises:
@@ -117,7 +121,7 @@ def measure(
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UnsupportedModelError: A node cannot be differentiated, or memory does not suffice.
         NumericalError: The loss or the deviation is not finite.
-        EngineError: The installed onnxruntime is no training build.
+        EngineError: onnxruntime is not installed, or not the build that ``engine`` names.
     """
     subject = frontends.resolve(model, args, kwargs, export)
     loaded, parameters = subject.loaded, _analyzed(subject, trainable, freeze)
@@ -126,7 +130,7 @@ def measure(
         subject.data(data), subject.batch_size(batch_size), seed,
         subject.loss(loss, output_name),
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, True,
-        scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
+        scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit), engine,
     )  # fmt: skip
     run = prepare(build(loaded, parameters, values, options), values)
     return run.measure([0], np.ones(len(run.scaled)), scale_gradient)
@@ -152,6 +156,7 @@ def initialize(
     micro_batch: int | None = None,
     device: str = "cpu",
     memory_limit: str | None = None,
+    engine: str = "auto",
     scheme: str = "keep",
     gain: float | str | None = None,
     std: float | None = None,
@@ -189,7 +194,7 @@ def initialize(
         subject.data(data), subject.batch_size(batch_size), seed,
         subject.loss(loss, output_name),
         subject.output_name(output_name), subject.dims(dims), batch_norm, method, False,
-        kind.scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit),
+        kind.scale_gradient, micro_batch, device, difference_step, _bytes(memory_limit), engine,
     )  # fmt: skip
     state = initial_state.fill(loaded, parameters, Settings(scheme, gain, std), seed)
     workload = build(loaded, parameters, state.values, options)
@@ -235,7 +240,7 @@ def initialize(
         "batch_size": run.problem.batch_size, "batch_norm": batch_norm,
         "data": "random" if options.data is None else "given", "dims": dict(options.dims),
         "trainable": list(trainable), "freeze": list(freeze), "micro_batch": micro_batch,
-        "device": device,
+        "device": device, "engine": after.engine,
     }  # fmt: skip
     new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
     updated, tensors = None, {}

@@ -159,6 +159,13 @@ measuring = _stack(
         metavar="SIZE",
         help="Refuse what needs more than this, such as 8GB [what is available].",
     ),
+    click.option(
+        "--engine",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "onnxruntime", "onnxruntime-training"]),
+        help="Build of onnxruntime to compute for; auto: the one that is installed.",
+    ),
     json_option,
 )
 starting = _stack(

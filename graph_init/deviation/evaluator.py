@@ -14,7 +14,7 @@ from graph_init.deviation.finite_difference import FiniteDifference
 from graph_init.deviation.gradients import Setting, Weights
 from graph_init.deviation.result import EPSILON, DeviationResult, failure
 from graph_init.deviation.sliced import SlicedTaylor
-from graph_init.engine import memory
+from graph_init.engine import memory, runtime
 from graph_init.errors import NumericalError
 from graph_init.ir import Array
 from graph_init.problem import forward_graph
@@ -45,6 +45,7 @@ class Measurement:
             ``vanished_fraction``, and ``log_scale_gradient`` (∂GD/∂log s of the whole GD).
         output_std: standard deviation of the output that the loss reads.
         loss_kind: which loss it was.
+        engine: the build of onnxruntime that computed it, and its version.
     """
 
     gradient_deviation: float
@@ -59,6 +60,7 @@ class Measurement:
     loss_kind: str
     #: Why the numbers are not finite, where that is allowed.
     problem: str | None = None
+    engine: str = ""
 
     @property
     def warnings(self) -> list[str]:
@@ -186,6 +188,7 @@ class Evaluator:
             float(mean(lambda e: e.extras[0])),
             self.problem.objective.kind,
             None if problem is None else problem.words,
+            runtime.installed_version(),
         )
 
 
@@ -217,9 +220,12 @@ def _step(
         graph = taylor.build(
             problem.forward, loss, names, scaled,
             scale_gradient=options.scale_gradient, extra_outputs=problem.extras,
+            engine=options.engine,
         )  # fmt: skip
         return taylor.Taylor(graph, own, problem.fed, options.device, options.memory_limit)
-    p = primal.build(problem.forward, loss, names, extra_outputs=problem.extras)
+    p = primal.build(
+        problem.forward, loss, names, extra_outputs=problem.extras, engine=options.engine
+    )
     setting = Setting(
         Weights(own, scaled), problem.fed, layout.slices, layout.count,
         options.scale_gradient, options.device, options.memory_limit,

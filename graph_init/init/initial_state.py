@@ -9,8 +9,7 @@ import numpy as np
 
 from graph_init.analysis import Parameter
 from graph_init.errors import UnsupportedModelError
-from graph_init.init import schemes
-from graph_init.init import lsuv
+from graph_init.init import lsuv, schemes
 from graph_init.init.schemes import Settings
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.ir.folding import fold
+from graph_init.ir.forms import Form, formed
 from graph_init.ir.identities import SIMPLIFY
-from graph_init.ir.schedule import arrange, peak_bytes
+from graph_init.ir.schedule import arrange, by_readiness, peak_bytes
 from graph_init.ir.shapes import infer
 from graph_init.ir.values import (
     FLOATS,
@@ -58,17 +58,26 @@ class Builder:
     ``precision`` is the one float type (``TensorProto.DataType``) in which everything is computed,
     whatever mixture of widths the source model has. With ``fuses``, matrix products take their
     operands' transpositions into themselves (FusedMatMul), for graphs that are run and not
-    differentiated by the engine.
+    differentiated by the engine. ``forms`` (by operator) says what the finished model has in place
+    of nodes that its engine cannot run.
     """
 
-    def __init__(self, precision: int = TensorProto.FLOAT, *, fuses: bool = False) -> None:
+    def __init__(
+        self,
+        precision: int = TensorProto.FLOAT,
+        *,
+        fuses: bool = False,
+        forms: Mapping[str, Form] | None = None,
+    ) -> None:
         self.precision = precision
         self.fuses = fuses
+        self.forms = dict(forms or {})
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.source_node = ""
         self.unrolled = 0  # nodes of loops' and branches' bodies so far
         self.custom_jvps: dict[Value, tuple[Value, Callable[[], Value]]] = {}
+        self.custom_vjps: dict[Value, tuple[Sequence[Value], Callable[[Value, int], Value]]] = {}
         self._names: set[str] = set()
         self._counter = 0
         self._seen: dict[Any, tuple[Value | None, ...]] = {}
@@ -201,6 +210,15 @@ class Builder:
         """``value`` is a function of ``x`` element by element, with this derivative."""
         self.custom_jvps[value] = (x, derivative)
 
+    def custom_vjp(
+        self, value: Value, operands: Sequence[Value], transpose: Callable[[Value, int], Value]
+    ) -> None:
+        """``transpose`` takes the cotangent of ``value`` to that of the k-th of ``operands``.
+
+        Reverse mode takes it in place of the rules of the nodes between.
+        """
+        self.custom_vjps[value] = (operands, transpose)
+
     def stop_gradient(self, value: Value) -> Value:
         """The same numbers without a derivative.
 
@@ -294,8 +312,8 @@ class Builder:
 
     def program(self, outputs: Sequence[Value]) -> Program:
         """The graph that computes ``outputs``, to be run in the order of its nodes."""
-        nodes = self.needed(outputs)
-        ready = _by_readiness(nodes) if len(nodes) > _ARRANGED else None
+        nodes = formed(self, self.needed(outputs))
+        ready = by_readiness(nodes) if len(nodes) > _ARRANGED else None
         if ready is None or (len(nodes) <= _TOO_MANY and peak_bytes(ready, outputs) > _LARGE):
             nodes = arrange(nodes, outputs, self._again, _ENOUGH)
         else:
@@ -304,7 +322,7 @@ class Builder:
 
     def model(self, outputs: Sequence[Value], *, unused_inputs: bool = False) -> onnx.ModelProto:
         """The graph that computes ``outputs``; inputs that nothing reads are left out."""
-        return self._model(_by_readiness(self.needed(outputs)), outputs, unused_inputs)
+        return self._model(by_readiness(formed(self, self.needed(outputs))), outputs, unused_inputs)
 
     def _model(
         self, nodes: Sequence[Node], outputs: Sequence[Value], unused_inputs: bool
@@ -333,34 +351,6 @@ class Builder:
             opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
             ir_version=IR_VERSION,
         )
-
-
-def _by_readiness(nodes: Sequence[Node]) -> list[Node]:
-    """``nodes`` in the order in which their inputs become available.
-
-    ONNX Runtime sorts the nodes that are ready into a list by their place in the file, one by one
-    (1.19). In the order of building, thousands are ready long before their turn, and opening a
-    session takes time with the square of the number of nodes (46,000 nodes: 10 s, 92,000: 50 s;
-    sorted so: 6 s, 13 s). In which order they run does not depend on this.
-    """
-    maker = {id(o): i for i, n in enumerate(nodes) for o in n.outputs if o is not None}
-    readers: list[list[int]] = [[] for _ in nodes]
-    waiting = []
-    for i, node in enumerate(nodes):
-        makers = {maker[id(v)] for v in node.inputs if v is not None and id(v) in maker}
-        waiting.append(len(makers))
-        for j in makers:
-            readers[j].append(i)
-    ready = deque(i for i, count in enumerate(waiting) if not count)
-    order = []
-    while ready:
-        i = ready.popleft()
-        order.append(nodes[i])
-        for j in readers[i]:
-            waiting[j] -= 1
-            if not waiting[j]:
-                ready.append(j)
-    return order
 
 
 def _hashable(value: Any) -> Any:

@@ -36,6 +36,7 @@ class Options:
     device: str = "cpu"
     difference_step: float | None = None
     memory_limit: int | None = None
+    engine: str = "auto"
 
 
 @dataclass(frozen=True)

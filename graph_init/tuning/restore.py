@@ -223,7 +223,8 @@ class Restore:
             self._workload.options.memory_limit,
             ["--optimizer sign", "--steps 0"],
         )
-        return runner.Trainer(problem, OPTIMIZER, threads=None)
+        engine = self._workload.options.engine
+        return runner.Trainer(problem, OPTIMIZER, threads=None, engine=engine)
 
     def trial(
         self, values: Mapping[str, Array], scales: Array, source: Source, steps: int

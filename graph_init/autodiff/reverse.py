@@ -57,11 +57,9 @@ def _moving(b: Builder, nodes: Iterable[Node], wanted: Iterable[Value]) -> set[V
     return moving
 
 
-def _positions(node: Node) -> Iterable[int]:
+def _positions(node: Node) -> Sequence[int]:
     rule = RULES.get(node.op)
-    if rule is None or rule.positions is None:
-        return range(len(node.inputs))
-    return rule.positions
+    return range(len(node.inputs)) if rule is None else rule.operands(node)
 
 
 def _cotangents(

@@ -32,15 +32,27 @@ Vjp = Callable[[Builder, Node, Value, Value, int], Value]
 
 @dataclass(frozen=True)
 class Rule:
-    """How one operator is differentiated in the operands at ``positions`` (None: in all)."""
+    """How one operator is differentiated.
+
+    ``positions`` says on which operands each of its outputs depends smoothly; None: on all.
+    """
 
     jvp: Jvp
     vjp: Vjp
-    positions: tuple[int, ...] | None = None
+    positions: tuple[tuple[int, ...], ...] | None = None
     #: Operands are broadcast, so that what ``vjp`` gives has to be summed to the operand's shape.
     broadcasts: bool = False
     #: ``vjp`` takes cotangents that are smaller than the result.
     takes_small: bool = False
+
+    def operands(self, node: Node) -> Sequence[int]:
+        """The positions of the operands in which ``node`` can be differentiated."""
+        return range(len(node.inputs)) if self.positions is None else self.positions[_which(node)]
+
+
+def _which(node: Node) -> int:
+    """The number of the output that exists; nodes with derivatives have one."""
+    return next(i for i, o in enumerate(node.outputs) if o is not None)
 
 
 def sum_to(b: Builder, cotangent: Value, wide: Shape, shape: Shape) -> Value:
@@ -48,14 +60,16 @@ def sum_to(b: Builder, cotangent: Value, wide: Shape, shape: Shape) -> Value:
 
     ``cotangent`` belongs to the broadcast operand, and may be smaller than it.
     """
-    padded = (1,) * (len(wide) - len(shape)) + shape
+    missing = len(wide) - len(shape)
+    padded = (1,) * missing + shape
     given = (1,) * (len(wide) - cotangent.rank) + cotangent.dims
     spread = [i for i, (n, w) in enumerate(zip(padded, wide, strict=True)) if n == 1 != w]
     axes = [i - len(wide) + cotangent.rank for i in spread if given[i] != 1]
     times = math.prod(wide[i] for i in spread if given[i] == 1)
-    total = b.scale(b.sum(cotangent, axes) if axes else cotangent, times)
-    dims = [1 if i in spread else d for i, d in enumerate(given)][len(wide) - len(shape) :]
-    return b.reshape(total, dims)
+    dims = [1 if i in spread else d for i, d in enumerate(given)][missing:]
+    keeps = cotangent.rank - len(axes) != len(dims) or any(a >= missing for a in axes)
+    total = b.sum(cotangent, axes, keepdims=keeps) if axes else cotangent
+    return b.reshape(b.scale(total, times), dims)
 
 
 # -- kinds of rules -------------------------------------------------------------------------------
@@ -72,7 +86,7 @@ def _elementwise(derivative: Callable[[Builder, Value, Value], Value]) -> Rule:
         assert x is not None
         return b.mul(derivative(b, x, y), c)
 
-    return Rule(jvp, vjp, (0,), takes_small=True)
+    return Rule(jvp, vjp, ((0,),), takes_small=True)
 
 
 def _symmetric(formula: Callable[[Builder, Node, Value, Value], Value]) -> Rule:
@@ -80,7 +94,7 @@ def _symmetric(formula: Callable[[Builder, Node, Value, Value], Value]) -> Rule:
     return Rule(
         lambda b, node, y, ts: None if ts[0] is None else formula(b, node, y, ts[0]),
         lambda b, node, y, c, position: formula(b, node, y, c),
-        (0,),
+        ((0,),),
         takes_small=True,
     )
 
@@ -120,7 +134,7 @@ def _linear(
         out = _again(b, node, replaced)
         return out if out.shape == y.shape else b.expand(out, y.dims)
 
-    return Rule(jvp, transpose, positions, broadcasts, takes_small)
+    return Rule(jvp, transpose, (positions,), broadcasts, takes_small)
 
 
 def _bilinear(
@@ -132,12 +146,11 @@ def _bilinear(
     """Linear in each of two operands: the pair that belongs to the output that exists."""
 
     def jvp(b: Builder, node: Node, y: Value, ts: Sequence[Value | None]) -> Value | None:
-        which = next(i for i, o in enumerate(node.outputs) if o is not None)
-        terms = [_again(b, node, {i: ts[i]}) for i in pairs[which] if ts[i] is not None]
+        pair = pairs[_which(node)]
+        terms = [_again(b, node, {i: ts[i]}) for i in pair if ts[i] is not None]
         return reduce(b.add, terms) if terms else None
 
-    positions = tuple(sorted({i for pair in pairs for i in pair}))
-    return Rule(jvp, transpose, positions, broadcasts, takes_small)
+    return Rule(jvp, transpose, pairs, broadcasts, takes_small)
 
 
 # -- formulas -------------------------------------------------------------------------------------
@@ -204,7 +217,7 @@ RULES: dict[str, Rule] = {
     "Abs": _elementwise(lambda b, x, y: b.op("Sign", x)),
     "Relu": _elementwise(lambda b, x, y: step(b, y)),
     "Softmax": _symmetric(_softmax),
-    "LogSoftmax": Rule(_log_softmax_jvp, _log_softmax_vjp, (0,)),
+    "LogSoftmax": Rule(_log_softmax_jvp, _log_softmax_vjp, ((0,),)),
     "Add": Rule(_sum_jvp, transposes.identity, broadcasts=True, takes_small=True),
     "Sub": Rule(_sum_jvp, transposes.difference, broadcasts=True, takes_small=True),
     "Concat": Rule(_concat_jvp, transposes.concat),

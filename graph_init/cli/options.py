@@ -152,7 +152,7 @@ measuring = _stack(
         type=click.Choice(["cpu", "cuda"]),
         default="cpu",
         show_default=True,
-        help="Where it is computed; cuda needs the [cuda] extra.",
+        help="Where it is computed; cuda needs the [gpu] extra.",
     ),
     click.option(
         "--memory-limit",

@@ -30,11 +30,11 @@ format: $(DEV_STAMP)
 
 $(RUN_STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training]'
 	touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training,dev,docs]'
 	touch $@
 
 docs: $(DEV_STAMP)

@@ -16,6 +16,7 @@ from graph_init import options as all_options
 from graph_init.analysis import Parameter, analyze
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
+from graph_init.engine import runtime
 from graph_init.errors import UnsupportedModelError, printable
 from graph_init.frontends import resolve as frontends
 from graph_init.frontends.resolve import ResolvedModel
@@ -95,6 +96,9 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         device: ``cpu`` or ``cuda``.
         memory_limit: such as ``"8GB"``, by default what is available. A batch that needs more is
             done in slices or, where its size was left open, made smaller (the result's ``notes``).
+        engine: ``auto``: the fastest operators that the installed onnxruntime has; ``onnxruntime``:
+            those of the standard alone; ``onnxruntime-training``: gradients by the training build's
+            own builder.
         scale_gradient: also ∂GD/∂log s of every scalable tensor, ``log_scale_gradient`` in its row.
 
     Raises:
@@ -102,7 +106,7 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UnsupportedModelError: A node cannot be differentiated, or memory does not suffice.
         NumericalError: The loss or the deviation is not finite.
-        EngineError: The installed onnxruntime is no training build.
+        EngineError: onnxruntime is not installed, or not the build that ``engine`` names.
     """
     call = _resolve(model, options, MeasureKeywords, whole_file=True)
     values = forward_graph.initial_values(call.loaded)
@@ -336,6 +340,7 @@ def _settings(call: _Call, run: Evaluator, weights: InitialWeights, tuner: Tuner
         "tuner": tuner.name,
         **tuner.to_json(),
         **run.workload.options.to_json(),
+        "engine": runtime.installed_version(),
         "data": call.options.to_json()["data"],
         "loss": run.problem.objective.kind,
         "batch_size": run.workload.batch_size,

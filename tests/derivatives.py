@@ -100,6 +100,25 @@ class ConvGrad(OpRun):
         return _contributions(x, w, dy, attributes)[: len(self.onnx_node.output)]
 
 
+class ConvTranspose(OpRun):
+    """With groups of more than one channel, which the reference does not always get right."""
+
+    def _run(self, dy: Array, w: Array, **attributes: Any) -> tuple[Array]:
+        n = dy.ndim - 2
+        extra = attributes.get("output_padding") or [0] * n
+        strides = attributes.get("strides") or [1] * n
+        dilations = attributes.get("dilations") or [1] * n
+        pads = attributes.get("pads") or [0] * 2 * n
+        space = [
+            (dy.shape[2 + i] - 1) * strides[i] + dilations[i] * (w.shape[2 + i] - 1) + 1 + extra[i]
+            - pads[i] - pads[n + i]
+            for i in range(n)
+        ]  # fmt: skip
+        channels = w.shape[1] * (attributes.get("group") or 1)
+        x = np.zeros((dy.shape[0], channels, *space), dy.dtype)
+        return (_contributions(x, w, dy, attributes)[0],)
+
+
 class GatherElements(OpRun):
     """The reference's takes at most 64 rows."""
 
@@ -169,6 +188,7 @@ OPERATORS = [
     GatherElementsGrad,
     GatherNDGrad,
     ConvGrad,
+    ConvTranspose,
 ]
 
 

@@ -11,7 +11,9 @@ from onnx import TensorProto
 
 from graph_init.autodiff import primal
 from graph_init.autodiff.contraction import Products, contract, dot
+from graph_init.autodiff.forms import FORMS
 from graph_init.autodiff.tangent import tangents
+from graph_init.engine.runtime import installed
 from graph_init.engine.session import Session
 from graph_init.ir import Array, Builder, Value
 from graph_init.lowering import patches
@@ -86,7 +88,7 @@ def test_contractions_equal_products_with_the_gradient(name: str) -> None:
 @pytest.mark.parametrize("dilations", [(1, 1), (2, 1)])
 def test_patches_equal_the_engine(kernel: tuple[int, int], dilations: tuple[int, int]) -> None:
     """Convolution and both derivatives, against the engine's own operators."""
-    b = Builder(fuses=True)
+    b = Builder(fuses=True, forms=FORMS[installed()])
     channels = 4
     reach = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
     attrs = {

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from graph_init.cli import cli
-from graph_init.engine import doctor
+from graph_init.engine import doctor, runtime
+from graph_init.errors import EngineError, UsageError
 
 
 def findings(*wanted_bad: str) -> dict[str, doctor.Finding]:
@@ -34,12 +35,12 @@ def test_an_old_and_a_missing_library_are_named_with_the_command(
     assert "not installed" in found["no-such-library"].detail
 
 
-@pytest.mark.parametrize("version", [(3, 9, 0), (3, 13, 1)])
+@pytest.mark.parametrize("version", [(3, 9, 0), (3, 15, 1)])
 def test_a_python_without_an_engine_is_named(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]
 ) -> None:
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=version))
-    assert "3.12" in findings("python")["python"].remedy
+    assert "3.14" in findings("python")["python"].remedy
 
 
 def test_two_engines_are_named_with_the_command_that_leaves_one(
@@ -47,19 +48,32 @@ def test_two_engines_are_named_with_the_command_that_leaves_one(
 ) -> None:
     real = metadata.version
     monkeypatch.setattr(
-        metadata, "version", lambda name: "1.30.0" if name == "onnxruntime" else real(name)
+        metadata,
+        "version",
+        lambda name: "1.30.0" if name in ("onnxruntime", "onnxruntime-gpu") else real(name),
     )
     remedy = findings("engine package")["engine package"].remedy
-    assert "uninstall -y onnxruntime " in remedy and "onnxruntime-training-cpu==" in remedy
+    kept = "onnxruntime-gpu" if "onnxruntime-gpu==" in remedy else "onnxruntime-training-cpu"
+    assert "pip uninstall -y " in remedy and "onnxruntime &&" in remedy and f"{kept}==" in remedy
     found = CliRunner().invoke(cli, ["doctor", "--json"])
     assert found.exit_code == 1 and not json.loads(found.stdout)["ok"]
 
 
-def test_an_engine_that_is_no_training_build_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_build_is_enough_but_for_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxruntime.capi import _pybind_state
 
-    monkeypatch.delattr(_pybind_state, "GradientGraphBuilder")
-    assert "not a training build" in findings("onnxruntime")["onnxruntime"].detail
+    monkeypatch.delattr(_pybind_state, "GradientGraphBuilder", raising=False)
+    assert "plain build" in findings()["onnxruntime"].detail
+    with pytest.raises(EngineError, match="not a training build.*graph-init.training"):
+        runtime.bindings()
+    with pytest.raises(EngineError):
+        runtime.choose("onnxruntime-training")
+    assert runtime.choose("auto") == runtime.choose("onnxruntime")
+
+
+def test_an_engine_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(UsageError, match="auto, onnxruntime, onnxruntime-training, not 'tvm'"):
+        runtime.choose("tvm")
 
 
 def test_an_engine_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from graph_init import cli
 from graph_init.comparison import pictures  # noqa: F401 (imported once, before all forks)
-from graph_init.engine.runtime import bindings
+from graph_init.engine.runtime import onnxruntime
 from graph_init.model import scales_file
 from tests.faults import CASES, fail_everywhere, kill_everywhere, listing, strays
 from tests.small_models import plain_cnn
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--only", choices=COMMANDS, help="kill this command only")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    bindings()  # loaded once
+    onnxruntime()  # loaded once
     lost = 0
     print("| output | calls that failed | kills, one a call | between | lost | left |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -26,8 +26,8 @@ from tests.docs_pages import Block, unlike
 PAGE = "docs/tutorial.md"
 #: What stands in place of the page's own lines, where there is a clone.
 INSTEAD = {
-    "pip install 'graph-init[cpu]' scikit-learn": (
-        "pip install --quiet -c {clone}/constraints.txt -e '{clone}[cpu]' scikit-learn"
+    "pip install 'graph-init[training]' scikit-learn": (
+        "pip install --quiet -c {clone}/constraints.txt -e '{clone}[training]' scikit-learn"
     ),
     "pip install torch": "pip install --quiet -c {clone}/constraints.txt torch",
 }

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from graph_init.autodiff import reverse
+from graph_init.autodiff.forms import FORMS
 from graph_init.autodiff.gradient import build_gradient
+from graph_init.engine import runtime
 from graph_init.errors import UnsupportedModelError
 from graph_init.ir import OPSET, Builder, Node, Value, sources
 from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
 
 SCALE_INPUT = "graph_init.scales"
 PACKED_INPUT = "graph_init.parameters"
+
+#: What each name of the forward graph stands for.
+Environment = dict[str, Value | None]
 
 
 @dataclass(frozen=True)
@@ -43,19 +49,21 @@ def build(
     extra_outputs: Sequence[str] = (),
     *,
     packed: bool = False,
+    engine: str = "auto",
 ) -> Primal:
     """The gradient graph of a lowered ``forward`` model, on a new builder.
 
     ``parameters`` names the graph inputs that are trainable. Those in ``scaled`` enter as sₖ·dₖ,
     with s the float32 input :data:`SCALE_INPUT` of shape (len(scaled),) and d the named input.
     ``packed``: all parameters, in order, are parts of one input :data:`PACKED_INPUT` instead.
+    ``engine`` is that of the option: see :func:`graph_init.engine.runtime.choose`.
     Raises UnsupportedModelError if the loss depends on none of them.
     """
-    model, aliases = build_gradient(forward, loss, parameters)
     wanted = set(parameters)
     types = {i.name: i.type.tensor_type.elem_type for i in forward.graph.input}
-    b = Builder(types[parameters[0]], fuses=True)
-    environment: dict[str, Value | None] = {}
+    chosen = runtime.choose(engine)
+    b = Builder(types[parameters[0]], fuses=True, forms=FORMS[chosen.kernels])
+    environment: Environment = {}
     if packed:
         environment.update(_parts(b, forward, parameters))
     for info in forward.graph.input:
@@ -76,18 +84,8 @@ def build(
             scaled_value.requires_grad = True
             environment[n] = scaled_value
     theta = {n: v for n in parameters if (v := environment[n]) is not None}
-    environment = {aliases[n]: v for n, v in environment.items()}
-    for initializer in model.graph.initializer:
-        environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
-    _name_sources(b, model, sources(forward))
-    run(b, model.graph.node, environment, OPSET, context=Context((GRADIENT_RULES, RULES)))
-    b.source_node = ""
-    gradients = {}
-    for n, value in theta.items():
-        gradient = environment.get(f"{aliases[n]}_grad")
-        if gradient is not None:
-            same = gradient.shape == value.shape
-            gradients[n] = gradient if same else b.reshape(gradient, value.dims)
+    differentiate = own_gradients if chosen.own else engine_gradients
+    environment, gradients = differentiate(b, forward, environment, loss, theta)
     if not gradients:
         raise UnsupportedModelError(
             "the loss has no gradient in any trainable parameter (first of them: "
@@ -99,7 +97,56 @@ def build(
     return Primal(b, theta, gradients, loss_value, extras)
 
 
-def _name_sources(b: Builder, model: onnx.ModelProto, known: dict[str, tuple[str, str]]) -> None:
+def own_gradients(
+    b: Builder,
+    forward: onnx.ModelProto,
+    environment: Environment,
+    loss: str,
+    theta: Mapping[str, Value],
+) -> tuple[Environment, dict[str, Value]]:
+    """By :mod:`graph_init.autodiff.reverse`."""
+    _lower(b, forward, environment, sources(forward))
+    value = environment[loss]
+    assert value is not None
+    found = reverse.gradients(b, b.needed([value]), value, theta.values())
+    return environment, {n: found[v] for n, v in theta.items() if v in found}
+
+
+def engine_gradients(
+    b: Builder,
+    forward: onnx.ModelProto,
+    environment: Environment,
+    loss: str,
+    theta: Mapping[str, Value],
+) -> tuple[Environment, dict[str, Value]]:
+    """By the gradient builder of onnxruntime's training build."""
+    model, aliases = build_gradient(forward, loss, list(theta))
+    environment = {aliases[n]: v for n, v in environment.items()}
+    _lower(b, model, environment, sources(forward))
+    gradients = {}
+    for n, value in theta.items():
+        gradient = environment.get(f"{aliases[n]}_grad")
+        if gradient is not None:
+            same = gradient.shape == value.shape
+            gradients[n] = gradient if same else b.reshape(gradient, value.dims)
+    return environment, gradients
+
+
+def _lower(
+    b: Builder,
+    model: onnx.ModelProto,
+    environment: Environment,
+    known: Mapping[str, tuple[str, str]],
+) -> None:
+    """Append the nodes of ``model``; ``known`` says which of the user's nodes they come from."""
+    for initializer in model.graph.initializer:
+        environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
+    _name_sources(b, model, known)
+    run(b, model.graph.node, environment, OPSET, context=Context((GRADIENT_RULES, RULES)))
+    b.source_node = ""
+
+
+def _name_sources(b: Builder, model: onnx.ModelProto, known: Mapping[str, tuple[str, str]]) -> None:
     """Call the nodes of ``model`` what those of the user's model are called that they come from.
 
     The gradient's are called what the node is called whose gradient they compute, and more. Those

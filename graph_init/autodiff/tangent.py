@@ -8,11 +8,8 @@ absent tangent is zero, and nothing is built for it. The rules are in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import reduce
 
-import numpy as np
-
-from graph_init.autodiff.rules import BILINEAR, LINEAR, NONLINEAR, SPECIAL
+from graph_init.autodiff.rules import RULES
 from graph_init.errors import UnsupportedModelError
 from graph_init.ir import ZERO_DERIVATIVE, Builder, Node, Value
 
@@ -46,70 +43,8 @@ def _declared(b: Builder, y: Value, found: Mapping[Value, Value]) -> Value | Non
 
 
 def _tangent(b: Builder, node: Node, y: Value, found: Mapping[Value, Value]) -> Value | None:
+    rule = RULES.get(node.op)
+    if rule is None:
+        raise UnsupportedModelError(f"{node.label} has no tangent rule")
     ts = [None if v is None else found.get(v) for v in node.inputs]
-    if node.op in SPECIAL:
-        return _special(b, node, y, ts)
-    if node.op in LINEAR:
-        return _linear(b, node, y, ts, LINEAR[node.op])
-    if node.op in BILINEAR:
-        which = next(i for i, o in enumerate(node.outputs) if o is not None)
-        terms = [_again(b, node, {i: ts[i]}) for i in BILINEAR[node.op][which] if ts[i] is not None]
-        return reduce(b.add, terms) if terms else None
-    if node.op in NONLINEAR:
-        x, t = node.inputs[0], ts[0]
-        assert x is not None
-        return None if t is None else NONLINEAR[node.op](b, x, y, t, node)
-    raise UnsupportedModelError(f"{node.label} has no tangent rule")
-
-
-def _again(b: Builder, node: Node, replaced: Mapping[int, Value | None]) -> Value:
-    """The same operator call with some operands replaced."""
-    inputs = [replaced.get(i, v) for i, v in enumerate(node.inputs)]
-    wanted = [o is not None for o in node.outputs]
-    made = b.multi(node.op, inputs, wanted, domain=node.domain, attrs=node.attrs)
-    return next(o for o in made if o is not None)
-
-
-def _zeros(b: Builder, like: Value) -> Value:
-    return (
-        b.expand(b.scalar(0.0, like), like.dims)
-        if like.size > 1
-        else b.constant(np.zeros(like.dims), like.dtype)
-    )
-
-
-def _linear(
-    b: Builder, node: Node, y: Value, ts: list[Value | None], positions: tuple[int, ...]
-) -> Value | None:
-    if all(ts[i] is None for i in positions):
-        return None
-    replaced: dict[int, Value | None] = {}
-    for i in positions:
-        operand = node.inputs[i]
-        assert operand is not None
-        t = ts[i]
-        broadcasts = node.op == "Where"
-        zero = b.scalar(0.0, operand) if broadcasts else _zeros(b, operand)
-        replaced[i] = zero if t is None else t
-    if node.op == "Pad" and len(node.inputs) > 2:
-        replaced[2] = b.scalar(0.0, y)
-    out = _again(b, node, replaced)
-    return out if out.shape == y.shape else b.expand(out, y.dims)
-
-
-def _special(b: Builder, node: Node, y: Value, ts: list[Value | None]) -> Value:
-    if node.op == "Concat":
-        parts = [
-            _zeros(b, v) if t is None else t
-            for v, t in zip(node.inputs, ts, strict=True)
-            if v is not None
-        ]
-        return b.op("Concat", *parts, axis=node.attrs["axis"])
-    first, second = ts
-    if node.op == "Sub" and second is not None:
-        out = b.op("Neg", second) if first is None else b.sub(first, second)
-    elif first is not None and second is not None:
-        out = b.add(first, second)
-    else:
-        out = first or second  # type: ignore[assignment]
-    return out if out.shape == y.shape else b.expand(out, y.dims)
+    return rule.jvp(b, node, y, ts)

@@ -20,7 +20,7 @@ from graph_init.deviation.result import (
     finite,
 )
 from graph_init.deviation.sliced import SlicedTaylor
-from graph_init.engine import memory
+from graph_init.engine import memory, runtime
 from graph_init.errors import NumericalError
 from graph_init.ir import Array
 from graph_init.options import Options
@@ -53,6 +53,7 @@ class Measurement:
         loss_kind: which loss it was.
         notes: what was taken in place of a batch that does not fit into memory, in sentences.
         loss_reason: why it was that one, a sentence; it says so if it was a guess.
+        engine: the build of onnxruntime that computed it, and its version.
     """
 
     gradient_deviation: float
@@ -69,6 +70,7 @@ class Measurement:
     #: Why the numbers are not finite, where that is allowed.
     problem: str | None = None
     notes: list[str] = field(default_factory=list)
+    engine: str = ""
 
     @property
     def warnings(self) -> list[str]:
@@ -200,6 +202,7 @@ class Evaluator:
             loss_kind=self.problem.objective.kind,
             loss_reason=self.problem.objective.reason,
             problem=None if problem is None else problem.words,
+            engine=runtime.installed_version(),
         )
 
 
@@ -231,9 +234,12 @@ def _step(
         graph = taylor.build(
             problem.forward, loss, names, scaled,
             scale_gradient=options.scale_gradient, extra_outputs=problem.extras,
+            engine=options.engine,
         )  # fmt: skip
         return taylor.Taylor(graph, own, problem.fed, options.device, options.memory_limit)
-    p = primal.build(problem.forward, loss, names, extra_outputs=problem.extras)
+    p = primal.build(
+        problem.forward, loss, names, extra_outputs=problem.extras, engine=options.engine
+    )
     setting = Setting(
         Weights(own, scaled), problem.fed, layout.slices, layout.count,
         options.scale_gradient, options.device, options.memory_limit,

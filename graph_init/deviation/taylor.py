@@ -51,6 +51,7 @@ def build(
     scale_gradient: bool,
     epsilon: float = EPSILON,
     extra_outputs: Sequence[str] = (),
+    engine: str = "auto",
 ) -> MetaGraph:
     """The meta-step graph of a lowered ``forward`` model.
 
@@ -58,7 +59,9 @@ def build(
     as sₖ·dₖ, in the order of the scale vector. Outputs: loss (scalar), the vectors of
     :data:`STATISTICS` over ``parameters``, and with ``scale_gradient`` ∂GD/∂log s over ``scaled``.
     """
-    p = primal.inwards(primal.build(forward, loss, parameters, scaled, extra_outputs))
+    p = primal.inwards(
+        primal.build(forward, loss, parameters, scaled, extra_outputs, engine=engine)
+    )
     b, theta, gradients = p.builder, p.theta, p.gradients
     names = list(gradients)
     nodes = b.needed([*gradients.values()])

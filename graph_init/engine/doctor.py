@@ -9,17 +9,16 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from graph_init.engine.runtime import bindings, onnxruntime
+from graph_init.engine.runtime import TRAINING, installed, onnxruntime
 from graph_init.errors import EngineError
 
 #: Distributions that install the module ``onnxruntime``; the last one installed wins.
 _ENGINES = (
     "onnxruntime-training-cpu",
     "onnxruntime-training",
-    "onnxruntime",
     "onnxruntime-gpu",
+    "onnxruntime",
 )
-_TRAINING = frozenset(_ENGINES[:2])
 
 
 @dataclass(frozen=True)
@@ -52,28 +51,18 @@ def _engine_module() -> Finding:
             f"cannot be imported: {error.__cause__}",
             "pip install 'graph-init[cpu]'",
         )
-    try:
-        bindings()
-    except EngineError:
-        return Finding(
-            "onnxruntime",
-            False,
-            f"{version} is not a training build",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && "
-            "pip install --force-reinstall --no-deps onnxruntime-training-cpu==1.19.2",
-        )
-    return Finding("onnxruntime", True, f"{version}, a training build")
+    if installed() == TRAINING:
+        return Finding("onnxruntime", True, f"{version}, a training build")
+    return Finding("onnxruntime", True, f"{version}, a plain build: all but artifacts")
 
 
 def _distributions() -> Finding:
     found = {d: v for d in _ENGINES if (v := _version(d)) is not None}
     detail = ", ".join(f"{d} {v}" for d, v in found.items()) or "none installed"
-    others = [d for d in found if d not in _TRAINING]
-    training = [d for d in found if d in _TRAINING]
-    if not training:
+    if not found:
         return Finding("engine package", False, detail, "pip install 'graph-init[cpu]'")
-    if others or len(training) > 1:
-        keep = training[0]
+    if len(found) > 1:
+        keep = next(iter(found))
         gone = " ".join(d for d in found if d != keep)
         return Finding(
             "engine package",
@@ -87,8 +76,8 @@ def _distributions() -> Finding:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    remedy = "use Python 3.10, 3.11 or 3.12: the engine has wheels for these"
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 14)
+    remedy = "use Python 3.10 to 3.14: the engine has wheels for these"
     return Finding("python", supported, version, "" if supported else remedy)
 
 

@@ -6,11 +6,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from graph_init.errors import EngineError
+from graph_init.errors import EngineError, UsageError
 
-_TRAINING = "onnxruntime.training"
+_INTERFACE = "onnxruntime.training"
 
 #: The engine logs what is fatal alone. What it raises says what its errors' log lines say.
 SILENT = 4
@@ -23,14 +24,14 @@ def _without_torch() -> Iterator[None]:
     That takes several times as long as the engine itself. None in ``sys.modules`` makes an import
     fail as if there were no such module, which the engine expects; afterwards it can be imported.
     """
-    hidden = _TRAINING not in sys.modules
+    hidden = _INTERFACE not in sys.modules
     if hidden:
-        sys.modules[_TRAINING] = None  # type: ignore[assignment]
+        sys.modules[_INTERFACE] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         if hidden:
-            del sys.modules[_TRAINING]
+            del sys.modules[_INTERFACE]
 
 
 def onnxruntime() -> Any:
@@ -64,14 +65,61 @@ def onnxruntime() -> Any:
     return found["module"]
 
 
-def bindings() -> Any:
-    """The engine's bindings; EngineError unless it is a training build."""
+#: Builds by the name of their distribution.
+PLAIN, TRAINING = "onnxruntime", "onnxruntime-training"
+#: What ``--engine`` takes.
+ENGINES = ("auto", PLAIN, TRAINING)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How gradients are built, and of which operators.
+
+    ``kernels`` names the build whose operators the graphs may have: a plain one has those of the
+    standard alone. ``own``: gradients come from this program's reverse mode, else from the training
+    build's gradient builder.
+    """
+
+    kernels: str
+    own: bool
+
+
+def installed() -> str:
+    """Which build is there: :data:`TRAINING` or :data:`PLAIN`; EngineError if there is none."""
     onnxruntime()
     from onnxruntime.capi import _pybind_state as found
 
-    if not (hasattr(found, "GradientGraphBuilder") and hasattr(found, "save_checkpoint")):
+    both = hasattr(found, "GradientGraphBuilder") and hasattr(found, "save_checkpoint")
+    return TRAINING if both else PLAIN
+
+
+def installed_version() -> str:
+    """The build that is there and its version, as it is said of a result."""
+    return f"{installed()} {onnxruntime().__version__}"
+
+
+def choose(engine: str = "auto") -> Engine:
+    """The engine of this name.
+
+    ``auto`` takes the fastest operators that the installed build has; ``onnxruntime`` those of
+    plain builds, on any; ``onnxruntime-training`` has gradients built by the training build itself.
+    Raises UsageError for other names, and EngineError for what is not installed.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine is one of {', '.join(ENGINES)}, not '{engine}'")
+    if engine == TRAINING:
+        bindings()
+    return Engine(installed() if engine == "auto" else engine, engine != TRAINING)
+
+
+def bindings() -> Any:
+    """The training build's bindings; EngineError if another build is installed."""
+    if installed() != TRAINING:
         raise EngineError(
-            "the installed onnxruntime is not a training build; run `pip install "
-            "'graph-init[cpu]'`, or `graph-init doctor` to see what is installed"
+            "the installed onnxruntime is not a training build, which this needs; run `pip install "
+            "'graph-init[training]'` in an environment of its own, or `graph-init doctor` to see "
+            "what is installed"
         )
+    from onnxruntime.capi import _pybind_state as found
+
     return found

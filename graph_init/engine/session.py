@@ -32,7 +32,7 @@ def require_device(device: str) -> None:
     if DEVICES[device] not in runtime.get_available_providers():
         raise UsageError(
             f"--device {device}: the installed onnxruntime has no {DEVICES[device]}; run "
-            f"`pip install 'graph-init[{device}]'` on a machine with such a device, and "
+            "`pip install 'graph-init[gpu]'` on a machine with such a device, and "
             "`graph-init doctor` to see what is installed"
         )
 

@@ -10,6 +10,7 @@ all interpreters that walk one list of nodes and call :meth:`Builder.op`.
 
 from graph_init.ir.builder import Builder, Program
 from graph_init.ir.folding import evaluate
+from graph_init.ir.forms import Form
 from graph_init.ir.order import topological
 from graph_init.ir.values import (
     FLOATS,
@@ -39,6 +40,7 @@ __all__ = [
     "ZERO_DERIVATIVE",
     "Array",
     "Builder",
+    "Form",
     "Node",
     "Program",
     "Shape",

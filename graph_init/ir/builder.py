@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graph_init.ir.folding import fold
+from graph_init.ir.forms import Form, formed
 from graph_init.ir.identities import SIMPLIFY
 from graph_init.ir.order import sort_nodes
 from graph_init.ir.schedule import arrange, peak_bytes
@@ -62,18 +63,27 @@ class Builder:
     ``precision`` is the one float type (``TensorProto.DataType``) in which everything is computed,
     whatever mixture of widths the source model has. With ``fuses``, matrix products take their
     operands' transpositions into themselves (FusedMatMul), for graphs that are run and not
-    differentiated by the engine.
+    differentiated by the engine. ``forms`` (by operator) says what the finished model has in place
+    of nodes that its engine cannot run.
     """
 
-    def __init__(self, precision: int = TensorProto.FLOAT, *, fuses: bool = False) -> None:
+    def __init__(
+        self,
+        precision: int = TensorProto.FLOAT,
+        *,
+        fuses: bool = False,
+        forms: Mapping[str, Form] | None = None,
+    ) -> None:
         self.precision = precision
         self.fuses = fuses
+        self.forms = dict(forms or {})
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.source_node = ""
         self.operators: dict[str, str] = {}  # of the user's nodes, by name
         self.unrolled = 0  # nodes of loops' and branches' bodies so far
         self.custom_jvps: dict[Value, tuple[Value, Callable[[], Value]]] = {}
+        self.custom_vjps: dict[Value, tuple[Sequence[Value], Callable[[Value, int], Value]]] = {}
         self._names: set[str] = set()
         self._counter = 0
         self._seen: dict[Any, tuple[Value | None, ...]] = {}
@@ -215,6 +225,15 @@ class Builder:
         """``value`` is a function of ``x`` element by element, with this derivative."""
         self.custom_jvps[value] = (x, derivative)
 
+    def custom_vjp(
+        self, value: Value, operands: Sequence[Value], transpose: Callable[[Value, int], Value]
+    ) -> None:
+        """``transpose`` takes the cotangent of ``value`` to that of the k-th of ``operands``.
+
+        Reverse mode takes it in place of the rules of the nodes between.
+        """
+        self.custom_vjps[value] = (operands, transpose)
+
     def stop_gradient(self, value: Value) -> Value:
         """The same numbers without a derivative: no tangent and no gradient passes."""
         if not value.requires_grad:
@@ -325,7 +344,7 @@ class Builder:
 
         Gradients are not to be taken of it: nothing stops them any more.
         """
-        nodes = erase_stop_gradients(self.needed(outputs), outputs)
+        nodes = erase_stop_gradients(formed(self, self.needed(outputs)), outputs)
         ready = sort_nodes(nodes) if len(nodes) > _ARRANGED else None
         if ready is None or (len(nodes) <= _TOO_MANY and peak_bytes(ready, outputs) > _LARGE):
             nodes = arrange(nodes, outputs, self._again, _ENOUGH)

@@ -69,6 +69,14 @@ def _simplify_reshape(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value 
     return None
 
 
+def _is_transposed(b: Maker, x: Value) -> bool:
+    """Whether ``x`` comes of a transposition behind which one may look for what it is made of.
+
+    Not where its derivative is declared, which what reads from behind it would not take.
+    """
+    return x.node is not None and x.node.op == "Transpose" and x not in b.custom_vjps
+
+
 def _simplify_transpose(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     x = ins[0]
     if x.shape is None:
@@ -76,7 +84,7 @@ def _simplify_transpose(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Valu
     perm = list(attrs.get("perm") or range(x.rank)[::-1])
     if perm == list(range(x.rank)):
         return x  # type: ignore[no-any-return]
-    if x.node is not None and x.node.op == "Transpose" and x.node.attrs.get("perm"):
+    if _is_transposed(b, x):
         inner = x.node.attrs["perm"]
         return b.transpose(x.node.inputs[0], [inner[p] for p in perm])
     return _transposed_product(b, x) if perm == [1, 0] else None
@@ -153,7 +161,7 @@ def _add(b: Maker, ins: list[Any], attrs: dict[str, Any]) -> Value | None:
     """A sum of two tensors that were rearranged alike is rearranged once."""
     found = _neutral(0, (0, 1))(b, ins, attrs)
     nodes = [v.node for v in ins]
-    if found is not None or not b.fuses or any(n is None or n.op != "Transpose" for n in nodes):
+    if found is not None or not b.fuses or not all(_is_transposed(b, v) for v in ins):
         return found
     perms = [list(n.attrs["perm"]) for n in nodes]
     if perms[0] != perms[1] or ins[0].shape != ins[1].shape:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -65,6 +65,34 @@ def arrange(
         if idle == _PATIENCE:
             break
     return best
+
+
+def by_readiness(nodes: Sequence[Node]) -> list[Node]:
+    """``nodes`` in the order in which their inputs become available.
+
+    ONNX Runtime sorts the nodes that are ready into a list by their place in the file, one by one
+    (1.19). In the order of building, thousands are ready long before their turn, and opening a
+    session takes time with the square of the number of nodes (46,000 nodes: 10 s, 92,000: 50 s;
+    sorted so: 6 s, 13 s). In which order they run does not depend on this.
+    """
+    maker = {id(o): i for i, n in enumerate(nodes) for o in n.outputs if o is not None}
+    readers: list[list[int]] = [[] for _ in nodes]
+    waiting = []
+    for i, node in enumerate(nodes):
+        makers = {maker[id(v)] for v in node.inputs if v is not None and id(v) in maker}
+        waiting.append(len(makers))
+        for j in makers:
+            readers[j].append(i)
+    ready = deque(i for i, count in enumerate(waiting) if not count)
+    order = []
+    while ready:
+        i = ready.popleft()
+        order.append(nodes[i])
+        for j in readers[i]:
+            waiting[j] -= 1
+            if not waiting[j]:
+                ready.append(j)
+    return order
 
 
 def peak_bytes(nodes: Sequence[Node], outputs: Sequence[Value]) -> int:

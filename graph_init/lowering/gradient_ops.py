@@ -83,8 +83,14 @@ def _slice(b: Builder, c: Call) -> Value:
 
 @_emits("Conv", domain="")
 def _conv(b: Builder, c: Call) -> Value:
-    place = patches.window(c[0], c[1], c.attrs)
-    return plain_conv(b, c) if place is None else patches.convolve(b, c[0], c[1], place)
+    x, w = c[0], c[1]
+    place = patches.window(x, w, c.attrs)
+    if place is None:
+        return plain_conv(b, c)
+    window, rules = place, (patches.input_derivative, patches.kernel_derivative)
+    y = patches.convolve(b, x, w, window)
+    b.custom_vjp(y, (x, w), lambda delta, k: rules[k](b, delta, x, w, window))
+    return y
 
 
 @_emits("ConvGrad")

@@ -107,7 +107,13 @@ class ComputationOptions(Checked):
         metavar="N",
     )
     device: str = option(
-        "cpu", "Where it is computed; cuda needs the [cuda] extra.", OneOf(("cpu", "cuda"))
+        "cpu", "Where it is computed; cuda needs the [gpu] extra.", OneOf(("cpu", "cuda"))
+    )
+    engine: str = option(
+        "auto",
+        "What computes: the installed build, standard operators alone, or the training build's own "
+        "gradients.",
+        OneOf(("auto", "onnxruntime", "onnxruntime-training")),
     )
     memory_limit: int | None = option(
         None,
@@ -354,6 +360,7 @@ class ProblemKeywords(CompareKeywords, total=False):
     micro_batch: int | None
     device: str
     memory_limit: str | int | None
+    engine: str
 
 
 class MeasureKeywords(ProblemKeywords, total=False):

@@ -41,6 +41,7 @@ def write(problem: Problem, values: Mapping[str, Array], optimizer: str, folder:
     """
     if optimizer not in _OPTIMIZERS:
         raise UsageError(f"--optimizer {optimizer}: choose one of {', '.join(_OPTIMIZERS)}")
+    bindings()  # refused now, not after the work
     training, moved = _training(problem)
     trainable = [numpy_helper.from_array(values[n], n) for n in moved]
     still = [p.name for p in problem.parameters if p.name not in moved]

@@ -51,17 +51,23 @@ class Trainer:
     """Trains a problem with one kind of optimiser; may be called from several threads."""
 
     def __init__(
-        self, problem: Problem, optimizer: str, threads: int | None = 1,
+        self,
+        problem: Problem,
+        optimizer: str,
+        threads: int | None = 1,
+        *,
+        engine: str = "auto",
         admit: Callable[[int], None] | None = None,
-    ) -> None:  # fmt: skip
-        """``threads`` of one run; None takes all cores.
+    ) -> None:
+        """``threads`` of one run; None takes all cores. ``engine`` is that of the option.
 
         ``admit`` is told the bytes alive at an update's largest moment, beside the state, and may
         refuse them.
         """
         self._optimizer = OPTIMIZERS[optimizer]
         names = [p.name for p in problem.parameters]
-        p = primal.build(problem.forward, problem.objective.loss.name, names, packed=True)
+        loss = problem.objective.loss.name
+        p = primal.build(problem.forward, loss, names, packed=True, engine=engine)
         b = p.builder
         vector = next(v for v in b.inputs if v.name == primal.PACKED_INPUT)
         flat = [

@@ -237,7 +237,8 @@ class Restorer:
                 [memory.SLICES, memory.FEWER_ROWS, "--tuner metainit", "--updates 0"],
             )
 
-        return runner.Trainer(problem, OPTIMIZER, threads=None, admit=admit)
+        engine = self._workload.options.engine
+        return runner.Trainer(problem, OPTIMIZER, threads=None, engine=engine, admit=admit)
 
     def ready(self) -> None:
         """Open what the trials run in; MemoryLimitError if they do not fit."""

@@ -116,7 +116,7 @@ def main(protocols: Sequence[str]) -> None:
     """Import what the children need, and serve; fsspec's file systems for ``protocols`` too."""
     control = socket.socket(fileno=os.dup(0))
     # What the children work with, imported before there are any.
-    from graph_init.engine.runtime import bindings
+    from graph_init.engine.runtime import onnxruntime
     from graph_init.errors import GraphInitError
     from graph_init.zoo import (
         extra,
@@ -124,7 +124,7 @@ def main(protocols: Sequence[str]) -> None:
     )
 
     with contextlib.suppress(GraphInitError):  # each child meets it again, and says so
-        bindings()
+        onnxruntime()
     for protocol in protocols:
         with contextlib.suppress(ImportError, ValueError):
             extra.module("fsspec").get_filesystem_class(protocol)

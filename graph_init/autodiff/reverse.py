@@ -1,0 +1,96 @@
+"""Reverse mode: append to a graph the derivatives of one scalar in many values.
+
+For a node y = f(x₁, …, xₙ) and the cotangent c = ∂L/∂y, that of xᵢ grows by (∂f/∂xᵢ)ᵀ·c. The rules
+are in :mod:`graph_init.autodiff.rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from graph_init.autodiff.rules import RULES, Rule, sum_to
+from graph_init.errors import UnsupportedModelError
+from graph_init.ir import ZERO_DERIVATIVE, Builder, Node, Value
+
+
+def gradients(
+    b: Builder, nodes: Sequence[Node], loss: Value, wanted: Iterable[Value]
+) -> dict[Value, Value]:
+    """The derivatives of the scalar ``loss`` in the values ``wanted``, of their shapes.
+
+    ``nodes`` (in order) compute ``loss`` from them. New nodes are appended to ``b``; values on
+    which ``loss`` does not depend have no entry. Raises UnsupportedModelError for an operator
+    between them that has no rule.
+    """
+    wanted = list(wanted)
+    moving = _moving(b, nodes, wanted)
+    found = {loss: b.constant(np.ones(loss.dims), loss.dtype)}
+    for node in reversed(nodes):
+        y = _result(node)
+        c = found.get(y)
+        if c is None or y not in moving:
+            continue
+        b.source_node = node.source_node
+        for x, part in _cotangents(b, node, y, c, moving):
+            found[x] = b.add(found[x], part) if x in found else part
+    return {
+        v: c if c.shape == v.shape else b.expand(c, v.dims)
+        for v in wanted
+        if v in moving and (c := found.get(v)) is not None
+    }
+
+
+def _result(node: Node) -> Value:
+    return next(o for o in node.outputs if o is not None)
+
+
+def _moving(b: Builder, nodes: Iterable[Node], wanted: Iterable[Value]) -> set[Value]:
+    """Those that change with ``wanted``, which themselves are taken for independent."""
+    moving = set(wanted)
+    for node in nodes:
+        y = _result(node)
+        if y.is_float and node.op not in ZERO_DERIVATIVE:
+            if any(node.inputs[i] in moving for i in _positions(node)):
+                moving.add(y)
+    return moving
+
+
+def _positions(node: Node) -> Sequence[int]:
+    rule = RULES.get(node.op)
+    return range(len(node.inputs)) if rule is None else rule.operands(node)
+
+
+def _cotangents(
+    b: Builder, node: Node, y: Value, c: Value, moving: set[Value]
+) -> Iterable[tuple[Value, Value]]:
+    """What the operands of ``node`` that move get of the cotangent ``c`` of its result ``y``."""
+    if y in b.custom_jvps:
+        x, derivative = b.custom_jvps[y]
+        if x in moving:
+            yield x, b.mul(derivative(), c)
+        return
+    if y in b.custom_vjps:
+        operands, transpose = b.custom_vjps[y]
+        whole = _whole(b, c, y)
+        for k, x in enumerate(operands):
+            if x in moving:
+                yield x, transpose(whole, k)
+        return
+    rule = RULES.get(node.op)
+    if rule is None:
+        raise UnsupportedModelError(f"{node.label} has no derivative rule")
+    for i in _positions(node):
+        x = node.inputs[i] if i < len(node.inputs) else None
+        if x is not None and x in moving:
+            yield x, _through(b, rule, node, y, c, i, x)
+
+
+def _through(b: Builder, rule: Rule, node: Node, y: Value, c: Value, i: int, x: Value) -> Value:
+    part = rule.vjp(b, node, y, c if rule.takes_small else _whole(b, c, y), i)
+    return sum_to(b, part, y.dims, x.dims) if rule.broadcasts else part
+
+
+def _whole(b: Builder, c: Value, y: Value) -> Value:
+    return c if c.shape == y.shape else b.expand(c, y.dims)

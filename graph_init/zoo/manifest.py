@@ -28,6 +28,7 @@ from typing import Any
 
 from graph_init import api
 from graph_init.engine import memory
+from graph_init.engine.runtime import ENGINES
 from graph_init.errors import UsageError
 from graph_init.init import schemes
 from graph_init.tuning import registry
@@ -147,6 +148,7 @@ OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "difference-step": ("difference_step", _number(float)),
     "micro-batch": ("micro_batch", _number(int, 1)),
     "device": ("device", _one_of("cpu", "cuda")),
+    "engine": ("engine", _one_of(*ENGINES)),
     "memory-limit": ("memory_limit", _size),
     "time-limit": ("time_limit", _time),
     "scheme": ("scheme", _scheme),

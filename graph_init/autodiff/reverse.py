@@ -74,17 +74,17 @@ def _cotangents(
     if y in b.custom_vjps:
         operands, transpose = b.custom_vjps[y]
         whole = _whole(b, c, y)
-        for k, x in enumerate(operands):
-            if x in moving:
-                yield x, transpose(whole, k)
+        for k, operand in enumerate(operands):
+            if operand in moving:
+                yield operand, transpose(whole, k)
         return
     rule = RULES.get(node.op)
     if rule is None:
         raise UnsupportedModelError(f"{node.label} has no derivative rule")
     for i in _positions(node):
-        x = node.inputs[i] if i < len(node.inputs) else None
-        if x is not None and x in moving:
-            yield x, _through(b, rule, node, y, c, i, x)
+        given = node.inputs[i] if i < len(node.inputs) else None
+        if given is not None and given in moving:
+            yield given, _through(b, rule, node, y, c, i, given)
 
 
 def _through(b: Builder, rule: Rule, node: Node, y: Value, c: Value, i: int, x: Value) -> Value:

@@ -51,7 +51,7 @@ def chain(*ops: tuple[str, dict[str, Any]], weight: float = 1.0, size: int = 4) 
             chain(("Add", {"constant": [[-np.inf] * 4]}), ("Softmax", {}), ("Log", {})),
             r"node 'n1' \(Softmax\).*'o1' holds 64 NaN",
         ),
-        (chain(("Add", {"constant": np.nan})), "tensor 'c0' holds 1 NaN of 1 elements; mend"),
+        (chain(("Add", {"constant": np.nan})), "tensor 'c0' holds 1 NaN of 1 elements; give it"),
     ],
 )
 def test_a_forward_pass_names_its_first_bad_node(made: onnx.ModelProto, words: str) -> None:

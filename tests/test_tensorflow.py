@@ -81,7 +81,7 @@ def test_the_core_knows_the_folder(tmp_path: Path, drawn: str) -> None:
     assert set(result.scales) == {"kernel", "head"}
     with pytest.raises(UsageError, match="exists"):
         graph_init_tensorflow.initialize(source, output=source)
-    with pytest.raises(UsageError, match="no signature 'other'; there is serving_default"):
+    with pytest.raises(UsageError, match="no signature 'other'; it has serving_default"):
         graph_init_tensorflow.measure(source, signature="other")
     with pytest.raises(UsageError, match="leave the example out"):
         graph_init.measure(source, args=(X,))

@@ -512,7 +512,7 @@ MISTAKES: Mapping[str, tuple[Any, str]] = {
     ),
     "example for a file": (
         lambda: graph_init.measure("model.onnx", args=(1,)),
-        "belong to models of frameworks",
+        "leave them out for ONNX",
     ),
 }
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graph_init
 from graph_init import options, tuning
 from graph_init.errors import NumericalError, UsageError
+from tests import small_models
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,9 @@ from graph_init.errors import NumericalError, UsageError
         ("signal", {}, "did you mean 'restore'"),
         ("restore", {"steps": 3}, "--steps belongs to --tuner metainit; restore.* has --updates"),
         ("metainit", {"updates": 3}, "--updates belongs to --tuner restore"),
+        ("restore", {"rate": 0.1}, "--rate belongs to --tuner metainit"),
+        ("metainit", {"rate": 0}, "--rate must be positive, not 0"),
+        ("metainit", {"momentum": 1}, "--momentum must be below 1, not 1"),
         ("restore", {"updates": -1}, "--updates must be at least 0, not -1"),
         (options.Restore(), {"updates": 3}, r"write Restore\(updates=3\)"),
     ],
@@ -49,6 +54,20 @@ def test_sign_steps_have_momentum() -> None:
     assert norms == pytest.approx([4.9, 5.1])
     norms = optimizer.step(np.array([1.0, 1.0]), norms)
     assert norms == pytest.approx([4.9 - 0.19, 5.1 - 0.01])
+
+
+def test_rate_and_momentum_are_those_of_the_steps() -> None:
+    def met(**settings: float) -> tuple[graph_init.Initialized, list[float | None]]:
+        result = graph_init.initialize(
+            small_models.plain_cnn(2), batch_size=2, tuner=graph_init.MetaInit(steps=3, **settings)
+        )
+        return result, [entry.gradient_deviation for entry in result.history]
+
+    usual, faster, (found, slower) = met()[1], met(rate=0.5)[1], met(momentum=0.0)
+    assert usual[0] == faster[0] and usual[1] != faster[1]
+    assert usual[:2] == slower[:2] and usual[2] != slower[2]
+    assert (found.settings["rate"], found.settings["momentum"]) == (0.1, 0.0)
+    assert found.provenance["graph_init.momentum"] == "0.0"
 
 
 def test_norms_stay_positive() -> None:

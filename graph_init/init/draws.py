@@ -32,30 +32,30 @@ class Layer:
 
 
 Draw = Callable[[Layer, np.random.Generator, float], Array]
-Deviation = Callable[[Layer], float]
+Std = Callable[[Layer], float]
 
 
-def normal(deviation: Deviation) -> Draw:
-    """N(0, deviation²)."""
+def normal(std: Std) -> Draw:
+    """N(0, std²)."""
 
     def draw(layer: Layer, rng: np.random.Generator, factor: float) -> Array:
-        scale = np.float32(factor * deviation(layer))
+        scale = np.float32(factor * std(layer))
         return rng.standard_normal(layer.shape, dtype=np.float32) * scale
 
     return draw
 
 
-def uniform(deviation: Deviation) -> Draw:
+def uniform(std: Std) -> Draw:
     """Uniform with this standard deviation: within ±√3 of it."""
 
     def draw(layer: Layer, rng: np.random.Generator, factor: float) -> Array:
-        bound = np.float32(math.sqrt(3.0) * factor * deviation(layer))
+        bound = np.float32(math.sqrt(3.0) * factor * std(layer))
         return (2 * rng.random(layer.shape, dtype=np.float32) - 1) * bound
 
     return draw
 
 
-#: Where ``torch.nn.init.trunc_normal_`` cuts by default: absolute, not in deviations.
+#: Where ``torch.nn.init.trunc_normal_`` cuts by default: absolute, not in stds.
 TRUNCATION = 2.0
 
 

@@ -3,7 +3,7 @@
 Mishkin and Matas, "All you need is a good init", ICLR 2016: layer after layer, the weights are
 divided by the standard deviation of the layer's output on a batch, in which the layers before have
 their new weights already. Here each division is part of the graph, so that one forward run gives
-all factors: a layer is computed with the weights as they are, its output's deviation σ taken, and
+all factors: a layer is computed with the weights as they are, its output's std σ taken, and
 computed again with the weights times 1/σ, on which the rest of the graph goes on. Biases are zero,
 so that the output is linear in the weights and one division is exact.
 """
@@ -30,7 +30,7 @@ _TINY = 1e-12
 def factors(
     workload: Workload, parameters: Sequence[Parameter], values: Mapping[str, Array]
 ) -> dict[str, float]:
-    """For each layer the factor on its weights that gives its output a deviation of 1.
+    """For each layer the factor on its weights that gives its output a std of 1.
 
     ``values`` holds every trainable parameter. The batch is the first, or its first slice.
     """
@@ -48,7 +48,7 @@ class UnitVariance(GraphPass):
     """Divides each layer's weights by the standard deviation of its output.
 
     It needs what the analyzer says of the parameters, and biases that are zero. With ``tables``
-    embeddings are layers too; ``deviations`` are other ones than 1 to give, by weight. It changes
+    embeddings are layers too; ``stds`` are other ones than 1 to give, by weight. It changes
     the graph: what reads a layer reads it divided. It leaves ``factors``, a scalar for each layer
     whose weights are scalable and are not a table's too, in the order of the graph, and ``inner``,
     the names of those whose output reaches another layer.
@@ -59,9 +59,9 @@ class UnitVariance(GraphPass):
         parameters: Sequence[Parameter],
         *,
         tables: bool = False,
-        deviations: Mapping[str, float] | None = None,
+        stds: Mapping[str, float] | None = None,
     ) -> None:
-        self._deviations = deviations or {}
+        self._stds = stds or {}
         kinds = _KINDS | {"embedding"} if tables else _KINDS
         self._layers = _LAYERS | {"Gather"} if tables else _LAYERS
         self._reads_weights = {p.name for p in parameters if p.scalable}
@@ -104,7 +104,7 @@ class UnitVariance(GraphPass):
         output = values[node.output[0]]
         assert output is not None
         name = min(waiting)  # a layer of two weights: the output needs dividing once
-        factor = b.scale(_inverse_deviation(b, output), self._deviations.get(name, 1.0))
+        factor = b.scale(_inverse_std(b, output), self._stds.get(name, 1.0))
         self.factors[name] = factor
         value = values[name]
         assert value is not None
@@ -114,7 +114,7 @@ class UnitVariance(GraphPass):
         lowered.lower([*(v for v in self._views if name in self._roots[v.output[0]]), node])
 
 
-def _inverse_deviation(b: Builder, value: Value) -> Value:
+def _inverse_std(b: Builder, value: Value) -> Value:
     """1/σ over all elements, or 1 where they are all equal; shape ()."""
     axes = list(range(value.rank))
     centred = b.sub(value, b.mean(value, axes))

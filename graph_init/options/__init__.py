@@ -261,8 +261,10 @@ class MetaInit(Tuner):
     scale_gradient: ClassVar[bool] = True
 
     steps: int = option(500, "Steps of the descent; 0: the scheme alone.", Number(int, 0))
-    rate: float = 0.1
-    momentum: float = 0.9
+    rate: float = option(0.1, "Change of every norm in a step.", Number(above=0))
+    momentum: float = option(
+        0.9, "Share of a step that the next one keeps.", Number(least=0, below=1)
+    )
 
     @property
     def total(self) -> int | None:
@@ -377,6 +379,8 @@ class InitializeKeywords(ProblemKeywords, total=False):
     std: float | None
     updates: int | None
     steps: int | None
+    rate: float | None
+    momentum: float | None
 
 
 class ArtifactKeywords(BatchKeywords, total=False):

@@ -1,13 +1,13 @@
 """The tuner that restores the signal, and tries.
 
-Two states are compared with the start: every layer's output has unit deviation on a random batch
+Two states are compared with the start: every layer's output has a std of 1 on a random batch
 (:data:`SATURATING` before an activation that saturates), as LSUV has it but with the directions of
 the weights as they are, and the last layer's one of :data:`OUTPUT_STDS`. Each is trained for a few
 updates of SGD with momentum on one batch, at several learning rates; the one that learns that batch
-best is taken. Where the trials cannot tell, the start is kept if its output has a sound deviation
+best is taken. Where the trials cannot tell, the start is kept if its output has a sound std
 and, in a network that can saturate, no other state has a clearly lower gradient deviation.
 If none of these states is alive (numbers overflow, or the signal dies before it can be measured),
-the same is done once more from weights of deviation 1/√fan-in.
+the same is done once more from weights of std 1/√fan-in.
 What this rests on is in docs/tuning.md.
 """
 
@@ -36,9 +36,9 @@ from graph_init.problem.workload import Workload
 from graph_init.training import runner
 from graph_init.tuning.loop import HistoryEntry, OnProgress, OnStep, TuningResult
 
-#: Deviations of the last layer's output that are tried.
+#: Standard deviations of the last layer's output that are tried.
 OUTPUT_STDS = (0.3, 1.0)
-#: Activations whose slope is largest at zero, and the deviation that is given to what they read: at
+#: Activations whose slope is largest at zero, and the std that is given to what they read: at
 #: 1 a deep network of them makes chaos of its input (docs/research/alternatives.md).
 _SATURATE = frozenset({"Tanh", "Sigmoid", "HardSigmoid", "Softsign", "Erf"})
 SATURATING = 0.5
@@ -62,11 +62,11 @@ _ALIKE = 1.1
 #: decides between states that have all learnt it, and another than the start has to be below this
 #: share of its.
 _CALMER = 0.8
-#: An output is sound between this deviation and its reciprocal.
+#: An output is sound between this std and its reciprocal.
 _SOUND = 0.1
 #: Biases are not scaled, so that a second pass is needed where there are any; a third adds nothing.
 _PASSES = 2
-#: Kinds whose deviation no forward pass sets, and what theirs becomes: 1/√fan-in.
+#: Kinds whose std no forward pass sets, and what theirs becomes: 1/√fan-in.
 _BY_FAN_IN = frozenset({"recurrent"})
 
 _START = "start"
@@ -85,13 +85,11 @@ class Restorer:
         parameters: Sequence[Parameter],
         saturating: float = SATURATING,
     ) -> None:
-        """``saturating``: deviation before an activation that saturates."""
+        """``saturating``: std before an activation that saturates."""
         self._updates = settings.updates
         self._run, self._workload, self._parameters = run, workload, parameters
-        self._deviations = {
-            p.name: saturating for p in parameters if p.gain_activation in _SATURATE
-        }
-        self._saturates = bool(self._deviations) or any(p.kind in _BY_FAN_IN for p in parameters)
+        self._stds = {p.name: saturating for p in parameters if p.gain_activation in _SATURATE}
+        self._saturates = bool(self._stds) or any(p.kind in _BY_FAN_IN for p in parameters)
 
     def __call__(
         self,
@@ -147,7 +145,7 @@ class Restorer:
                 yield f"{name}, from 1/√fan-in", scales
 
     def _by_fan_in(self, values: Mapping[str, Array]) -> dict[str, float]:
-        """Factors that give every scaled tensor a deviation of 1/√fan-in; 1 for zeros."""
+        """Factors that give every scaled tensor a std of 1/√fan-in; 1 for zeros."""
         factors = {}
         for p in self._parameters:
             if p.name in self._run.scaled:
@@ -167,16 +165,16 @@ class Restorer:
         names = self._run.scaled
         restored, heads = self.restored(values, source, base)
         states = []
-        for deviation in OUTPUT_STDS if heads else (1.0,):
-            factors = {n: f * (deviation if n in heads else 1.0) for n, f in restored.items()}
+        for std in OUTPUT_STDS if heads else (1.0,):
+            factors = {n: f * (std if n in heads else 1.0) for n, f in restored.items()}
             scales = np.array([factors.get(n, 1.0) for n in names])
             if np.isfinite(scales).all() and (scales > 0).all():
-                states.append((f"signal restored, output at {deviation:g}", scales))
+                states.append((f"signal restored, output at {std:g}", scales))
         return states
 
     @cached_property
     def _restoration(self) -> tuple[Any, Session, frozenset[str]] | None:
-        visitor = UnitVariance(self._parameters, tables=True, deviations=self._deviations)
+        visitor = UnitVariance(self._parameters, tables=True, stds=self._stds)
         problem = self._workload.rebuild(visitor)
         if not visitor.factors:
             return None
@@ -219,7 +217,7 @@ class Restorer:
         found = self.trial(values, scales, source, after)
         measured = self._run.step(source.select.batch(0), scales)
         deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
-        return replace(found, output=measured.output_std, deviation=deviation), measured
+        return replace(found, output_std=measured.output_std, deviation=deviation), measured
 
     def choose(self, tried: Sequence[Candidate], saturates: bool | None = None) -> Candidate | None:
         """The state that is taken; ``saturates`` says of another network whether it can."""
@@ -301,13 +299,13 @@ class Candidate:
     scales: Array
     first: float
     last: float
-    output: float = 1.0  # its deviation
+    output_std: float = 1.0
     deviation: float = float("inf")  # that of the gradient
 
     @property
     def alive(self) -> bool:
         """Whether it can learn at all: some trial stays finite, and the output is not constant."""
-        return bool(np.isfinite(self.last) and collapse.DEAD <= self.output < np.inf)
+        return bool(np.isfinite(self.last) and collapse.DEAD <= self.output_std < np.inf)
 
 
 def _choose(tried: Sequence[Candidate], saturates: bool) -> Candidate | None:
@@ -316,7 +314,7 @@ def _choose(tried: Sequence[Candidate], saturates: bool) -> Candidate | None:
         return None
     learnt = _LEARNT * min(t.first for t in tried)
     start, *others = tried
-    sound = _SOUND <= start.output <= 1 / _SOUND
+    sound = _SOUND <= start.output_std <= 1 / _SOUND
     calm = [t for t in others if t.last <= learnt]
     if saturates and calm and (start.last > learnt or sound):
         calmest = min(calm, key=lambda t: t.deviation)

@@ -51,9 +51,9 @@ def _moving(b: Builder, nodes: Iterable[Node], wanted: Iterable[Value]) -> set[V
     moving = set(wanted)
     for node in nodes:
         y = _result(node)
-        if y.is_float and node.op not in ZERO_DERIVATIVE:
-            if any(node.inputs[i] in moving for i in _positions(node)):
-                moving.add(y)
+        smooth = y.is_float and node.op not in ZERO_DERIVATIVE
+        if smooth and any(node.inputs[i] in moving for i in _positions(node)):
+            moving.add(y)
     return moving
 
 

@@ -15,6 +15,8 @@ class Maker(Protocol):
     """What the rules need of a builder; see :class:`graph_init.ir.builder.Builder`."""
 
     fuses: bool
+    #: Values whose derivatives are declared.
+    custom_vjps: dict[Value, Any]
 
     def add(self, a: Value, b: Value) -> Value: ...
 

@@ -94,6 +94,17 @@ def test_a_cotangent_that_is_the_same_along_an_axis_is_not_written_out() -> None
     assert "Expand" not in {n.op for n in b.nodes}
 
 
+def test_what_is_asked_for_is_independent_of_what_it_is_made_of() -> None:
+    """Parameters that are parts of one vector, of which the first is the part itself."""
+    b = Builder()
+    packed = b.input("packed", TensorProto.FLOAT, (5,), requires_grad=True)
+    parts = b.multi("Split", [packed, b.ints([2, 3])], [True, True], attrs={"axis": 0})
+    x, y = (v for v in parts if v is not None)
+    loss = b.add(b.sum(b.mul(x, x), keepdims=False), b.sum(y, keepdims=False))
+    found = gradients(b, b.needed([loss]), loss, [x, y])
+    assert {v: g.dims for v, g in found.items()} == {x: (2,), y: (3,)}
+
+
 def test_a_stopped_value_gets_nothing() -> None:
     b = Builder()
     x, w = (b.input(n, TensorProto.FLOAT, (3,), requires_grad=True) for n in "xw")

@@ -24,13 +24,13 @@ def gradients(
     which ``loss`` does not depend have no entry. Raises UnsupportedModelError for an operator
     between them that has no rule.
     """
-    wanted = list(wanted)
+    wanted = dict.fromkeys(wanted)
     moving = _moving(b, nodes, wanted)
     found = {loss: b.constant(np.ones(loss.dims), loss.dtype)}
     for node in reversed(nodes):
         y = _result(node)
         c = found.get(y)
-        if c is None or y not in moving:
+        if c is None or y not in moving or y in wanted:
             continue
         b.source_node = node.source_node
         for x, part in _cotangents(b, node, y, c, moving):

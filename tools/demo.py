@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,16 +20,16 @@ import graph_init
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
-def tried(entry: dict[str, Any]) -> str:
+def tried(entry: graph_init.HistoryEntry) -> str:
     """A line for a state that the tuner has tried."""
-    loss = entry["trial_loss"]
+    loss = entry.trial_loss
     if loss is None:
         end = "finite at no learning rate"
     elif loss < 1e-6:
         end = "with its one random row learnt"
     else:
         end = f"with a loss of {loss:.3g}"
-    return f"  {entry['state']}: its trial ends {end}"
+    return f"  {entry.state}: its trial ends {end}"
 
 
 def main() -> None:

@@ -158,8 +158,8 @@ def test_targets_of_several_outputs_add_their_losses() -> None:
     assert only.to_json() == second.to_json()
     with pytest.raises(UsageError, match="target:b"):
         graph_init.measure(two_outputs(), data=given, output_name=["a", "b"])
-    random = graph_init.measure(two_outputs(), output_name=["a", "b"])
-    assert random.loss_kind == "mse+cross-entropy"
+    random = graph_init.measure(two_outputs(), output_name=["a", "b"])  # no target says otherwise
+    assert random.loss_kind == "cross-entropy+cross-entropy"
 
 
 @pytest.mark.parametrize("form", ["mappings", "pairs", "generator", "dataloader"])

@@ -53,6 +53,8 @@ class Drawn:
         scales = np.random.default_rng(1).uniform(0.4, 2, self._count)
         return TuningResult(scales, 0, [], False)
 
+    def ready(self) -> None: ...
+
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

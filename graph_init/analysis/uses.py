@@ -32,6 +32,16 @@ LAYERS = frozenset({"convolution kernel", "matrix"})  # kinds stored in one of t
 SEARCH_DEPTH = 8  # nodes looked at on each side to recognise a written-out norm or gate
 
 
+def _use_of(node: ir.Node, slot: int, path: tuple[str, ...]) -> Callable[[str, str], Use]:
+    """(kind, words) → the use at that operand; of a running statistic with which one it is."""
+
+    def use(kind: str, words: str) -> Use:
+        held = kinds.STATISTICS[node.op_type, slot] if kind == "running statistic" else None
+        return Use(kind, node, words, path, statistic=held)
+
+    return use
+
+
 class Uses:
     """Finds the uses of a model's initializers; holds what the model's graph says about values."""
 
@@ -183,10 +193,7 @@ class Uses:
         size = initializer.const_value.size if initializer.const_value is not None else 0
         rank = len(initializer.const_value.shape) if initializer.const_value is not None else 0
 
-        def use(kind: str, words: str) -> Use:
-            held = kinds.STATISTICS[op, slot] if kind == "running statistic" else None
-            return Use(kind, node, words, path, statistic=held)
-
+        use = _use_of(node, slot, path)
         if op in kinds.QUANTIZED or op.startswith("QLinear"):
             return use("quantized", f"read by {op} '{label(node)}', left alone")
         if size == 1 and ("Expand" in path or rank == 0) and op != "PRelu":
@@ -218,11 +225,7 @@ class Uses:
         path: tuple[str, ...],
     ) -> Use:
         """The use by a node whose operands have no fixed part to play, such as MatMul or Add."""
-        op = node.op_type
-
-        def use(kind: str, words: str) -> Use:
-            return Use(kind, node, words, path)
-
+        op, use = node.op_type, _use_of(node, slot, path)
         if op in kinds.SETTINGS:
             return use("constant", f"fixed operand of {op} '{label(node)}'")
         if op in kinds.MATRIX_PRODUCTS:

@@ -376,7 +376,7 @@ class Builder:
         does not depend on this. Each node's text is operator and name of the user's node that it
         comes from, for those who build on this graph (see ``values.sources``).
         """
-        nodes = sort_nodes(self.needed(outputs))
+        nodes = sort_nodes(formed(self, self.needed(outputs)))
         model = to_model(nodes, self._read(nodes, outputs, unused_inputs), outputs)
         for proto, node in zip(model.graph.node, nodes, strict=True):
             if node.source_node:

@@ -56,7 +56,9 @@ def residual(names: list[str], name: str = "residual", width: int = 8) -> onnx.M
 
 
 def initialized(names: list[str], name: str = "residual", **options: Any) -> Content:
-    options = {"scheme": "he", "loss": "cross-entropy", "updates": 3, **options}
+    if "tuner" not in options:
+        options["updates"] = 3
+    options = {"scheme": "he", "loss": "cross-entropy", **options}
     return graph_init.initialize(residual(names, name), **options).report_content()
 
 

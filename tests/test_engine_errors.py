@@ -115,9 +115,9 @@ _CASES = {
         _product(),
         ["'enc/fc1' (MatMul)", "4×32 and 8×6", "Incompatible dimensions", "--dim"],
     ),
-    "parts that cannot be joined, at the gradient": (
+    "parts that cannot be joined, before any engine": (
         _join(),
-        ["'join' (Concat)", "4×8×32 and 4×8×5", "Inferred=5 Declared=32", "--dim"],
+        ["'join' (Concat)", "(4, 8, 32), (4, 8, 5)", "beside the axis 1", "--dim"],
     ),
     "a view of another size, at run": (
         _view(),

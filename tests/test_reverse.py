@@ -277,7 +277,9 @@ def _gradient(case: node_cases.NodeCase, engine: str) -> dict[str, Array] | None
     except GraphInitError:
         return None
     named = {n: p.builder.barrier(g) for n, g in p.gradients.items()}
-    found = evaluator(p.builder.model(list(named.values()), unused_inputs=True))(lowered.feeds)
+    found = evaluator(p.builder.program(list(named.values()), unused_inputs=True).model)(
+        lowered.feeds
+    )
     return dict(zip(named, found, strict=True))
 
 

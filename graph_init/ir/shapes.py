@@ -93,6 +93,9 @@ def expand_type(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
 def _concat(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
     first = ins[0].dims
     axis = attrs["axis"] % len(first)
+    beside = {(*v.dims[:axis], *v.dims[axis + 1 :]) for v in ins}
+    if len(beside) > 1:
+        raise ValueError(f"they differ beside the axis {axis} along which they are joined")
     total = sum(v.dims[axis] for v in ins)
     return [(ins[0].dtype, (*first[:axis], total, *first[axis + 1 :]))]
 

@@ -85,7 +85,7 @@ def _numbers(found: Any, sizes: Any) -> Numbers:
         "gradient norm": found.gradient_norm,
         "vanished fraction": found.vanished_fraction,
         "distance of the output's deviation from 1, in logarithms": abs(
-            np.log(max(found.extras[0], 1e-12))
+            np.log(max(found.output_std, 1e-12))
         ),
     }
     return {n: float(v) if np.isfinite(v) else float("inf") for n, v in values.items()}

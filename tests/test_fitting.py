@@ -211,7 +211,7 @@ def test_a_zoo_takes_what_fits(tmp_path: Path) -> None:
     onnx.save(plain_cnn(4, size=384), tmp_path / "model.onnx")
     options: dict[str, Any] = {"updates": 0}
     (row,) = zoo.run(
-        [str(tmp_path / "model.onnx")], str(tmp_path / "out"), memory_limit="1000MB", **options
+        [str(tmp_path / "model.onnx")], str(tmp_path / "out"), memory_limit="850MB", **options
     ).rows
     assert row.status == "done", row.error
     assert "(--micro-batch" in row.notes[0] and row.to_json()["notes"] == row.notes

@@ -250,7 +250,7 @@ def weight(built: onnx.ModelProto) -> TensorProto:
         (cyclic, "'first' .Add. reads 'b', which is produced only later: the graph has a cycle"),
         (recursive, "functions call themselves: local.F → local.F"),
         (mutual, "functions call themselves: local.[FG] → local.[FG] → local.[FG]"),
-        (billion_laughs, r"stand for \d\.\d+e\+19 nodes"),
+        (billion_laughs, r"expand to \d\.\d+e\+19 nodes"),
         (many_calls, "repeat the name 'node' 100000 times"),
         (changed(lambda m: m.graph.initializer.append(tensor("w"))), "two initializers named 'w'"),
         (changed(lambda m: m.graph.input.append(m.graph.input[0])), "two inputs named 'x'"),

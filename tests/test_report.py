@@ -129,6 +129,7 @@ def test_warnings_of_collapsed_states_are_shown(tmp_path: Path) -> None:
     content = report_cases.initialized(NAMES, scheme="truncated-normal", std=1e-6, updates=0)
     warnings = content["result"]["before"]["warnings"]
     assert warnings
+    content["result"]["after"]["warnings"] = warnings
     html = page_of(content, tmp_path)
     assert 'class="warnings"' in html and "before and after: " in html
 

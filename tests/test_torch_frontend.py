@@ -400,7 +400,7 @@ def test_the_result_as_safetensors(tmp_path: Path) -> None:
     for n, value in module.state_dict().items():
         assert torch.equal(fresh.state_dict()[n], value)
     with safetensors.safe_open(path, "pt") as file:
-        assert file.metadata()["graph_init.optimizer"] == "drawn"
+        assert file.metadata()["graph_init.tuner"] == "drawn"
     assert [f.name for f in tmp_path.iterdir()] == [path.name]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typing_extensions
 
 import graph_init
 
@@ -43,7 +44,7 @@ PUBLIC = [
 
 @pytest.mark.parametrize(("name", "function"), PUBLIC, ids=[name for name, _ in PUBLIC])
 def test_public_signatures_are_annotated(name: str, function: Any) -> None:
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, localns={"Unpack": typing_extensions.Unpack})
     parameters = inspect.signature(function).parameters
     missing = [p for p in parameters if p != "self" and p not in hints]
     assert not missing and "return" in hints

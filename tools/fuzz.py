@@ -143,6 +143,8 @@ def _try(graph_init: Any, made: Any, seed: int, base: Path, watch: _Watch) -> di
     for name, content in made.files.items():
         (folder / name).write_bytes(content)
     out.mkdir(exist_ok=True)
+    # What was written is noted there; a note is no finding.
+    os.environ["XDG_STATE_HOME"] = str(out / "state")
     rng = np.random.default_rng([seed, made_number(made), 1])
     before = _resident()
     watch.model, watch.output, watch.outside = str(folder), str(out), []

@@ -309,11 +309,7 @@ class Builder:
         return a if a.dtype == dtype else self.op("Cast", a, to=int(dtype))
 
     def where(self, condition: Value, a: Value, b: Value) -> Value:
-        """Elements of ``a`` where ``condition`` is true, else of ``b``.
-
-        Operands that require a gradient are expanded: the engine's gradient of Where does not
-        broadcast.
-        """
+        """Moving operands are expanded: the engine's gradient of Where does not broadcast."""
         shape = broadcast(condition.dims, a.dims, b.dims)
         a, b = (self.expand(v, shape) if v.requires_grad else v for v in (a, b))
         return self.op("Where", condition, a, b)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Any, Protocol
 
 from graph_init.ir.values import Node, Value
 
-if TYPE_CHECKING:
-    from graph_init.ir.builder import Builder
-
 #: What an engine runs in place of a node, built on the builder; None for the node itself.
-Form = Callable[["Builder", Node], Value | None]
+Form = Callable[[Any, Node], Value | None]
 
 
-def formed(b: Builder, nodes: Sequence[Node]) -> list[Node]:
+class Former(Protocol):
+    """What is needed of a builder; see :class:`graph_init.ir.builder.Builder`."""
+
+    forms: dict[str, Form]
+    source_node: str
+
+
+def formed(b: Former, nodes: Sequence[Node]) -> list[Node]:
     """``nodes`` (in order), each in its form of ``b.forms``; what they make keeps its names.
 
     The graph on the builder stays as it is, so that it can be differentiated further.
@@ -46,6 +51,6 @@ def _instead(node: Node, value: Value, done: Container[int]) -> Node:
     maker = value.node
     output = next(o for o in node.outputs if o is not None)
     if maker is None or id(maker) in done:
-        return Node("Identity", "", (value,), (output,), {}, node.source_node)
+        return replace(node, op="Identity", domain="", inputs=(value,), outputs=(output,), attrs={})
     outputs = tuple(output if o is value else None for o in maker.outputs)
-    return Node(maker.op, maker.domain, maker.inputs, outputs, maker.attrs, node.source_node)
+    return replace(maker, outputs=outputs, source_node=node.source_node)

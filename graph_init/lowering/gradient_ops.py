@@ -89,7 +89,7 @@ def _conv(b: Builder, c: Call) -> Value:
         return plain_conv(b, c)
     window, rules = place, (patches.input_derivative, patches.kernel_derivative)
     y = patches.convolve(b, x, w, window)
-    b.custom_vjp(y, (x, w), lambda delta, k: rules[k](b, delta, x, w, window))
+    b.custom_vjp(y, (x, w), lambda delta, k: rules[k](b, delta, x, w, place=window))
     return y
 
 

@@ -149,7 +149,9 @@ def test_without_a_place_for_notes_nothing_is_removed(
     assert _write(folder) == [folder / "out.in.data"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX systems")
+@pytest.mark.skipif(
+    os.name != "posix", reason="it sets permissions of POSIX systems; run on Linux or macOS"
+)
 def test_notes_where_others_may_write_say_nothing(folder: Path) -> None:
     _write(folder)
     (folder.parent / "state" / "graph-init" / "written").chmod(0o777)

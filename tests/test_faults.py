@@ -33,7 +33,10 @@ from tests.faults import (
 from tests.small_models import deep_mlp, plain_cnn
 
 ROOT = Path(__file__).parent.parent
-is_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+is_root = pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="it mounts file systems, which only root may do; run the tests as root",
+)
 
 
 def double(source: Path, out: Path, factor: float = 2) -> None:
@@ -174,7 +177,7 @@ def test_a_full_disk_and_a_read_only_one(option: str, tmp_path: Path) -> None:
     onnx.save(plain_cnn(10), source)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", disk])
     if mounted.returncode:
-        pytest.skip("file systems cannot be mounted here")
+        pytest.skip("mount was refused although this is root; run where CAP_SYS_ADMIN is granted")
     try:
         words = "No space left on device" if option != "ro" else "read-only"
         with pytest.raises(OutputError, match=words):
@@ -194,7 +197,10 @@ def test_a_full_disk_and_a_read_only_one(option: str, tmp_path: Path) -> None:
 def test_another_file_system_than_the_input(tmp_path: Path) -> None:
     elsewhere = Path("/dev/shm")
     if not os.access(elsewhere, os.W_OK) or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no other file system here")
+        pytest.skip(
+            "it writes to a second file system, /dev/shm, which is absent, read-only or that of "
+            "the temporary folder; give pytest another --basetemp"
+        )
     source, out = tmp_path / "in.onnx", elsewhere / f"graph-init-{tmp_path.name}.onnx"
     store(source, 1, external=False)
     try:

@@ -57,7 +57,7 @@ def test_summaries_are_shown_whole(name: str) -> None:
 )
 def test_misspelt_words_are_answered_with_the_right_ones(words: list[str], expected: str) -> None:
     if expected == "initialize" and Version(version("click")) < Version("8.4"):
-        pytest.skip("click suggests commands from 8.4 on")
+        pytest.skip("click suggests commands from 8.4 on; run pip install 'click>=8.4'")
     found = CliRunner().invoke(cli, words)
     assert found.exit_code == 2 and expected in found.output
 

@@ -116,12 +116,18 @@ def test_what_is_not_trained_is_left_alone() -> None:
     assert not found["norm_0a/moving_variance"].trainable and found["norm_0a/gamma"].trainable
 
 
-@pytest.mark.skipif("KERAS_BACKEND_TESTS" in os.environ, reason="runs the others already")
+@pytest.mark.skipif(
+    "KERAS_BACKEND_TESTS" in os.environ,
+    reason=(
+        "this process is one of those that test_other_backends starts; unset KERAS_BACKEND_TESTS "
+        "to start them"
+    ),
+)
 @pytest.mark.parametrize("backend", [b for b in ("jax", "tensorflow", "torch") if b != BACKEND])
 def test_other_backends(backend: str) -> None:
     """A process has one backend: the tests above in another."""
     if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+        pytest.skip(f"the backend {backend} is not installed; run pip install {backend}")
     environment = {**os.environ, "KERAS_BACKEND": backend, "KERAS_BACKEND_TESTS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not long", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)

@@ -223,7 +223,11 @@ def cuda_is_there() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-@pytest.mark.skipif(not cuda_is_there(), reason="needs onnxruntime-training for CUDA and a device")
+@pytest.mark.skipif(
+    not cuda_is_there(),
+    reason="it compares a GPU with the CPU, and the installed onnxruntime has no CUDA provider; "
+    "install graph-init[gpu] on a machine with a GPU of NVIDIA",
+)
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 4}, {"method": "finite-difference"}])
 def test_cuda_gives_the_numbers_of_the_cpu(tmp_path: Path, options: dict[str, Any]) -> None:
     path = network(tmp_path, "Tanh")
@@ -232,7 +236,11 @@ def test_cuda_gives_the_numbers_of_the_cpu(tmp_path: Path, options: dict[str, An
     assert there.loss == pytest.approx(here.loss, rel=1e-4)
 
 
-@pytest.mark.skipif(cuda_is_there(), reason="for installations without CUDA")
+@pytest.mark.skipif(
+    cuda_is_there(),
+    reason="it tests what is said where CUDA is missing, and here it is there; install "
+    "graph-init[cpu]",
+)
 def test_cuda_is_refused_where_it_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no CUDAExecutionProvider; run"):
         measured(network(tmp_path), device="cuda")

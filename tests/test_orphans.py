@@ -20,7 +20,7 @@ from tests.small_models import deep_mlp, plain_cnn
 
 pytest.importorskip("onnxruntime")
 if not hasattr(signal, "SIGHUP"):
-    pytest.skip("the system knows no hang-up", allow_module_level=True)
+    pytest.skip("the system has no signal SIGHUP; run on Linux or macOS", allow_module_level=True)
 
 #: Seconds in which something must have happened, on a machine with much to do.
 _PATIENCE = 120.0
@@ -87,7 +87,10 @@ def _at_work(parent: int) -> bool:
     return False
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(),
+    reason="it reads /proc, which this system does not have; run on Linux",
+)
 
 
 @needs_proc
@@ -105,7 +108,9 @@ def test_a_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 
 @needs_proc
-@pytest.mark.skipif(sys.platform != "linux", reason="needs setsid and nohup")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="it starts commands by setsid and nohup; run on Linux"
+)
 @pytest.mark.parametrize("before", [("nohup",), ("setsid",)], ids=lambda b: b[0])
 def test_a_command_that_is_to_outlive_its_parent_does(
     tmp_path: Path, before: tuple[str, ...]
@@ -134,7 +139,10 @@ def _two_at_work(parent: int) -> bool:
     return runner is not None and len(zoo_runs.model_processes(runner.pid)) == 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere children are not told")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="only Linux tells a process that its parent has died (PR_SET_PDEATHSIG); run there",
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
 def test_a_zoo_run_that_is_ended_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     mark = str(tmp_path)
@@ -146,7 +154,10 @@ def test_a_zoo_run_that_is_ended_leaves_no_process(tmp_path: Path, number: signa
     assert (tmp_path / "out" / "zoo.json").exists()  # it has said what is not done
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere children are not told")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="only Linux tells a process that its parent has died (PR_SET_PDEATHSIG); run there",
+)
 @pytest.mark.parametrize("which", ["parent", "runner"])
 def test_a_zoo_run_that_is_killed_leaves_no_process(tmp_path: Path, which: str) -> None:
     mark = str(tmp_path)

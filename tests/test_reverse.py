@@ -283,7 +283,11 @@ def _gradient(case: node_cases.NodeCase, engine: str) -> dict[str, Array] | None
     return dict(zip(named, found, strict=True))
 
 
-@pytest.mark.skipif(installed() != TRAINING, reason="needs onnxruntime's training build")
+@pytest.mark.skipif(
+    installed() != TRAINING,
+    reason="it compares with the gradient builder of onnxruntime's training build, which is not "
+    "installed; install graph-init[training]",
+)
 def test_gradients_equal_the_training_builds_on_backend_cases() -> None:
     compared, different = 0, []
     for case in node_cases.load():

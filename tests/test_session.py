@@ -42,7 +42,10 @@ print(resident())
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="it reads a process' memory from /proc, which this system does not have; run on Linux",
+)
 def test_the_memory_of_a_session_is_given_back_with_it() -> None:
     # In a process of its own: blocks that other sessions still hold are not given back.
     found = subprocess.run(

@@ -350,7 +350,11 @@ def test_parameters_in_the_same_memory_are_tied() -> None:
     assert torch.equal(module.head.weight, (before.double() * factor).float())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="it moves a module to a GPU, and PyTorch finds none; run on a machine with a GPU and a "
+    "PyTorch built for CUDA",
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_module_on_a_gpu_stays_there(dtype: Any) -> None:
     module, example = Tied().to("cuda", dtype), torch.randint(0, 20, (4, 7), device="cuda")

@@ -23,7 +23,7 @@ def batch() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("opset", "ir"), [(13, 7), (17, 8), (21, 10), (23, 11), (25, 13)])
 def test_the_same_network_gives_the_same_number_in_every_version(opset: int, ir: int) -> None:
     if opset > onnx.defs.onnx_opset_version():
-        pytest.skip(f"onnx {onnx.__version__} does not know opset {opset}")
+        pytest.skip(f"onnx {onnx.__version__} does not know opset {opset}; install a newer onnx")
     reference = graph_init.measure(plain_cnn(4), data=batch()).gradient_deviation
     other = plain_cnn(4)
     other.opset_import[0].version = opset

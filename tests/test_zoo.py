@@ -296,7 +296,7 @@ def test_memory_that_no_estimate_has_foreseen(tmp_path: Path) -> None:
 
 def test_a_folder_without_permission_is_a_row(tmp_path: Path) -> None:
     if shutil.which("setpriv") is None and os.geteuid() == 0:
-        pytest.skip("needs setpriv: root is denied nothing")
+        pytest.skip("root is denied nothing and setpriv is missing; run as another user")
     source = tiny(tmp_path / "in")
     tiny(source / "closed").chmod(0)
     output = tmp_path / "out"

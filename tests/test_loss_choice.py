@@ -143,6 +143,47 @@ def test_positions_are_no_vocabulary() -> None:
     assert found.loss_kind == MSE, found.loss_reason
 
 
+#: How a matrix product "h", of "x" and the weight, becomes the output.
+_DIVIDED = {
+    "a norm, as torch.nn.functional.normalize has it": (
+        [("ReduceL2", ["h"], "r"), ("Clip", ["r", "tiny"], "d"), ("Div", ["h", "d"], "y")],
+        MSE,
+    ),
+    "a root of a sum of squares": (
+        [("Mul", ["h", "h"], "q"), ("ReduceSum", ["q", "axis"], "s"), ("Add", ["s", "tiny"], "t"),
+         ("Sqrt", ["t"], "d"), ("Div", ["h", "d"], "y")],
+        MSE,
+    ),
+    # Cosines of angles to the classes' vectors: scores of classes.
+    "the norm of what it is made of": ([("ReduceL2", ["x"], "d"), ("Div", ["h", "d"], "y")], CE),
+    "a sum": ([("ReduceSum", ["h", "axis"], "d"), ("Div", ["h", "d"], "y")], CE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("by", _DIVIDED)
+def test_what_is_divided_by_its_own_norm_is_an_embedding(by: str) -> None:
+    parts, kind = _DIVIDED[by]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "product")]
+    nodes += [
+        helper.make_node(op, names, [made], **({"axes": [1]} if op == "ReduceL2" else {}))
+        for op, names, made in parts
+    ]
+    w = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    constants = {"w": w, "tiny": np.array(1e-12, np.float32), "axis": np.array([1])}
+    used = {name for node in nodes for name in node.input}
+    found = graph_init.measure(
+        model(
+            nodes,
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+            [numpy_helper.from_array(a, n) for n, a in constants.items() if n in used],
+        ),
+        batch_size=4,
+    )
+    assert found.loss_kind == kind, found.loss_reason
+    assert ("LpNormalization" in found.loss_reason) is (kind == MSE)
+
+
 def test_it_stands_in_every_table_and_in_the_report(tmp_path: Path) -> None:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(deep_mlp(2), path)

@@ -170,7 +170,10 @@ def build(
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
     ]
     b.source_node = ""
-    heads = {o.name or "": output_head.find(graph, o, parameters) for o in graph.outputs}
+    known_shapes = {n: v.dims for n, v in environment.items() if v is not None}
+    heads = {
+        o.name or "": output_head.find(graph, o, parameters, known_shapes) for o in graph.outputs
+    }
     shapes = [v.dims for v in inputs if v.is_float]
     objective = attach(b, outputs, loss, output_names, Facts(heads, shapes, targets))
     moments = _moments(b, objective.terms[0].prediction)

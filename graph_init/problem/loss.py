@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
@@ -12,6 +12,7 @@ from onnx import TensorProto
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array, Builder, Shape, Value
 from graph_init.lowering.activation import softplus
+from graph_init.problem.class_axis import places
 from graph_init.problem.loss_choice import AUTO, BINARY, CLASSES, SQUARES, Choice, Facts, choose
 
 LOSSES = (AUTO, CLASSES, BINARY, SQUARES)
@@ -81,8 +82,8 @@ def attach(
     ``auto`` decides by ``facts`` (see ``loss_choice``); a ``Choice`` is taken as it is. Cross-
     entropy reads what a final Softmax or LogSoftmax read, binary cross-entropy what a final Sigmoid
     read.
-    The classes of a stripped Softmax are on its axis; those of other logits are last, but on axis 1
-    for rank 4 and more (images of classes). All losses are means over all elements of the target.
+    The classes of a stripped Softmax are on its axis; ``class_axis`` finds that of other logits.
+    All losses are means over all elements of the target.
     """
     if isinstance(kind, str) and kind not in LOSSES:
         raise UsageError(f"unknown loss '{kind}'; choose one of {', '.join(LOSSES)}")
@@ -103,16 +104,17 @@ def _term(
 ) -> Term:  # fmt: skip
     inner = _behind_views(value)
     op = inner.node.op if inner.node is not None else ""
+    evidence = facts.of(output, value.dims, op, (target_name, f"{TARGET}:{output}"))
     if kind == AUTO:
-        names = (target_name, f"{TARGET}:{output}")
-        choice = choose(facts.of(output, value.dims, op, names))
+        choice = choose(evidence)
     else:
         choice = kind if isinstance(kind, Choice) else Choice(kind, "it was asked for")
     if choice.kind == CLASSES:
         if op in ("Softmax", "LogSoftmax"):
             return _cross_entropy(b, output, target_name, *_stripped(b, value, inner), choice)
-        axis = 1 if value.rank >= 4 else value.rank - 1
-        return _cross_entropy(b, output, target_name, value, axis, choice)
+        axis = evidence.axis
+        choice = replace(choice, axis=axis.guess)
+        return _cross_entropy(b, output, target_name, value, axis.index, choice)
     if choice.kind == BINARY:
         logits = value
         if op == "Sigmoid":
@@ -198,8 +200,8 @@ def _cross_entropy(
         raise UnsupportedModelError(
             f"output '{output}' has shape {logits.dims}, which has no class axis; use --loss mse"
         )
-    if logits.rank == 4 and logits.dims[2:] == (1, 1):
-        logits = b.reshape(logits, logits.dims[:2])
+    if logits.rank == 4 and math.prod(places(logits.dims, axis)) == 1:
+        logits = b.reshape(logits, [logits.dims[0], logits.dims[axis]])
         axis = 1
     if axis != logits.rank - 1:
         order = [i for i in range(logits.rank) if i != axis] + [axis]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graph_init.ir import Array, Shape
+from graph_init.problem import class_axis
+from graph_init.problem.class_axis import ClassAxis, Layout, places
 from graph_init.problem.output_head import Head
 
 CLASSES, BINARY, SQUARES = "cross-entropy", "binary-cross-entropy", "mse"
@@ -20,16 +22,22 @@ _SEEN = 4096
 
 @dataclass(frozen=True)
 class Choice:
-    """A loss and why it is that one, a sentence. What only looks like it is a ``guess``."""
+    """A loss and why it is that one, a sentence. What only looks like it is a ``guess``.
+
+    ``axis`` says why the classes are where they are, if that is a guess.
+    """
 
     kind: str
     reason: str
     guess: bool = False
+    axis: str = ""
 
     @property
     def sentence(self) -> str:
         """The reason; of a guess also that it is one, and which option overrules it."""
-        return self.reason + (" (a guess; --loss overrules it)" if self.guess else "")
+        kind = self.reason + (" (a guess; --loss overrules it)" if self.guess else "")
+        axis = f"; {self.axis} (a guess; class numbers in --data overrule it)" if self.axis else ""
+        return kind + axis
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,13 @@ class Evidence:
     target: Target | None = None
 
     @property
+    def axis(self) -> ClassAxis:
+        """Where classes would be."""
+        t = self.target
+        known = t.shape if t is not None and t.integer and len(t.shape) < len(self.shape) else None
+        return class_axis.find(Layout(self.shape, self.head.axis, self.inputs, known))
+
+    @property
     def single(self) -> bool:
         """Whether there is one number a row (or a place): no choice between classes."""
         return len(self.shape) < 2 or self.classes == 1
@@ -79,11 +94,11 @@ class Evidence:
     @property
     def classes(self) -> int:
         """The size of the axis on which classes would be."""
-        return self.shape[1] if len(self.shape) >= 4 else self.shape[-1]
+        return self.shape[self.axis.index]
 
     @property
     def image(self) -> bool:
-        return len(self.shape) >= 4 and math.prod(self.shape[2:]) > 1
+        return len(self.shape) >= 4 and math.prod(places(self.shape, self.axis.index)) > 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +158,7 @@ def _targets(e: Evidence) -> Choice | None:
 def _tied(e: Evidence) -> Choice | None:
     if e.head.table is None or e.single:
         return None
-    if e.shape[-1] not in {rows for name, rows in e.head.tables if name == e.head.table}:
+    if e.classes not in {rows for name, rows in e.head.tables if name == e.head.table}:
         return None
     return Choice(CLASSES, f"the last layer's weight is the embedding table '{e.head.table}'")
 
@@ -206,8 +221,8 @@ def _vocabulary(e: Evidence) -> Choice | None:
     if e.single or len(e.shape) < 2:
         return None
     for name, rows in e.head.tables:
-        if rows == e.shape[-1] and rows > 2:
-            words = f"the last axis has as many elements, {rows}, as the table '{name}' has rows"
+        if rows == e.classes and rows > 2:
+            words = f"the class axis has as many elements, {rows}, as the table '{name}' has rows"
             return Choice(CLASSES, words, guess=True)
     return None
 
@@ -243,10 +258,12 @@ def _image(e: Evidence) -> Choice | None:
     """Images of classes have their input's size and other channels; other images are regression."""
     if not e.image:
         return None
-    channels = e.shape[1]
+    axis, channels = e.axis.index, e.classes
     for given in e.inputs:
-        classes = len(given) == len(e.shape) and channels > 1 and channels not in (3, given[1])
-        if classes and given[2:] == e.shape[2:]:
+        # An input may have its channels where the output does not.
+        for own in (1, len(given) - 1) if len(given) == len(e.shape) and channels > 1 else ():
+            if channels in (3, given[own]) or places(given, own) != places(e.shape, axis):
+                continue
             words = f"the output has {channels} channels in the size of an input"
             return Choice(CLASSES, words + ", as a segmentation has", guess=True)
     return Choice(SQUARES, "the output is an image", guess=True)

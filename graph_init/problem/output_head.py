@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from graph_init.analysis import Parameter
+from graph_init.ir import Shape
 
 #: Nodes that leave what an output means as it is, and are passed on the way back to its layer.
 _VIEWS = frozenset(
     "Reshape Identity Transpose Cast Squeeze Unsqueeze Flatten Slice Split Gather Dropout".split()
 )
-_POOLS = frozenset("GlobalAveragePool AveragePool ReduceMean GlobalMaxPool".split())
+#: Those that keep the order of the elements, but not the axes.
+_RESHAPES = frozenset("Reshape Squeeze Unsqueeze Flatten".split())
+_POOLS = frozenset("GlobalAveragePool AveragePool ReduceMean GlobalMaxPool Resize Upsample".split())
 _ELEMENTWISE = frozenset("Add Sub Mul Div Relu LeakyRelu Tanh Sigmoid Softmax LogSoftmax".split())
 _PASSED = _VIEWS | _POOLS | _ELEMENTWISE
 #: Layers, the slot of whose weight is 1.
@@ -23,6 +27,8 @@ _REACH = 50
 #: Nodes between a division and the sum of squares by whose root it divides; no more are seen.
 _NORM = 12
 _SUMS = frozenset({"ReduceSum", "ReduceSumSquare"})
+#: Of a value, what a norm may sum.
+_EVEN = frozenset("Mul Pow Abs Cast".split())
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Head:
     ``last`` is the operator that the output comes from, views not counted. ``layer`` is the last
     operator with a weight ("" if there is none, or if two branches meet behind it), ``names`` are
     those of the weights there and of its node. ``table`` is the name of the embedding table that
-    this weight is, or is tied to. ``tables`` maps tables that an input of the model looks up, by
+    this weight is, or is tied to. ``axis`` is the output's axis that has the units, or channels, of
+    that layer (None: unknown). ``tables`` maps tables that an input of the model looks up, by
     name, to their numbers of rows.
     """
 
@@ -41,12 +48,18 @@ class Head:
     names: tuple[str, ...] = ()
     table: str | None = None
     tables: tuple[tuple[str, int], ...] = ()
+    axis: int | None = None
 
 
-def find(graph: ir.Graph, output: ir.Value, parameters: Sequence[Parameter]) -> Head:
-    """The head of ``output``, which is one of the outputs of ``graph``."""
+def find(
+    graph: ir.Graph,
+    output: ir.Value,
+    parameters: Sequence[Parameter],
+    shapes: Mapping[str, Shape],
+) -> Head:
+    """The head of ``output``, one of the outputs of ``graph``; ``shapes`` are by values' names."""
     tables = tuple(_tables(graph))
-    last, names = "", []
+    last, names, path = "", [], list[ir.Node]()
     node = output.producer()
     while node is not None:
         kind = node.op_type
@@ -57,11 +70,44 @@ def find(graph: ir.Graph, output: ir.Value, parameters: Sequence[Parameter]) -> 
         names += [w.name or "" for w in weights]
         if kind in _LAYERS and len(weights) >= 1 and len(computed) == 1:
             names.append(node.name or "")
-            return Head(last, kind, tuple(names), _tied(weights, tables, parameters), tables)
+            axis = _units(node, path, shapes)
+            return Head(last, kind, tuple(names), _tied(weights, tables, parameters), tables, axis)
         if kind not in _PASSED or not computed or (kind in _ELEMENTWISE and len(computed) > 1):
             break
+        path.insert(0, node)
         node = computed[0].producer()
     return Head(last, tables=tables)
+
+
+def _units(layer: ir.Node, path: Sequence[ir.Node], shapes: Mapping[str, Shape]) -> int | None:
+    """The axis of the units of ``layer``, or of its channels, behind the nodes of ``path``."""
+    shape = shapes.get(layer.outputs[0].name or "")
+    if shape is None:
+        return None
+    axis: int | None = 1
+    if "Conv" not in layer.op_type:
+        left = layer.inputs[0] is not None and _weight(layer.inputs[0]) is not None
+        axis = len(shape) - (2 if left else 1)
+    for node in path:
+        after = shapes.get(node.outputs[0].name or "")
+        if axis is None or after is None:
+            return None
+        perm = node.attributes.get("perm")
+        if node.op_type == "Transpose":
+            axis = (list(perm.as_ints()) if perm else list(range(len(shape)))[::-1]).index(axis)
+        elif node.op_type in _RESHAPES or len(after) != len(shape):
+            axis = _same_elements(shape, after, axis)
+        shape = after
+    return axis
+
+
+def _same_elements(before: Shape, after: Shape, axis: int) -> int | None:
+    """Where ``axis`` is after a reshaping from ``before``, if it is still an axis."""
+    for found in range(1, len(after)):
+        outer = math.prod(before[:axis]) == math.prod(after[:found])
+        if outer and after[found] == before[axis] and math.prod(before) == math.prod(after):
+            return found
+    return None
 
 
 def _normalises(node: ir.Node) -> bool:
@@ -77,9 +123,18 @@ def _normalises(node: ir.Node) -> bool:
             continue
         rooted = rooted or at.op_type == "Sqrt"
         if at.op_type == "ReduceL2" or (at.op_type in _SUMS and rooted):
-            return True
+            return _reads(at, node.inputs[0])
         waiting += [v for v in at.inputs if v is not None and not v.is_initializer()]
     return False
+
+
+def _reads(norm: ir.Node, value: ir.Value) -> bool:
+    """Whether ``norm`` is over ``value``, or over its squares or absolute values."""
+    first = norm.inputs[0]
+    if first is value:
+        return True
+    node = first.producer() if first is not None else None
+    return node is not None and node.op_type in _EVEN and node.inputs[0] is value
 
 
 def _weight(value: ir.Value) -> ir.Value | None:

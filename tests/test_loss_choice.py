@@ -199,11 +199,28 @@ def test_it_stands_in_every_table_and_in_the_report(tmp_path: Path) -> None:
     for arguments, reason in runs:
         shown = CliRunner().invoke(cli, [str(a) for a in arguments]).stdout
         assert "The loss is cross-entropy" in shown and reason in " ".join(shown.split()), shown
-    told = CliRunner().invoke(cli, ["measure", str(path), "--json"]).stdout
-    assert "a guess; --loss overrules it" in json.loads(told)["loss_reason"]
-    listed = dict(facts(graph_init.initialize(path, updates=0).report_content()))
-    assert listed["loss function"] == CE
-    assert "a guess" in listed["why this loss function"]
+    guessed = "a guess; --loss overrules it"
+    told = {}
+    for arguments, reason in runs:
+        shown = CliRunner().invoke(cli, [str(a) for a in (*arguments, "--json")]).stdout
+        told[str(arguments[0])] = json.loads(shown), reason
+    for where in (
+        told["measure"][0],
+        told["initialize"][0]["before"],
+        told["initialize"][0]["after"],
+        told["compare"][0]["settings"],
+    ):
+        assert where["loss_kind"] == CE, where
+        assert guessed in where["loss_reason"] or "class numbers" in where["loss_reason"]
+    data = {"x": x, "target": np.arange(64) % 10}
+    plan = graph_init.Plan(("keep",), tune=False, seeds=1, learning_rates=(0.01,), updates=2)
+    for content, reason in (
+        (graph_init.initialize(path, updates=0).report_content(), guessed),
+        (graph_init.compare(path, data, plan=plan).report_content(), "class numbers"),
+    ):
+        listed = dict(facts(content))
+        assert listed["loss function"] == CE
+        assert reason in listed["why this loss function"]
 
 
 def test_class_numbers_that_the_data_has_are_kept_from_mse(tmp_path: Path) -> None:

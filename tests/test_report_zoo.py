@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import json
 import re
@@ -41,6 +42,12 @@ def test_a_zoo_reports_what_is_in_its_folder(tmp_path: Path) -> None:
     }  # fmt: skip
     assert rows["broken"]["reason"] == "ModelFileError" and rows["broken"]["message"]
     assert rows["deep/one"]["peak_memory"] > 1e6 and rows["deep/one"]["seconds"] > 0
+    assert rows["deep/one"]["loss_kind"] == "cross-entropy" and rows["deep/one"]["loss_reason"]
+    (cells,) = [r for r in csv.DictReader((out / "zoo.csv").open()) if r["name"] == "deep/one"]
+    (line,) = [r for r in json.loads((out / "zoo.json").read_text())["rows"] if r["loss_kind"]]
+    for key in ("loss_kind", "loss_reason"):
+        assert cells[key] == line[key] == rows["deep/one"][key]
+        assert f'data-key="{key}"' in html
     pages = re.findall(r'data-page="([^"]*)">([^<]*)<', html)
     assert [name for name, _ in pages] == ["deep%2Fone"]
     inside = re.search(r'data-name="content">(.*?)</script>', unpacked(pages[0][1]), re.DOTALL)

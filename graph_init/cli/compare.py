@@ -142,7 +142,7 @@ def compare(
         return print_json(found.to_json())
     for optimizer in found.settings["optimizers"]:
         out.print(_comparison_table(found, optimizer))
-    out.print(loss_line(found.settings["loss"], found.settings["loss_reason"]))
+    out.print(loss_line(found.settings["loss_kind"], found.settings["loss_reason"]))
     for state in found.states:
         if state.problem:
             out.print(Text(f"{state.name}, seed {state.seed}: {state.problem}"))

@@ -92,7 +92,7 @@ def compare(
             "seeds": plan.seeds,
             "batch_size": load.problem.batch_size,
             "batch_norm": options.batch_norm,
-            "loss": load.problem.objective.kind,
+            "loss_kind": load.problem.objective.kind,
             "loss_reason": load.problem.objective.reason,
             "tuner": plan.tuning.name,
             "tuning": plan.tuning.to_json(),

@@ -9,6 +9,7 @@ _PREFIX = "graph_init."
 _NAMES = {
     "source_sha256": "SHA-256 of the model",
     "loss": "loss function",
+    "loss_kind": "loss function",
     "loss_reason": "why this loss function",
 }
 

@@ -20,6 +20,8 @@ KEYS = (
     "name",
     "status",
     "elements",
+    "loss_kind",
+    "loss_reason",
     "gradient_deviation_before",
     "gradient_deviation_after",
     "vanished_before",
@@ -49,6 +51,8 @@ def overview(
             **row,
             "reason": row["reason"] or "",
             "message": row["message"] or "",
+            "loss_kind": row["loss_kind"] or "",
+            "loss_reason": row["loss_reason"] or "",
             "collapsed": row["collapsed"] if row["status"] == DONE else None,
             "memory": None if row["peak_memory"] is None else row["peak_memory"] / 2**20,
             "page": f"#/{address(row['name'])}" if has_page(row["name"]) else None,
@@ -126,6 +130,8 @@ def _models(rows: Sequence[Row]) -> Section:
         Column("collapsed", "looks collapsed", "flag", choices=True),
         Column("seconds", "seconds", "seconds"),
         Column("memory", "peak MiB", "memory"),
+        Column("loss_kind", "loss function", choices=True),
+        Column("loss_reason", "why this loss function", long=True),
         *([Column("message", "message", long=True)] if failed else []),
     ]
     table = Table(

@@ -145,6 +145,8 @@ def _reported(row: Row) -> dict[str, Any]:
         "name": row.name,
         "status": row.status,
         "elements": row.elements,
+        "loss_kind": row.loss_kind,
+        "loss_reason": row.loss_reason,
         **figures,
         "collapsed": bool(row.warnings) if row.status == DONE else None,
         "seconds": row.seconds,
@@ -182,15 +184,16 @@ def write(folder: Path, rows: Iterable[Row], head: dict[str, Any]) -> list[str]:
 
 def _columns() -> list[str]:
     return [
-        "name", "status", "error_class", "error", "elements", "steps", "scales",
+        "name", "status", "error_class", "error", "elements", "loss_kind", "loss_reason", "steps",
+        "scales",
         *(f"{when}_{f}" for f in FIGURES for when in ("before", "after")),
         "seconds", "peak_memory", "attempts", "host", "warnings", "source",
     ]  # fmt: skip
 
 
 def _flat(found: Row) -> dict[str, Any]:
-    plain = ("name", "status", "elements", "steps", "scales", "seconds", "peak_memory", "attempts",
-             "host", "source")  # fmt: skip
+    plain = ("name", "status", "elements", "loss_kind", "loss_reason", "steps", "scales", "seconds",
+             "peak_memory", "attempts", "host", "source")  # fmt: skip
     cells = {k: getattr(found, k) for k in plain}
     error = found.error or {}
     cells |= {"error_class": error.get("class"), "error": error.get("message")}

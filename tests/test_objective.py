@@ -89,6 +89,88 @@ def test_softmax_behind_a_transposition() -> None:
     assert value(b, objective, x, target) == pytest.approx(float(expected), rel=1e-5)
 
 
+def _made(text: str, axis: int, shape: tuple[int, ...]) -> list[Any]:
+    """Nodes, one a line: ``output = Op inputs``; ``-`` after the operator drops the axis."""
+    one = [1 if k == axis else size for k, size in enumerate(shape)]
+    constants = {"k": [axis], "one": one, "whole": list(shape)}
+    nodes = [helper.make_node("Constant", [], [n], value_ints=v) for n, v in constants.items()]
+    for line in text.strip().splitlines():
+        output, call = line.split(" = ")
+        op, *inputs = call.split()
+        options: dict[str, Any] = {}
+        if op.startswith("ReduceMax"):
+            options["axes"] = [axis]
+        if op.startswith("Reduce"):
+            options["keepdims"] = int(not op.endswith("-"))
+        nodes.append(helper.make_node(op.rstrip("-"), inputs, [output.strip()], **options))
+    return nodes
+
+
+WRITTEN_OUT = {
+    "plain": """
+        e = Exp x
+        t = ReduceSum e k
+        y = Div e t""",
+    "maximum subtracted": """
+        m = ReduceMax x
+        z = Sub x m
+        e = Exp z
+        t = ReduceSum e k
+        y = Div e t""",
+    "as JAX writes it": """
+        m = ReduceMax- x
+        n = Reshape m one
+        f = Expand n whole
+        z = Sub x f
+        e = Exp z
+        t = ReduceSum- e k
+        u = Reshape t one
+        v = Expand u whole
+        y = Div e v""",
+    "times a reciprocal": """
+        e = Exp x
+        t = ReduceSum e k
+        r = Reciprocal t
+        y = Mul e r""",
+    "logarithm": """
+        m = ReduceMax x
+        z = Sub x m
+        e = Exp z
+        t = ReduceSum e k
+        l = Log t
+        y = Sub z l""",
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN_OUT)
+@pytest.mark.parametrize(("shape", "axis"), [((4, 7), 1), ((3, 5, 7), 2), ((2, 7, 3, 4), 1)])
+def test_a_softmax_that_is_written_out(form: str, shape: tuple[int, ...], axis: int) -> None:
+    b, objective = attached(shape, _made(WRITTEN_OUT[form], axis, shape))
+    term = only(objective)
+    assert (term.kind, term.classes, term.choice.guess) == ("cross-entropy", 7, False)
+    assert "Softmax" in term.choice.reason
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(np.float32)
+    target = random_target(term, term.target.dims, rng)
+    logits = torch.from_numpy(np.moveaxis(x, axis, 1).copy())
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
+    assert value(b, objective, x, target) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "e = Exp x\nt = ReduceSum e\ny = Div e t",  # over all axes
+        "e = Exp x\nf = Abs x\nt = ReduceSum f k\ny = Div e t",  # the sum of something else
+        "e = Exp x\nt = ReduceSum- e k\nu = Unsqueeze t zero\ny = Div e u",  # another axis
+    ],
+)
+def test_what_only_looks_like_a_softmax(nodes: str) -> None:
+    zero = helper.make_node("Constant", [], ["zero"], value_ints=[0])
+    _, objective = attached((7, 7), [zero, *_made(nodes, 1, (7, 7))])
+    assert "Softmax" not in only(objective).choice.reason
+
+
 def test_old_softmax_over_images_of_one_pixel() -> None:
     """Before opset 13 the axes from 1 on are one, as in SqueezeNet."""
     b, objective = attached((4, 7, 1, 1), [node("Softmax", axis=1)], opset=9)

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array, Builder, Shape, Value
 from graph_init.lowering.activation import softplus
+from graph_init.problem import written_out
 from graph_init.problem.class_axis import places
 from graph_init.problem.loss_choice import AUTO, BINARY, CLASSES, SQUARES, Choice, Facts, choose
 
@@ -104,14 +105,18 @@ def _term(
 ) -> Term:  # fmt: skip
     inner = _behind_views(value)
     op = inner.node.op if inner.node is not None else ""
+    softmax = _softmax(inner)
+    if softmax is not None and op != "LogSoftmax":
+        op = "Softmax"  # also where it is written out
     evidence = facts.of(output, value.dims, op, (target_name, f"{TARGET}:{output}"))
     if kind == AUTO:
         choice = choose(evidence)
     else:
         choice = kind if isinstance(kind, Choice) else Choice(kind, "it was asked for")
     if choice.kind == CLASSES:
-        if op in ("Softmax", "LogSoftmax"):
-            return _cross_entropy(b, output, target_name, *_stripped(b, value, inner), choice)
+        if softmax is not None:
+            logits, place = _stripped(b, value, inner, *softmax)
+            return _cross_entropy(b, output, target_name, logits, place, choice)
         axis = evidence.axis
         choice = replace(choice, axis=axis.guess)
         return _cross_entropy(b, output, target_name, value, axis.index, choice)
@@ -167,29 +172,38 @@ def _replay(b: Builder, value: Value, until: Value, instead: Value) -> Value:
     return b.op(node.op, inner, *node.inputs[1:], **node.attrs)
 
 
-def _stripped(b: Builder, value: Value, softmax: Value) -> tuple[Value, int]:
-    """The logits that ``softmax`` reads, in the order of axes of ``value``, and their class axis.
+def _softmax(value: Value) -> tuple[Value, int] | None:
+    """(logits, class axis) of a Softmax or LogSoftmax, a node or written out; else None."""
+    node = value.node
+    if node is not None and node.op in ("Softmax", "LogSoftmax") and node.inputs[0] is not None:
+        return node.inputs[0], value.rank - 1  # lowering puts their axis last
+    return written_out.softmax(value) or written_out.log_softmax(value)
 
-    Behind a Reshape that order is lost; then the logits are as the Softmax has them.
+
+def _stripped(
+    b: Builder, value: Value, softmax: Value, logits: Value, axis: int
+) -> tuple[Value, int]:
+    """The ``logits`` in the order of axes of ``value``, and their class axis.
+
+    ``axis`` is theirs and that of ``softmax``, of which ``value`` is a view. Behind a Reshape the
+    order is lost; then the logits are as the Softmax has them.
     """
-    assert softmax.node is not None and softmax.node.inputs[0] is not None
-    logits = softmax.node.inputs[0]
     at = value
     while at is not softmax:
         assert at.node is not None and at.node.inputs[0] is not None
         if at.node.op == "Reshape":
-            return logits, logits.rank - 1
+            return logits, axis
         at = at.node.inputs[0]
-    return _replay(b, value, softmax, logits), _class_axis(value, softmax)
+    return _replay(b, value, softmax, logits), _class_axis(value, softmax, axis)
 
 
-def _class_axis(value: Value, softmax: Value) -> int:
-    """Where the last axis of ``softmax`` lies in ``value``, which Transposes alone made of it."""
+def _class_axis(value: Value, softmax: Value, axis: int) -> int:
+    """Where ``axis`` of ``softmax`` lies in ``value``, which Transposes alone made of it."""
     if value is softmax:
-        return softmax.rank - 1
+        return axis
     node = value.node
     assert node is not None and node.inputs[0] is not None
-    inner = _class_axis(node.inputs[0], softmax)
+    inner = _class_axis(node.inputs[0], softmax, axis)
     return list(node.attrs["perm"]).index(inner) if node.op == "Transpose" else inner
 
 

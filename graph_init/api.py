@@ -175,6 +175,14 @@ def initialize(
         notes += run.source.notes
     if before.problem:
         notes.append(f"at the start {before.problem}")
+    elif chosen.keeps_start and after.signs.count > before.signs.count:
+        # The choice was made on another batch, and this one has the last word.
+        notes.append(
+            "the scales found were not taken, and the weights stay as they are: with them "
+            + "; ".join(after.signs.sentences)
+        )
+        factors, clamped, after = dict.fromkeys(factors, 1.0), [], before
+        found = replace(found, best_step=0)
     factors |= {
         p.name: factors[p.tied_to] for p in call.parameters if p.trainable and p.tied_to in factors
     }

@@ -14,6 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 import graph_init
 from graph_init.cli import cli
 from graph_init.deviation import collapse
+from graph_init.deviation.collapse import Signs
+from graph_init.tuning.loop import TuningResult
+from graph_init.tuning.restore import Candidate, Restorer
 from tests import small_models
 from tests.small_models import deep_mlp, scaled
 
@@ -91,7 +94,7 @@ def test_each_warning_by_itself(
         )
         for n, e, f in zip("ab", sizes, fractions, strict=True)
     ]
-    found = collapse.warnings(rows, std)
+    found = collapse.signs(rows, [r.vanished_fraction for r in rows], std).sentences
     assert len(found) == len(expected)
     assert all(f.startswith(e) for f, e in zip(found, expected, strict=True))
 
@@ -118,3 +121,90 @@ def test_a_comparison_names_the_states() -> None:
     (warning,) = found.warnings
     assert warning.startswith("keep (2 of 2 seeds): 100% of the gradient")
     assert found.to_json()["warnings"] == [warning]
+
+
+def one_number(rows: int | str = 1) -> onnx.ModelProto:
+    """A network with one output, for a batch of ``rows``."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (8, 16), "w1": (16, 1)}
+    return small_models.model(
+        [
+            helper.make_node("MatMul", ["x", "w0"], ["a"]),
+            helper.make_node("Tanh", ["a"], ["b"]),
+            helper.make_node("MatMul", ["b", "w1"], ["c"]),
+            helper.make_node("Sigmoid", ["c"], ["y"]),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 1])],
+        [
+            numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+            for n, s in shapes.items()
+        ],
+    )
+
+
+@pytest.mark.parametrize("method", ["taylor", "finite-difference"])
+def test_a_single_number_has_no_standard_deviation(method: str) -> None:
+    found = graph_init.measure(one_number(), method=method)
+    assert np.isnan(found.output_std)
+    assert found.warnings == []
+    assert found.to_json()["output_std"] is None
+
+
+def test_several_rows_of_one_number_have_one_in_slices_too() -> None:
+    whole = graph_init.measure(one_number("n"), batch_size=4)
+    slices = graph_init.measure(one_number("n"), batch_size=4, micro_batch=1)
+    assert whole.output_std > 0.01
+    assert slices.output_std == pytest.approx(whole.output_std, rel=1e-4)
+
+
+def test_a_single_number_does_not_speak_against_the_start() -> None:
+    result = graph_init.initialize(one_number())
+    assert set(result.scales.values()) == {1.0}
+    assert result.after.warnings == []
+
+
+HEALTHY = Signs(0.0, (), 1.0)
+ONES = np.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("other", "taken"),
+    [
+        (Candidate(ONES, 1.0, 0.1, HEALTHY, 1.0), True),
+        (Candidate(ONES, 1.0, 0.1, Signs(0.65, (), 1.0), 1.0), False),
+        (Candidate(ONES, 1.0, 0.1, Signs(0.0, ("w",), 1.0), 1.0), False),
+        (Candidate(ONES, 1.0, 0.1, Signs(0.0, (), 1e-4), 1.0), False),
+        (Candidate(ONES, 2158.0, 0.1, HEALTHY, 1.0), False),
+        (Candidate(ONES, 1.0, 0.1, HEALTHY, np.inf), False),
+    ],
+    ids=["healthy", "vanished", "cut", "dead", "exploded", "not finite"],
+)
+@pytest.mark.parametrize("saturates", [False, True])
+def test_a_state_that_is_cut_off_is_not_taken(
+    other: Candidate, taken: bool, saturates: bool
+) -> None:
+    start = Candidate(ONES, 0.53, 0.5, HEALTHY, 2.0)
+    restorer = object.__new__(Restorer)
+    assert (restorer.choose([start, other], saturates) is other) == taken
+
+
+def test_of_two_cut_states_the_trials_choose() -> None:
+    start = Candidate(ONES, 1.0, 1.0, Signs(1.0, ("a", "b"), 0.0), 1.0)
+    other = Candidate(ONES, 1.0, 0.1, Signs(0.6, (), 0.3), 1.0)
+    assert object.__new__(Restorer).choose([start, other], False) is other
+
+
+def test_where_other_batches_show_a_collapse_the_start_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the choice is made on need not show it."""
+    entry = graph_init.HistoryEntry(0, 1.0, 1.0, 1.0, 0.0)
+    dead = TuningResult(np.full(13, 0.05), 1, [entry], False)
+    monkeypatch.setattr(Restorer, "__call__", lambda *_: dead)
+    result = graph_init.initialize(deep_mlp())
+    assert set(result.scales.values()) == {1.0}
+    assert (result.after, result.best_step) == (result.before, 0)
+    assert result.after.warnings == []
+    (note,) = result.notes
+    assert note.startswith("the scales found were not taken") and "no gradient reaches" in note

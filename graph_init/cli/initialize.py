@@ -22,7 +22,7 @@ from graph_init.cli.terminal import (
     shown,
     warn,
 )
-from graph_init.deviation.result import FIGURES
+from graph_init.deviation.result import FIGURES, finite
 from graph_init.options import tuner, tuner_settings
 from graph_init.output import targets
 
@@ -101,7 +101,7 @@ def initialize(
     table = Table("", "before", "after")
     for key, title in FIGURES.items():
         values = (getattr(m, key) for m in (result.before, result.after))
-        table.add_row(title, *(f"{v:.6g}" for v in values))
+        table.add_row(title, *(shown(finite(v), ".6g") for v in values))
     out.print(table)
     out.print(loss_line(result.after.loss_kind, result.after.loss_reason))
     out.print(

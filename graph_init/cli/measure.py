@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graph_init.cli.options import FILE, declared, measuring
-from graph_init.cli.terminal import examples, guarded, loss_line, out, print_json, warn
-from graph_init.deviation.result import FIGURES
+from graph_init.cli.terminal import examples, guarded, loss_line, out, print_json, shown, warn
+from graph_init.deviation.result import FIGURES, finite
 from graph_init.options import GradientOptions
 
 
@@ -36,7 +36,7 @@ def measure(model: str, as_json: bool, **options: Any) -> None:
         return print_json(found.to_json())
     table = Table("", "value")
     for key, title in FIGURES.items():
-        table.add_row(title, f"{getattr(found, key):.6g}")
+        table.add_row(title, shown(finite(getattr(found, key)), ".6g"))
     table.add_row("elements", f"{found.elements:,}")
     table.add_row("loss function", found.loss_kind)
     out.print(table)

@@ -8,39 +8,95 @@ does not read have no gradient in any state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from graph_init.deviation.result import EPSILON, ParameterMeasurement
+import numpy as np
+
+from graph_init.deviation.result import EPSILON
 
 #: Share of elements below ε from which on a gradient counts as vanished: the whole, a tensor's.
 _MOSTLY, _WHOLLY = 0.5, 0.999
 #: Below this standard deviation the output does not tell one input from another.
-DEAD = 1e-3
+_DEAD = 1e-3
+#: An output is sound between this standard deviation and its reciprocal.
+_SOUND = 0.1
 #: So many tensors are named.
 _NAMED = 3
 
 
-def warnings(parameters: Sequence[ParameterMeasurement], output_std: float) -> list[str]:
-    """Sentences, none if nothing looks collapsed.
+def dead(output_std: float) -> bool:
+    """Whether an output of this standard deviation says nothing; NaN (a single number) does."""
+    return output_std < _DEAD
 
-    ``parameters`` are the rows of a measurement, ``output_std`` is the standard deviation
-    of the output that the loss reads.
+
+def sound(output_std: float) -> bool:
+    """Whether it is neither small nor large; of a single number (NaN) nothing can be said."""
+    return bool(np.isnan(output_std) or _SOUND <= output_std <= 1 / _SOUND)
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What of a state looks collapsed.
+
+    ``vanished`` is the share of its gradient's elements below ε, if that is most of them, else 0;
+    ``cut`` names the weights that no gradient reaches; ``output_std`` is the output's standard
+    deviation, NaN where the output is a single number.
     """
-    rows = [p for p in parameters if p.kind != "embedding"]
-    elements = sum(p.elements for p in rows)
-    vanished = sum(p.vanished_fraction * p.elements for p in rows)
-    found = []
-    if elements and vanished > _MOSTLY * elements:
-        found.append(
-            f"{vanished / elements:.0%} of the gradient is below {EPSILON:g}: deviation tends to 1 "
-            "where gradients vanish, and says little here"
-        )
-    cut = [p.name for p in rows if p.scalable and p.vanished_fraction >= _WHOLLY]
-    if cut:
-        more = f" and {len(cut) - _NAMED} more" if len(cut) > _NAMED else ""
-        found.append(f"no gradient reaches {', '.join(map(repr, cut[:_NAMED]))}{more}")
-    if output_std < DEAD:
-        found.append(
-            f"the output's standard deviation is {output_std:.2g}: the signal dies on its way"
-        )
-    return found
+
+    vanished: float
+    cut: tuple[str, ...]
+    output_std: float
+
+    @property
+    def count(self) -> int:
+        """How many signs there are, one for each weight that is cut off."""
+        return len(self.cut) + bool(self.vanished) + dead(self.output_std)
+
+    @property
+    def sentences(self) -> list[str]:
+        found = []
+        if self.vanished:
+            found.append(
+                f"{self.vanished:.0%} of the gradient is below {EPSILON:g}: deviation tends to 1 "
+                "where gradients vanish, and says little here"
+            )
+        if self.cut:
+            more = f" and {len(self.cut) - _NAMED} more" if len(self.cut) > _NAMED else ""
+            named = ", ".join(map(repr, self.cut[:_NAMED]))
+            found.append(f"no gradient reaches {named}{more}")
+        if dead(self.output_std):
+            found.append(
+                f"the output's standard deviation is {self.output_std:.2g}: the signal dies on "
+                "its way"
+            )
+        return found
+
+
+class Tensor(Protocol):
+    """What is asked of a parameter."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def scalable(self) -> bool: ...
+
+
+def signs(tensors: Sequence[Tensor], vanished: Sequence[float], output_std: float) -> Signs:
+    """The signs of collapse in a measurement.
+
+    ``vanished`` is the share of elements below ε in the gradient of each of the ``tensors``, and
+    ``output_std`` that of the output that the loss reads, NaN where it is a single number.
+    """
+    rows = [(t, v) for t, v in zip(tensors, vanished, strict=True) if t.kind != "embedding"]
+    elements = sum(math.prod(t.shape) for t, _ in rows)
+    below = sum(v * math.prod(t.shape) for t, v in rows)
+    mostly = below / elements if elements and below > _MOSTLY * elements else 0.0
+    cut = tuple(t.name for t, v in rows if t.scalable and v >= _WHOLLY)
+    return Signs(mostly, cut, output_std)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -49,7 +50,8 @@ class Measurement:
         method: ``taylor`` or ``finite-difference``.
         epsilon: ε, 1e-5.
         parameters: what was measured of each trainable tensor.
-        output_std: standard deviation of the output that the loss reads.
+        output_std: standard deviation of the output that the loss reads; NaN (null in JSON) where
+            that is a single number, which has none.
         loss_kind: which loss it was.
         notes: what was taken in place of a batch that does not fit into memory, in sentences.
         loss_reason: why it was that one, a sentence; it says so if it was a guess.
@@ -77,7 +79,13 @@ class Measurement:
         """What makes the state look collapsed, in sentences."""
         if self.problem is not None:
             return [self.problem]
-        return collapse.warnings(self.parameters, self.output_std)
+        return self.signs.sentences
+
+    @property
+    def signs(self) -> collapse.Signs:
+        """What looks collapsed, for those who decide by it."""
+        vanished = [p.vanished_fraction for p in self.parameters]
+        return collapse.signs(self.parameters, vanished, self.output_std)
 
     def to_json(self) -> dict[str, Any]:
         """Its fields; a number that JSON cannot represent (infinite or NaN) is null."""
@@ -121,6 +129,11 @@ class Evaluator:
         for n in self.scaled:
             memory.release(values[n])
         return norms
+
+    def output_std(self, found: DeviationResult) -> float:
+        """That of the output that the loss reads; NaN if the batch gives a single number."""
+        prediction = self.problem.objective.terms[0].prediction
+        return found.output_std if prediction.size * self.workload.layout.count > 1 else math.nan
 
     def problem_of(
         self, found: DeviationResult, batch: Mapping[str, Array], scales: Array
@@ -198,7 +211,7 @@ class Evaluator:
             method=self.method,
             epsilon=EPSILON,
             parameters=rows,
-            output_std=float(mean(lambda e: e.output_std)),
+            output_std=float(mean(self.output_std)),
             loss_kind=self.problem.objective.kind,
             loss_reason=self.problem.objective.reason,
             problem=None if problem is None else problem.words,

@@ -41,7 +41,7 @@ class DeviationResult:
     gradient_squares: Array
     value_squares: Array
     log_scale_gradient: Array
-    #: Standard deviation of the output that the loss reads.
+    #: Standard deviation of the output that the loss reads; of a single number 0.
     output_std: float
 
 

@@ -103,6 +103,8 @@ class UnitVariance(GraphPass):
             return
         output = values[node.output[0]]
         assert output is not None
+        if output.size == 1:  # a single number has no standard deviation
+            return
         name = min(waiting)  # a layer of two weights: the output needs dividing once
         factor = b.scale(_inverse_std(b, output), self._stds.get(name, 1.0))
         self.factors[name] = factor

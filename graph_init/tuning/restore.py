@@ -4,8 +4,9 @@ Two states are compared with the start: every layer's output has a std of 1 on a
 (:data:`SATURATING` before an activation that saturates), as LSUV has it but with the directions of
 the weights as they are, and the last layer's one of :data:`OUTPUT_STDS`. Each is trained for a few
 updates of SGD with momentum on one batch, at several learning rates; the one that learns that batch
-best is taken. Where the trials cannot tell, the start is kept if its output has a sound std
-and, in a network that can saturate, no other state has a clearly lower gradient deviation.
+best is taken. A state in which more is cut off than in the start is not (`deviation/collapse.py`).
+Where the trials cannot tell, the start is kept if its output has a sound std and, in a network
+that can saturate, no other state has a clearly lower gradient deviation.
 If none of these states is alive (numbers overflow, or the signal dies before it can be measured),
 the same is done once more from weights of std 1/√fan-in.
 What this rests on is in docs/tuning.md.
@@ -14,6 +15,7 @@ What this rests on is in docs/tuning.md.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,8 +64,9 @@ _ALIKE = 1.1
 #: decides between states that have all learnt it, and another than the start has to be below this
 #: share of its.
 _CALMER = 0.8
-#: An output is sound between this std and its reciprocal.
-_SOUND = 0.1
+#: A state whose loss begins at more than this many times the start's is not taken. Where a layer's
+#: output hardly varies about a large mean, a std of 1 makes the mean hundreds.
+_EXPLODED = 100.0
 #: Biases are not scaled, so that a second pass is needed where there are any; a third adds nothing.
 _PASSES = 2
 #: Kinds whose std no forward pass sets, and what theirs becomes: 1/√fan-in.
@@ -217,7 +220,11 @@ class Restorer:
         found = self.trial(values, scales, source, after)
         measured = self._run.step(source.select.batch(0), scales)
         deviation = float(np.nan_to_num(measured.gradient_deviation, nan=np.inf))
-        return replace(found, output_std=measured.output_std, deviation=deviation), measured
+        problem = self._run.problem
+        sizes = [math.prod(p.shape) for p in problem.parameters]
+        shares = (measured.vanished / sizes).tolist()
+        signs = collapse.signs(problem.parameters, shares, self._run.output_std(measured))
+        return replace(found, signs=signs, deviation=deviation), measured
 
     def choose(self, tried: Sequence[Candidate], saturates: bool | None = None) -> Candidate | None:
         """The state that is taken; ``saturates`` says of another network whether it can."""
@@ -299,13 +306,23 @@ class Candidate:
     scales: Array
     first: float
     last: float
-    output_std: float = 1.0
+    signs: collapse.Signs = collapse.Signs(0.0, (), 1.0)
     deviation: float = float("inf")  # that of the gradient
 
     @property
     def alive(self) -> bool:
         """Whether it can learn at all: some trial stays finite, and the output is not constant."""
-        return bool(np.isfinite(self.last) and collapse.DEAD <= self.output_std < np.inf)
+        output_std = self.signs.output_std
+        return bool(
+            np.isfinite(self.last) and not collapse.dead(output_std) and output_std != np.inf
+        )
+
+    def lost_beside(self, start: Candidate) -> bool:
+        """Whether it has exploded, or more of it is cut off, whatever its trials ended with."""
+        if not np.isfinite(start.deviation):
+            return False
+        more = self.signs.count > start.signs.count or not np.isfinite(self.deviation)
+        return more or self.first > _EXPLODED * start.first
 
 
 def _choose(tried: Sequence[Candidate], saturates: bool) -> Candidate | None:
@@ -313,8 +330,11 @@ def _choose(tried: Sequence[Candidate], saturates: bool) -> Candidate | None:
     if not tried:
         return None
     learnt = _LEARNT * min(t.first for t in tried)
-    start, *others = tried
-    sound = _SOUND <= start.output_std <= 1 / _SOUND
+    start, *restored = tried
+    others = [t for t in restored if not t.lost_beside(start)]
+    sound = collapse.sound(start.signs.output_std)
+    if np.isnan(start.signs.output_std) and start.last <= learnt:
+        return start  # every state can learn a single number
     calm = [t for t in others if t.last <= learnt]
     if saturates and calm and (start.last > learnt or sound):
         calmest = min(calm, key=lambda t: t.deviation)

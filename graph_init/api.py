@@ -13,7 +13,7 @@ import numpy as np
 
 from graph_init import comparison
 from graph_init import options as all_options
-from graph_init.analysis import Parameter, analyze
+from graph_init.analysis import Parameter, analyze, quantized
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
 from graph_init.engine import runtime
@@ -280,7 +280,17 @@ def _resolve(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed:
     )
     chosen = (options.trainable, options.freeze)
     parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)
+    if known is not InspectKeywords:
+        _require_floats(subject.loaded, parameters)
     return _Call(subject, parameters, options)
+
+
+def _require_floats(loaded: LoadedModel, parameters: list[Parameter]) -> None:
+    """UnsupportedModelError for a quantized file, before sizes or operators are looked at."""
+    reason = quantized.refusal(loaded.ir, parameters)
+    if reason is not None:
+        where = "" if loaded.path is None else f"{printable(str(loaded.path))}: "
+        raise UnsupportedModelError(where + reason)
 
 
 def _initial_state(call: _Call, weights: InitialWeights, options: Options) -> InitialState:

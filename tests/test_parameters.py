@@ -14,8 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
+import graph_init
 from graph_init.analysis import Parameter, analyze, to_networkx
 from graph_init.errors import UsageError
+from graph_init.model.load import load
 
 RNG = np.random.default_rng(0)
 
@@ -288,6 +290,43 @@ RULES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], Any, dict[st
         None,
         {"w": ("unused", False, False), "v": ("unused", False, False)},
     ),
+    "relative positions": (
+        [node("Pad", "w pads", "a"), node("Slice", "a start end axes", "b"),
+         node("Transpose", "b", "c", perm=[0, 2, 1]), node("MatMul", "x c", "y")],
+        {"w": rand(1, 5, 4), "pads": ints(0, 2, 0, 0, 2, 0), "start": ints(1), "end": ints(8),
+         "axes": ints(1)},
+        SEQ,
+        {"w": ("position", True, True)},
+    ),
+    "bias that is rounded": (
+        [node("MatMul", "x w", "h"), node("Div", "b s", "c"), node("Floor", "c", "d"),
+         node("Cast", "d", "e", to=TensorProto.INT32), node("Cast", "e", "f", to=TensorProto.FLOAT),
+         node("Add", "h f", "y")],
+        {"w": rand(4, 4), "b": rand(4), "s": rand(4)},
+        None,
+        {"w": ("matrix", True, True), "b": ("constant", False, False),
+         "s": ("constant", False, False)},
+    ),
+    "scale and offset of the input by tables": (
+        [node("Mul", "x g", "h"), node("Add", "h s", "i"), node("MatMul", "i w", "y")],
+        {"g": rand(3, 4), "s": rand(3, 4), "w": rand(4, 4)},
+        SEQ,
+        {"g": ("constant", False, False), "s": ("constant", False, False)},
+    ),
+    "mean and deviation of the input by tables": (
+        [node("Sub", "x m", "h"), node("Div", "h d", "i"), node("MatMul", "i w", "y")],
+        {"m": rand(3, 4), "d": rand(3, 4), "w": rand(4, 4)},
+        SEQ,
+        {"m": ("constant", False, False), "d": ("constant", False, False)},
+    ),
+    "gain and shift of a norm over several axes": (
+        [node("MatMul", "x w", "a"), node("ReduceMean", "a axes", "m"), node("Sub", "a m", "c"),
+         node("Mul", "c c", "q"), node("ReduceMean", "q axes", "v"), node("Sqrt", "v", "d"),
+         node("Div", "c d", "n"), node("Mul", "n g", "h"), node("Add", "h s", "y")],
+        {"w": rand(4, 4), "axes": ints(1, 2), "g": rand(3, 4), "s": rand(3, 4)},
+        SEQ,
+        {"g": ("norm gain", True, False), "s": ("norm shift", True, False)},
+    ),
     "unknown operator": (
         [node("Mystery", "x w k", "y", domain="elsewhere")],
         {"w": rand(4, 4), "k": np.array(2.0, np.float32)},
@@ -412,6 +451,70 @@ def test_options_overrule_and_freeze_wins() -> None:
     assert forced.trainable and forced.scalable
     both = by_name(model, trainable=["table"], freeze=["table", "^w$"])
     assert not both["table"].trainable and not both["w"].scalable
+
+
+def test_what_rounds_a_bias_is_named() -> None:
+    nodes, weights, inputs, _ = RULES["bias that is rounded"]
+    found = by_name(build(nodes, weights, inputs))["b"]
+    assert found.reason.startswith("no gradient comes through Floor 'Floor:d'")
+
+
+def reordered_lstm(arranged: bool, factors: tuple[float, float] = (1.0, 1.0)) -> onnx.ModelProto:
+    """An LSTM whose gates Slice and Concat bring from the order i, f, c, o into ONNX's i, o, f, c.
+
+    The stored numbers are the same where they are not ``arranged`` in the graph; W and R are times
+    ``factors``.
+    """
+    rng = np.random.default_rng(3)
+    nodes, weights, gates = [], [], [ints(0), ints(15), ints(5), ints(10)]
+    for name, width, factor in (("W", 4, factors[0]), ("R", 5, factors[1])):
+        stored = rng.standard_normal((1, 20, width)).astype(np.float32) / 2
+        if not arranged:
+            parts = [stored[:, int(start[0]) : int(start[0]) + 5] for start in gates]
+            whole = np.concatenate(parts, axis=1) * np.float32(factor)
+            weights.append(numpy_helper.from_array(whole, name))
+            continue
+        nodes.append(node("Constant", "", f"{name}s", value=numpy_helper.from_array(stored)))
+        for k in range(len(gates)):
+            nodes.append(node("Slice", f"{name}s from{k} to{k} axis", f"{name}{k}"))
+        nodes.append(node("Concat", " ".join(f"{name}{k}" for k in range(4)), name, axis=1))
+    for k, start in enumerate(gates):
+        weights.append(numpy_helper.from_array(start, f"from{k}"))
+        weights.append(numpy_helper.from_array(start + 5, f"to{k}"))
+    weights.append(numpy_helper.from_array(ints(1), "axis"))
+    nodes += [node("LSTM", "x W R", "h", hidden_size=5), node("Squeeze", "h axis", "y")]
+    graph = helper.make_graph(
+        nodes,
+        "lstm",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 2, 4))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (3, 2, 5))],
+        weights,
+    )
+    imports = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def test_gates_in_another_order_are_recurrent_weights() -> None:
+    found = by_name(load(reordered_lstm(arranged=True)).ir)
+    for name in ("W", "R"):
+        assert (found[name].kind, found[name].scalable) == ("recurrent", True)
+        assert "arranged from constants by Slice, Concat" in found[name].reason
+
+
+def test_what_is_arranged_is_written_back_where_it_is_read() -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    scales = {"W": 0.5, "R": 2.0}
+    made = graph_init.apply(
+        {"format": "graph-init/scales", "version": 1, "scales": scales},
+        reordered_lstm(arranged=True),
+    ).model
+    onnx.checker.check_model(made, full_check=True)
+    x = np.random.default_rng(0).standard_normal((3, 2, 4)).astype(np.float32)
+    y, expected = (
+        runtime.InferenceSession(m.SerializeToString()).run(None, {"x": x})[0]
+        for m in (made, reordered_lstm(arranged=False, factors=(0.5, 2.0)))
+    )
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_bad_expressions_are_usage_errors() -> None:

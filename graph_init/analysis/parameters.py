@@ -14,10 +14,12 @@ import onnx_ir as ir
 from graph_init.analysis import kinds
 from graph_init.analysis.facts import constant_filled, wide_axes
 from graph_init.analysis.fans import Use, attribute
+from graph_init.analysis.following import activation_after
+from graph_init.analysis.gradient_paths import first_step
 from graph_init.analysis.graph import dtype_name, label, tensor_shape, to_networkx
 from graph_init.analysis.uses import Uses, best
 from graph_init.errors import ModelFileError, UsageError, printable
-from graph_init.model.constants import COMPUTED_BY
+from graph_init.model.constants import ARRANGED_BY, COMPUTED_BY
 
 __all__ = ["Parameter", "analyze", "to_networkx"]
 
@@ -212,7 +214,7 @@ def describe(
             reason += f"; same values as embedding '{tied}'"
     activation: tuple[str | None, float | None] = (None, None)
     if decisive is not None and kind in ("convolution kernel", "matrix"):
-        activation = finder.activation_after(decisive.node)
+        activation = activation_after(finder, decisive.node)
     return Parameter(
         name=name,
         kind=kind,
@@ -256,10 +258,22 @@ def verdict(finder: Uses, value: ir.Value, dtype: str, use: Use | None) -> tuple
     if use is not None and use.kind in kinds.TABLES and is_sinusoidal(value.const_value):
         return "constant", f"a table of sines and cosines, {use.words}; --trainable overrules"
     if use is not None:
-        return use.kind, use.words
+        step = None if not finder.smooth or id(value) in finder.smooth else first_step(value)
+        if step is not None and use.kind not in kinds.NEVER_TRAINED:
+            cut = f"no gradient comes through {step.op_type} '{label(step)}'"
+            return "constant", f"{cut}, which rounds or compares what is made of it"
+        return use.kind, use.words + arrangement(value)
     if id(value) in finder.outputs:
         return "constant", "given out as a graph output, nothing computes with it"
     return "unused", "its values reach no output of the graph"
+
+
+def arrangement(value: ir.Value) -> str:
+    """Of a weight that is arranged from constants: by what, and how it will be stored."""
+    operators = value.meta.get(ARRANGED_BY)
+    if not operators:
+        return ""
+    return f"; arranged from constants by {', '.join(operators)}, written as an initializer"
 
 
 def is_sinusoidal(tensor: ir.TensorProtocol | None) -> bool:

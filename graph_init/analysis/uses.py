@@ -13,11 +13,11 @@ from graph_init.analysis.facts import (
     constant_filled,
     flipped,
     is_mask,
-    leak,
     next_shape,
     wide_axes,
 )
 from graph_init.analysis.fans import Use, attribute, linear_use, table_use
+from graph_init.analysis.gradient_paths import smooth
 from graph_init.analysis.graph import (
     Depends,
     dependencies,
@@ -50,6 +50,7 @@ class Uses:
         self.live = live_keys(model)
         self.depends = dependencies(model)
         self.outputs = {id(value) for value in model.graph.outputs}
+        self.smooth = smooth(model)
 
     # ---- facts about values
 
@@ -162,8 +163,8 @@ class Uses:
 
     def passes(self, node: ir.Node, slot: int, shape: tuple[int, ...] | None) -> bool:
         """Whether the tensor goes on through this node as the same parameter."""
-        if node.op_type in kinds.VIEWS:
-            return slot == 0
+        if node.op_type in kinds.VIEWS or node.op_type == "Pad":
+            return slot == 0  # of a table that Pad fills up to a length, Slice takes a part
         others = [x for place, x in enumerate(node.inputs) if place != slot]
         if any(self.is_data(x) for x in others):
             return False
@@ -231,6 +232,9 @@ class Uses:
         if op in kinds.MATRIX_PRODUCTS:
             if self.is_rotation(node, slot, initializer):
                 return use("constant", f"rotary frequencies, Sin or Cos follow '{label(node)}'")
+            if "Pad" in path and "Slice" in path:
+                words = f"relative positions, padded and cut to a length, of {op} '{label(node)}'"
+                return replace(table_use("position", node, shape, path), words=words)
             return linear_use(node, slot, shape, path=path, use=use)
         if op in ("Gather", "GatherND", "GatherElements") and slot == 0:
             lookup = "embedding" if self.is_data(node.inputs[1]) else "position"
@@ -303,7 +307,10 @@ class Uses:
         ):
             return "constant", f"attention mask added by {where}; --trainable overrules"
         if wide_axes(shape) > 1:
-            return "position", f"table of shape {shape} added by {where}"
+            return self.paired(node, slot, initializer) or (
+                "position",
+                f"table of shape {shape} added by {where}",
+            )
         if self.after_norm(partner):
             return "norm shift", f"shift of a written-out norm, {where}"
         return "bias", f"bias added by {where}"
@@ -318,12 +325,35 @@ class Uses:
         if self.is_rotation(node, slot, initializer):
             return "constant", f"rotary frequencies, sine and cosine follow {where}"
         if wide_axes(tensor_shape(tensor)) > 1:
-            return "constant", f"fixed table multiplied by {where}; --trainable overrules"
+            return self.paired(node, slot, initializer) or (
+                "constant",
+                f"fixed table multiplied by {where}; --trainable overrules",
+            )
         if node.op_type == "Div" and slot == 1 and Depends.WEIGHT not in self.flags(partner):
             return "constant", f"standardises the input in {where}; --trainable overrules"
         if self.is_data(partner) and self.after_norm(partner):
             return "norm gain", f"gain of a written-out norm, {where}"
         return "gain", f"gain of {where}"
+
+    def paired(self, node: ir.Node, slot: int, initializer: ir.Value) -> tuple[str, str] | None:
+        """Kind and words of a table that scales, or shifts, what another of its shape shifts."""
+        others = ("Add", "Sub") if node.op_type in ("Mul", "Div") else ("Mul", "Div")
+        shape = static_shape(initializer)
+        before = node.inputs[1 - slot]
+        maker = before.producer() if before is not None else None
+        after = [reader for reader, _ in self.readers(node.outputs[0])]
+        for other in [maker, *(after if len(after) == 1 else [])]:
+            if other is None or other.op_type not in others:
+                continue
+            tables = [x for x in other.inputs if x is not None and x.is_initializer()]
+            if not any(static_shape(x) == shape for x in tables):
+                continue
+            if self.after_norm(before):
+                kind = "norm gain" if node.op_type in ("Mul", "Div") else "norm shift"
+                return kind, f"of a written-out norm, {node.op_type} '{label(node)}'"
+            together = f"{node.op_type} '{label(node)}' and {other.op_type} '{label(other)}'"
+            return "constant", f"standardises by tables in {together}; --trainable overrules"
+        return None
 
     def root_rule(self, initializer: ir.Value, node: ir.Node, slot: int) -> tuple[str, str]:
         tensor = initializer.const_value
@@ -340,59 +370,6 @@ class Uses:
         "Reciprocal": root_rule,
         "Rsqrt": root_rule,
     }
-
-    # ---- what follows a layer
-
-    def activation_after(self, node: ir.Node) -> tuple[str | None, float | None]:
-        """Operator type of the nonlinearity after the layer's output, and its slope below zero.
-
-        Bias additions, norms, views, pools and fixed gains on the way are passed over; a sum or a
-        product with other activations ends the search.
-        """
-        value = node.outputs[0]
-        for _ in range(2 * SEARCH_DEPTH):
-            readers = self.readers(value)
-            nodes = list({id(reader): reader for reader, _ in readers}.values())
-            if len(nodes) > 1:
-                return self.gate(value, nodes), None
-            if not nodes or id(value) in self.outputs:
-                return None, None
-            reader = nodes[0]
-            if reader.op_type in kinds.ACTIVATIONS:
-                return self.gate(value, nodes) or reader.op_type, leak(reader)
-            if reader.op_type in kinds.ELEMENTWISE:
-                data = [x for x in reader.inputs if self.is_data(x)]
-                if len(data) > 1:
-                    return None, None
-            elif reader.op_type not in kinds.NORMS | kinds.VIEWS | kinds.POOLS:
-                return None, None
-            value = reader.outputs[0]
-        return None, None
-
-    def gate(self, start: ir.Value, nodes: list[ir.Node]) -> str | None:
-        """Name of x · f(x) written out from ``start``, or None."""
-        inside, seen = {id(start)}, set[str]()
-        pending = [(start, 0)]
-        product = False
-        while pending:
-            value, depth = pending.pop(0)
-            for reader, _ in self.readers(value):
-                if reader.op_type not in kinds.GATE_PARTS or depth > SEARCH_DEPTH:
-                    continue
-                given = [x for x in reader.inputs if x is not None and self.is_data(x)]
-                if any(id(x) not in inside for x in given):
-                    continue
-                if reader.op_type == "Mul" and len(given) == 2 and given[0] is not given[1]:
-                    product = True
-                seen.add(reader.op_type)
-                if id(reader.outputs[0]) not in inside:
-                    inside.add(id(reader.outputs[0]))
-                    pending.append((reader.outputs[0], depth + 1))
-        if product and len(nodes) > 1:
-            for part, name in kinds.GATED:
-                if part in seen:
-                    return name
-        return None
 
 
 def best(uses: list[Use]) -> Use:

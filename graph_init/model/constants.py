@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,22 +50,29 @@ _CONSTANT_ATTRIBUTES: dict[str, Callable[[onnx_ir.Attr], np.ndarray]] = {
 #: Key of a value's ``meta`` under which the operators are listed that computed it from constants.
 COMPUTED_BY = "graph_init.computed_by"
 
-#: Operators that only hold or arrange numbers; a weight may well come out of them.
+#: The same for operators that put a constant's numbers in another order, or take some of them.
+ARRANGED_BY = "graph_init.arranged_by"
+
+#: Operators that only hold or view numbers; a weight may well come out of them.
 _HOLDERS = frozenset(
     "Constant ConstantOfShape Identity Cast Reshape Transpose Unsqueeze Squeeze Flatten".split()
 )
+#: So it may out of these: an exporter brings the gates of a recurrent layer into ONNX's order.
+_ARRANGERS = frozenset("Slice Concat Split Gather".split())
 
 
 @dataclass
 class _Folded:
     """What a folded value is: ``tensor`` holds its data, ``array`` is the same as numpy.
 
-    ``computed_by`` names the operators, other than holders, that made it of constants.
+    ``computed_by`` names the operators, other than holders, that made it of constants, and
+    ``arranged_by`` those of these that only arranged them.
     """
 
     array: np.ndarray
     tensor: Any
     computed_by: tuple[str, ...] = ()
+    arranged_by: tuple[str, ...] = ()
 
 
 def fold_constants(model: onnx_ir.Model) -> None:
@@ -100,13 +107,19 @@ def _fold_nodes(model: onnx_ir.Model, known: dict[int, _Folded]) -> list[onnx_ir
                     f"computes from constants takes more than {room / 1e9:.2g} GB; store its "
                     "weights as initializers"
                 )
-            history = [known[id(v)].computed_by for v in node.inputs if v is not None]
-            made = () if node.op_type in _HOLDERS else (node.op_type,)
-            names = tuple(dict.fromkeys((*itertools.chain(*history), *made)))
+            fed = [known[id(v)] for v in node.inputs if v is not None]
+            arranges, holds = node.op_type in _ARRANGERS, node.op_type in _HOLDERS
+            computed = _with((f.computed_by for f in fed), node, not (arranges or holds))
+            arranged = _with((f.arranged_by for f in fed), node, arranges)
             for value, result in zip(node.outputs, results, strict=True):
-                known[id(value)] = replace(result, computed_by=names)
+                known[id(value)] = replace(result, computed_by=computed, arranged_by=arranged)
             folded.append(node)
     return folded
+
+
+def _with(histories: Iterable[tuple[str, ...]], node: onnx_ir.Node, own: bool) -> tuple[str, ...]:
+    """The operators of all ``histories``, and with ``own`` the node's, each once."""
+    return tuple(dict.fromkeys((*itertools.chain(*histories), *([node.op_type] if own else []))))
 
 
 def _remove(
@@ -133,6 +146,7 @@ def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, folded: 
     tensor = _renamed(tensor, name)
     initializer = onnx_ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
     initializer.meta[COMPUTED_BY] = folded.computed_by
+    initializer.meta[ARRANGED_BY] = folded.arranged_by
     value.replace_all_uses_with(initializer)
     graph.register_initializer(initializer)
 

@@ -395,4 +395,6 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
             f"the scales were found for weights of --scheme {printable(read.scheme)}, not for "
             "those that the model had; on other weights they may be far off"
         )
-    return Applied(factors, provenance, notes, loaded, values)
+    return Applied(
+        scales=factors, provenance=provenance, notes=notes, _loaded=loaded, _values=values
+    )

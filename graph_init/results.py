@@ -100,7 +100,9 @@ class Initialized:
         if report is not None:
             reports.require(report)
             beside.append((report, reports.rendered(self._content(str(path)))))
-        left = save(self._loaded, self._values, path, self.provenance, beside, own_data=own_data)
+        left = save(
+            self._loaded, self._values, path, self.provenance, beside=beside, own_data=own_data
+        )
         self.notes += _unused(left)
         self.output = str(path)
 
@@ -118,7 +120,9 @@ class Initialized:
 
     def _content(self, output: str | None) -> dict[str, Any]:
         told = {**self.to_json(), "output": output}
-        return reports.gather("initialize", told, self.provenance, self._loaded, self._parameters)
+        return reports.gather(
+            "initialize", told, self.provenance, self._loaded, parameters=self._parameters
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

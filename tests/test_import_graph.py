@@ -48,9 +48,22 @@ def test_counts() -> None:
     ]
 
 
+def test_a_function_that_takes_any_number_has_no_positions() -> None:
+    sources = {
+        "tests/a.py": "def run(*command): ...\nrun(1, 2, 3, 4, 5)\nlog(1, 2, 3, 4, 5)\n",
+        "tests/b.py": "from a import run\nrun(1, 2, 3, 4, 5)\nx.reshape(1, 2, 3, 4, 5)\n",
+        "tests/c.py": "def run(a, b, c, d, e): ...\nrun(1, 2, 3, 4, 5)\n",
+    }
+    assert import_graph.positional_calls(sources) == ["tests/a.py:3", "tests/c.py:2"]
+
+
 @pytest.fixture(scope="module")
 def program() -> Sources:
     return import_graph.working_tree()
+
+
+def _of_the_program(sources: Sources) -> Sources:
+    return {p: s for p, s in sources.items() if p.startswith(("graph_init/", "frontends/"))}
 
 
 def test_the_house_has_at_most_fourteen_floors_and_no_circles(program: Sources) -> None:
@@ -68,17 +81,14 @@ def test_nothing_lies_loose_at_the_top(program: Sources) -> None:
     assert loose <= face | {"errors.py", "options.py", "results.py", "version.py"}
 
 
-#: Folders in which every argument behind the fourth is called by its name.
-NAMED = ("analysis", "frontends", "ir", "lowering", "model", "output", "report")
-
-
 def test_calls_name_their_arguments(program: Sources) -> None:
-    folders = ("frontends/", *(f"graph_init/{name}/" for name in NAMED))
-    sources = {p: s for p, s in program.items() if p.startswith(folders)}
-    assert import_graph.positional_calls(sources) == []
+    assert import_graph.positional_calls(_of_the_program(program)) == []
+
+
+def test_the_formatter_is_never_turned_off(program: Sources) -> None:
+    assert import_graph.counts(_of_the_program(program)).skips == 0
 
 
 def test_no_file_of_the_program_is_long(program: Sources) -> None:
-    of_the_program = ("graph_init/", "frontends/")
-    long = [p for p, s in program.items() if p.startswith(of_the_program) and s.count("\n") > 400]
+    long = [p for p, s in _of_the_program(program).items() if s.count("\n") > 400]
     assert long == []

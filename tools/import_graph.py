@@ -29,6 +29,9 @@ PACKAGE = "graph_init"
 COUNTED = (PACKAGE, "frontends", "tools", "tests")
 #: More positional arguments than a call should have.
 POSITIONAL = 4
+#: Functions of libraries that take any number of arguments, as those with ``*args`` here do: there
+#: an argument's place does not say what it means.
+ANY_NUMBER = frozenset("Progress Sequential Table add_row permute reshape".split())
 
 Sources = Mapping[str, str]
 
@@ -123,8 +126,8 @@ class Counts:
     """How the counted files are written.
 
     ``signature`` is the largest number of parameters of a function (``self`` and ``cls`` are not
-    counted) and ``longest`` the function that has it; ``positional`` the number of calls with more
-    than four positional arguments; ``skips`` that of comments that turn the formatter off.
+    counted) and ``longest`` the function that has it; ``positional`` the number of
+    :func:`positional_calls`; ``skips`` that of comments that turn the formatter off.
     """
 
     signature: int
@@ -141,13 +144,33 @@ def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def positional_calls(sources: Sources) -> list[str]:
-    """Where a call has more than four positional arguments, as ``path:line``."""
+    """Where a call has more than four positional arguments, as ``path:line``.
+
+    Not counted are calls of functions that take any number. Which function a call means is told by
+    its name: that of the same file, if there is one, else any.
+    """
+    trees = {path: ast.parse(source) for path, source in sources.items()}
+    local = {path: _takes_any(tree) for path, tree in trees.items()}
+    anywhere = ANY_NUMBER.union(*({n for n, yes in own.items() if yes} for own in local.values()))
     found = []
-    for path, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and len(node.args) > POSITIONAL:
-                found.append(f"{path}:{node.lineno}")
+                name = _called(node)
+                if not local[path].get(name, name in anywhere):
+                    found.append(f"{path}:{node.lineno}")
     return found
+
+
+def _takes_any(tree: ast.Module) -> dict[str, bool]:
+    """Whether each function takes any number of positional arguments."""
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {f.name: f.args.vararg is not None for f in functions}
+
+
+def _called(call: ast.Call) -> str:
+    function = call.func
+    return getattr(function, "id", None) or getattr(function, "attr", "")
 
 
 def counts(sources: Sources) -> Counts:

@@ -345,11 +345,13 @@ def gathered(model: Model) -> Choice | Evidence:
         loaded = found.loaded
         parameters = analyze(loaded.ir, trained=found.trained, buffers=found.buffers)
         with patch.object(loss, "choose", wraps=choose) as choosing:
-            forward_graph.build(
-                loaded, parameters, forward_graph.initial_values(loaded), dims=found.dims(None),
+            settings = forward_graph.GraphSettings(
                 output_names=[n for n in [found.output_name(None)] if n],
+                dims=found.dims(None) or {},
                 batch_size=found.batch_size(None),
-            )  # fmt: skip
+            )
+            values = forward_graph.initial_values(loaded)
+            forward_graph.build(loaded, parameters, values, settings)
     evidence: Evidence = choosing.call_args.args[0]
     return evidence
 

@@ -69,9 +69,13 @@ def export(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Export
 
     loss, reason = stated(model) or (AUTO, "")
     return Exported(
-        to_initializers(proto, arrays), tensors, write, keras.ops.convert_to_numpy,
-        loss=loss, loss_reason=reason,
-    )  # fmt: skip
+        to_initializers(proto, arrays),
+        tensors,
+        write,
+        keras.ops.convert_to_numpy,
+        loss=loss,
+        loss_reason=reason,
+    )
 
 
 def _require_exportable(model: Any) -> str:

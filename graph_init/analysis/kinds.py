@@ -127,10 +127,10 @@ STATISTICS = {
     ("BatchNormalization", 3): "mean",
     ("BatchNormalization", 4): "variance",
     ("Sub", 1): "mean",
-    **{
-        (op, slot): "variance"
-        for op, slot in (
-            ("Add", 0), ("Add", 1), ("Sub", 0), ("Sqrt", 0), ("Rsqrt", 0), ("Reciprocal", 0)
-        )
-    },
-}  # fmt: skip
+    ("Add", 0): "variance",
+    ("Add", 1): "variance",
+    ("Sub", 0): "variance",
+    ("Sqrt", 0): "variance",
+    ("Rsqrt", 0): "variance",
+    ("Reciprocal", 0): "variance",
+}

@@ -99,16 +99,20 @@ def _exchanged(b: Builder, w: Value, group: int) -> Value:
     return b.reshape(moved, [group * inputs, outputs // group, *kernel])
 
 
+def _reach(places: int, stride: int, taps: int, dilation: int) -> int:
+    """How many elements a kernel covers that is put at so many places."""
+    return stride * (places - 1) + dilation * (taps - 1) + 1
+
+
 def _in_kernel(b: Builder, node: Node) -> Value:
     delta, x, w = _inputs(node)
     n = w.rank - 2
     group, strides, dilations, pads = _window(node, n)
     # The trailing pads, or cuts, with which as many places remain as the kernel has taps.
     last = [
-        strides[i] * (delta.dims[2 + i] - 1) + dilations[i] * (w.dims[2 + i] - 1) + 1
-        - pads[i] - x.dims[2 + i]
+        _reach(delta.dims[2 + i], strides[i], w.dims[2 + i], dilations[i]) - pads[i] - x.dims[2 + i]
         for i in range(n)
-    ]  # fmt: skip
+    ]
     cut = [i for i in range(n) if last[i] < 0]
     if cut:
         stops, axes = [x.dims[2 + i] + last[i] for i in cut], [2 + i for i in cut]
@@ -219,7 +223,7 @@ def _gather_nd_grad(b: Builder, node: Node) -> Value:
     assert shape.const is not None
     dims = [int(d) for d in shape.const]
     data = _zeros(b, dy, dims)
-    return _add_slices(b, data, index, dy, node.attrs.get("batch_dims", 0))
+    return _add_slices(b, data, index, dy, lead=node.attrs.get("batch_dims", 0))
 
 
 def _add_slices(b: Builder, data: Value, index: Value, updates: Value, lead: int = 0) -> Value:

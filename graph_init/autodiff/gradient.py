@@ -53,7 +53,7 @@ def _build(model: onnx.ModelProto, loss: str, parameters: Sequence[str]) -> onnx
         return model
     try:
         builder = engine.GradientGraphBuilder(
-            smooth.SerializeToString(), {loss}, moving, loss, options
+            smooth.SerializeToString(), {loss}, moving, loss_node_arg_name=loss, options=options
         )
         builder.build()
         result = onnx.load_from_string(builder.get_model())

@@ -85,7 +85,7 @@ def build(
             environment[n] = scaled_value
     theta = {n: v for n in parameters if (v := environment[n]) is not None}
     differentiate = own_gradients if chosen.own else engine_gradients
-    environment, gradients = differentiate(b, forward, environment, loss, theta)
+    environment, gradients = differentiate(b, forward, environment, loss, theta=theta)
     if not gradients:
         raise UnsupportedModelError(
             "the loss has no gradient in any trainable parameter (first of them: "
@@ -94,7 +94,7 @@ def build(
     loss_value = environment[loss]
     assert loss_value is not None
     extras = [v for n in extra_outputs if (v := environment[n]) is not None]
-    return Primal(b, theta, gradients, loss_value, extras)
+    return Primal(builder=b, theta=theta, gradients=gradients, loss=loss_value, extras=extras)
 
 
 def own_gradients(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from graph_init.autodiff.rules import RULES, Rule, sum_to
+from graph_init.autodiff.rules import RULES, sum_to
 from graph_init.errors import UnsupportedModelError
 from graph_init.ir import ZERO_DERIVATIVE, Builder, Node, Value
 
@@ -33,7 +33,7 @@ def gradients(
         if c is None or y not in moving or y in wanted:
             continue
         b.source_node = node.source_node
-        for x, part in _cotangents(b, node, y, c, moving):
+        for x, part in _cotangents(b, node, c, moving):
             found[x] = b.add(found[x], part) if x in found else part
     return {
         v: c if c.shape == v.shape else b.expand(c, v.dims)
@@ -63,9 +63,10 @@ def _positions(node: Node) -> Sequence[int]:
 
 
 def _cotangents(
-    b: Builder, node: Node, y: Value, c: Value, moving: set[Value]
+    b: Builder, node: Node, c: Value, moving: set[Value]
 ) -> Iterable[tuple[Value, Value]]:
-    """What the operands of ``node`` that move get of the cotangent ``c`` of its result ``y``."""
+    """What the operands of ``node`` that move get of the cotangent ``c`` of its result."""
+    y = _result(node)
     if y in b.custom_jvps:
         x, derivative = b.custom_jvps[y]
         if x in moving:
@@ -78,18 +79,22 @@ def _cotangents(
             if operand in moving:
                 yield operand, transpose(whole, k)
         return
+    yield from _by_rule(b, node, c, moving)
+
+
+def _by_rule(b: Builder, node: Node, c: Value, moving: set[Value]) -> Iterable[tuple[Value, Value]]:
+    """The same, of an operator's rule."""
     rule = RULES.get(node.op)
     if rule is None:
         raise UnsupportedModelError(f"{node.label} has no derivative rule")
+    y = _result(node)
     for i in _positions(node):
-        given = node.inputs[i] if i < len(node.inputs) else None
-        if given is not None and given in moving:
-            yield given, _through(b, rule, node, y, c, i, given)
-
-
-def _through(b: Builder, rule: Rule, node: Node, y: Value, c: Value, i: int, x: Value) -> Value:
-    part = rule.vjp(b, node, y, c if rule.takes_small else _whole(b, c, y), i)
-    return sum_to(b, part, y.dims, x.dims) if rule.broadcasts else part
+        x = node.inputs[i] if i < len(node.inputs) else None
+        if x is None or x not in moving:
+            continue
+        cotangent = c if rule.takes_small else _whole(b, c, y)
+        part = rule.vjp(b, node, y, cotangent, position=i)
+        yield x, sum_to(b, part, y.dims, x.dims) if rule.broadcasts else part
 
 
 def _whole(b: Builder, c: Value, y: Value) -> Value:

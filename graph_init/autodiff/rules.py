@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Protocol
 
 import numpy as np
 
@@ -26,8 +27,12 @@ from graph_init.lowering.activation import step
 
 #: (builder, node, result, tangents of the operands: None for zero) -> tangent of the result
 Jvp = Callable[[Builder, Node, Value, Sequence[Value | None]], Value | None]
-#: (builder, node, result, cotangent of the result, position of the operand) -> its cotangent
-Vjp = Callable[[Builder, Node, Value, Value, int], Value]
+
+
+class Vjp(Protocol):
+    """The cotangent of the operand at ``position``, from ``c``, that of the result ``y``."""
+
+    def __call__(self, b: Builder, node: Node, y: Value, c: Value, position: int) -> Value: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def _elementwise(derivative: Callable[[Builder, Value, Value], Value]) -> Rule:
     """``derivative`` is a function of the operand and the result."""
 
     def jvp(b: Builder, node: Node, y: Value, ts: Sequence[Value | None]) -> Value | None:
-        return None if ts[0] is None else vjp(b, node, y, ts[0], 0)
+        return None if ts[0] is None else vjp(b, node, y, ts[0], position=0)
 
     def vjp(b: Builder, node: Node, y: Value, c: Value, position: int) -> Value:
         x = node.inputs[0]
@@ -134,7 +139,13 @@ def _linear(
         out = _again(b, node, replaced)
         return out if out.shape == y.shape else b.expand(out, y.dims)
 
-    return Rule(jvp, transpose, (positions,), broadcasts, takes_small)
+    return Rule(
+        jvp=jvp,
+        vjp=transpose,
+        positions=(positions,),
+        broadcasts=broadcasts,
+        takes_small=takes_small,
+    )
 
 
 def _bilinear(
@@ -150,7 +161,9 @@ def _bilinear(
         terms = [_again(b, node, {i: ts[i]}) for i in pair if ts[i] is not None]
         return reduce(b.add, terms) if terms else None
 
-    return Rule(jvp, transpose, pairs, broadcasts, takes_small)
+    return Rule(
+        jvp=jvp, vjp=transpose, positions=pairs, broadcasts=broadcasts, takes_small=takes_small
+    )
 
 
 # -- formulas -------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def slices(b: Builder, node: Node, y: Value, c: Value, position: int) -> Value:
             return c
         return b.op("Pad", c, b.ints(first + last), b.scalar(0.0, c), mode="constant")
     places = np.arange(math.prod(x.dims)).reshape(x.dims)[np.ix_(*chosen)]
-    flat = _gathered(b, [x.size], b.ints(places.ravel()), b.reshape(c, [c.size]), 0)
+    flat = _gathered(b, [x.size], b.ints(places.ravel()), b.reshape(c, [c.size]), axis=0)
     return b.reshape(flat, x.dims)
 
 
@@ -129,7 +129,7 @@ def _gathered(b: Builder, shape: list[int], index: Value, c: Value, axis: int) -
 
 def gather(b: Builder, node: Node, y: Value, c: Value, position: int) -> Value:
     x = _operand(node, 0)
-    return _gathered(b, list(x.dims), _operand(node, 1), c, node.attrs.get("axis", 0) % x.rank)
+    return _gathered(b, list(x.dims), _operand(node, 1), c, axis=node.attrs.get("axis", 0) % x.rank)
 
 
 def gather_grad(b: Builder, node: Node, y: Value, c: Value, position: int) -> Value:
@@ -198,9 +198,9 @@ def product(b: Builder, node: Node, y: Value, c: Value, position: int) -> Value:
         # One matrix has multiplied the whole stack: one product of all rows.
         rows, left = (b.reshape(v, [v.size // v.dims[-1], v.dims[-1]]) for v in (c, other))
         first, second = (rows, left) if mine else (left, rows)
-        found = b.product(first, second, True, False, alpha)
+        found = b.product(first, second, transpose_a=True, alpha=alpha)
     else:
-        found = _of_stack(b, c, other, mine, theirs, position, alpha)
+        found = _of_stack(b, c, other, mine, theirs=theirs, position=position, alpha=alpha)
         lead = found.rank - len(dims)
         axes = [i for i in range(found.rank - 2) if i < lead or dims[i - lead] != found.dims[i]]
         found = b.reshape(b.sum(found, axes) if axes else found, dims)
@@ -217,11 +217,11 @@ def _of_stack(
     """One product for each of the result's."""
     if position == 0:
         if mine:  # (C·op(B)ᵀ)ᵀ = op(B)·Cᵀ
-            return b.product(other, c, theirs, True, alpha)
-        return b.product(c, other, False, not theirs, alpha)
+            return b.product(other, c, theirs, transpose_b=True, alpha=alpha)
+        return b.product(c, other, transpose_b=not theirs, alpha=alpha)
     if mine:
-        return b.product(c, other, True, theirs, alpha)
-    return b.product(other, c, not theirs, False, alpha)
+        return b.product(c, other, transpose_a=True, transpose_b=theirs, alpha=alpha)
+    return b.product(other, c, not theirs, alpha=alpha)
 
 
 def conv(b: Builder, node: Node, y: Value, c: Value, position: int) -> Value:

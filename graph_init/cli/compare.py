@@ -41,17 +41,27 @@ _FLAGS = {"updates": "--trial-updates"}
 
 def _comparison_table(found: Comparison, optimizer: str) -> Table:
     table = Table(
-        "state", "GD", "vanished", "rate", "loss", "held out", "accuracy", "trained",
+        "state",
+        "GD",
+        "vanished",
+        "rate",
+        "loss",
+        "held out",
+        "accuracy",
+        "trained",
         title=f"after {found.settings['updates']} updates with {optimizer}",
-    )  # fmt: skip
+    )
     for row in found.summary:
         if row.optimizer == optimizer:
             cells = (row.gradient_deviation, row.vanished_fraction, row.learning_rate)
             table.add_row(
-                row.state, *("–" if c is None else f"{c:.3g}" for c in cells),
-                f"{row.final_loss:.3g}", f"{row.held_out_loss:.3g}",
-                "–" if row.accuracy is None else f"{row.accuracy:.1%}", f"{row.trained:.0%}",
-            )  # fmt: skip
+                row.state,
+                *("–" if c is None else f"{c:.3g}" for c in cells),
+                f"{row.final_loss:.3g}",
+                f"{row.held_out_loss:.3g}",
+                "–" if row.accuracy is None else f"{row.accuracy:.1%}",
+                f"{row.trained:.0%}",
+            )
     return table
 
 

@@ -31,7 +31,11 @@ def inspect(model: str, trainable: tuple[str, ...], freeze: tuple[str, ...], as_
     table = Table("name", "kind", "shape", "trainable", "scalable", "why")
     for p in found.parameters:
         table.add_row(
-            Text(p.name), p.kind, "×".join(map(str, p.shape)) or "scalar",
-            "yes" if p.trainable else "", "yes" if p.scalable else "", Text(p.reason),
-        )  # fmt: skip
+            Text(p.name),
+            p.kind,
+            "×".join(map(str, p.shape)) or "scalar",
+            "yes" if p.trainable else "",
+            "yes" if p.scalable else "",
+            Text(p.reason),
+        )
     out.print(table)

@@ -73,10 +73,15 @@ def examples(*commands: str) -> str:
 def progress(*columns: ProgressColumn, remaining: ProgressColumn | None = None) -> Progress:
     """A bar with a count and the time that remains; nothing where there is no terminal."""
     return Progress(
-        *columns[:1], BarColumn(), MofNCompleteColumn(), *columns[1:],
+        *columns[:1],
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns[1:],
         remaining or TimeRemainingColumn(),
-        console=err, disable=not err.is_terminal, transient=True,
-    )  # fmt: skip
+        console=err,
+        disable=not err.is_terminal,
+        transient=True,
+    )
 
 
 #: Of every command, which does not see it.

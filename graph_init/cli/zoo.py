@@ -149,10 +149,14 @@ class _Terminal:
 
     def __init__(self) -> None:
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[what]}", markup=False),
-            console=err, transient=True,
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[what]}", markup=False),
+            console=err,
+            transient=True,
+        )
         self._guard = threading.Lock()
         self._working: dict[str, Any] = {}
 

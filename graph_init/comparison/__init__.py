@@ -67,7 +67,13 @@ def compare(
         plan = replace(plan, schemes=[s for s in DEFAULT_SCHEMES if s != "keep" or not constant])
     if options.data is None or isinstance(options.data, workload.Given):
         raise UsageError("--data: a comparison needs rows to train on")
-    subject = _Subject(loaded, parameters, options, plan, on_progress or (lambda *_: None))
+    subject = _Subject(
+        loaded=loaded,
+        parameters=parameters,
+        options=options,
+        plan=plan,
+        report=on_progress or (lambda *_: None),
+    )
     train, scored = _split(_rows(options.data), test, plan, options.seed)
     # A scheme also says what tensors are that no state changes: the same in all states.
     filling = InitialWeights(next((s for s in plan.schemes if s != "keep"), "keep"))
@@ -81,11 +87,11 @@ def compare(
     load, values = base.workload, base.values
     states, vectors = _states(subject, load, values)
     held_out = _held_out(subject, load, values, scored)
-    runs = _train(subject, load, held_out, states, vectors)
+    runs = _train(subject, load, held_out, states, vectors=vectors)
     return Comparison(
-        states,
-        runs,
-        {
+        states=states,
+        runs=runs,
+        settings={
             "optimizers": list(plan.optimizers),
             "learning_rates": {o: list(plan.rates(o)) for o in plan.optimizers},
             "updates": plan.updates,
@@ -99,14 +105,14 @@ def compare(
             "seed": options.seed,
             "method": options.method,
         },
-        {
+        provenance={
             "graph_init.version": __version__,
             "graph_init.seed": str(options.seed),
             "graph_init.source_sha256": loaded.digest(),
         },
-        loaded,
-        parameters,
-        load.source.notes if plan.on_data else (),
+        _loaded=loaded,
+        _parameters=parameters,
+        notes=load.source.notes if plan.on_data else (),
     )
 
 
@@ -194,9 +200,18 @@ def _states(
             run.set_parameters(values)
             found = run.measure(run.source.report, streams.REPORTED, ones, False)
         except NumericalError as error:
-            states.append(State(name, scheme, tuned, seed, None, str(error)))
+            states.append(
+                State(
+                    name=name,
+                    scheme=scheme,
+                    tuned=tuned,
+                    seed=seed,
+                    measurement=None,
+                    problem=str(error),
+                )
+            )
             continue
-        states.append(State(name, scheme, tuned, seed, found))
+        states.append(State(name=name, scheme=scheme, tuned=tuned, seed=seed, measurement=found))
         vectors.append(runner.pack(problem, values))
     if not vectors:
         raise NumericalError(f"no initial state has finite numbers; {states[0].problem}")
@@ -246,9 +261,16 @@ def _train(
         last = losses[-max(1, round(_FINAL * plan.updates)) :]
         final = float("inf") if curve.diverged else float(np.mean(last))
         return Run(
-            state.name, state.seed, optimizer, rate, losses, final, score.loss, score.accuracy,
-            curve.diverged,
-        )  # fmt: skip
+            state=state.name,
+            seed=state.seed,
+            optimizer=optimizer,
+            learning_rate=rate,
+            losses=losses,
+            final_loss=final,
+            held_out_loss=score.loss,
+            accuracy=score.accuracy,
+            diverged=curve.diverged,
+        )
 
     stopped = threading.Event()
     runs: dict[int, Run] = {}

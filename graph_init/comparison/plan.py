@@ -73,8 +73,10 @@ class Plan:
                         + suggestion(name, known)
                     )
         for option, number in (
-            ("--seeds", self.seeds), ("--updates", self.updates), ("--workers", self.workers or 1),
-        ):  # fmt: skip
+            ("--seeds", self.seeds),
+            ("--updates", self.updates),
+            ("--workers", self.workers or 1),
+        ):
             if number < 1:
                 raise UsageError(f"{option} must be at least 1, not {number}")
         _ = self.tuning

@@ -38,8 +38,11 @@ class State:
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = {
-            "name": self.name, "scheme": self.scheme, "tuned": self.tuned, "seed": self.seed,
-        }  # fmt: skip
+            "name": self.name,
+            "scheme": self.scheme,
+            "tuned": self.tuned,
+            "seed": self.seed,
+        }
         if self.problem is not None:
             content["problem"] = self.problem
         return content | (self.measurement.to_json() if self.measurement else {})
@@ -162,7 +165,7 @@ class Comparison:
     def report_content(self) -> dict[str, Any]:
         """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
         return report.gather(
-            "compare", self.to_json(), self.provenance, self._loaded, self._parameters
+            "compare", self.to_json(), self.provenance, self._loaded, parameters=self._parameters
         )
 
     def _row(self, name: str, optimizer: str) -> Row | None:
@@ -176,14 +179,22 @@ class Comparison:
         losses = [r.final_loss for r in runs]
         stable = [r for r, found in by_rate.items() if all(run.trained for run in found)]
         return Row(
-            name, optimizer, rate, _median(losses), (min(losses), max(losses)),
-            _median([r.held_out_loss for r in runs]),
-            _median(accuracies) if accuracies else None,
-            sum(r.trained for r in runs) / len(runs),
-            max(stable, default=None),
-            _median([m.gradient_deviation for m in measured]) if measured else None,
-            _median([m.vanished_fraction for m in measured]) if measured else None,
-        )  # fmt: skip
+            state=name,
+            optimizer=optimizer,
+            learning_rate=rate,
+            final_loss=_median(losses),
+            spread=(min(losses), max(losses)),
+            held_out_loss=_median([r.held_out_loss for r in runs]),
+            accuracy=_median(accuracies) if accuracies else None,
+            trained=sum(r.trained for r in runs) / len(runs),
+            largest_rate=max(stable, default=None),
+            gradient_deviation=_median([m.gradient_deviation for m in measured])
+            if measured
+            else None,
+            vanished_fraction=_median([m.vanished_fraction for m in measured])
+            if measured
+            else None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -224,10 +224,16 @@ def prepare(workload: Workload, values: Mapping[str, Array]) -> Evaluator:
     problem = workload.problem
     scaled = [p.name for p in problem.parameters if p.scalable]
     with memory.uncollected():
-        step = _step(problem, values, scaled, workload.layout, workload.options)
+        step = _step(problem, values, scaled, workload.layout, options=workload.options)
     memory.trim()
     return Evaluator(
-        problem, workload.source, step, scaled, workload, values, workload.options.method
+        problem=problem,
+        source=workload.source,
+        step=step,
+        scaled=scaled,
+        workload=workload,
+        values=values,
+        method=workload.options.method,
     )
 
 
@@ -245,18 +251,33 @@ def _step(
     differences = options.method == "finite-difference"
     if not differences and layout.count == 1:
         graph = taylor.build(
-            problem.forward, loss, names, scaled,
-            scale_gradient=options.scale_gradient, extra_outputs=problem.extras,
+            problem.forward,
+            loss,
+            names,
+            scaled,
+            scale_gradient=options.scale_gradient,
+            extra_outputs=problem.extras,
             engine=options.engine,
-        )  # fmt: skip
-        return taylor.Taylor(graph, own, problem.fed, options.device, options.memory_limit)
+        )
+        return taylor.Taylor(
+            graph=graph,
+            values=own,
+            fed=problem.fed,
+            device=options.device,
+            memory_limit=options.memory_limit,
+        )
     p = primal.build(
         problem.forward, loss, names, extra_outputs=problem.extras, engine=options.engine
     )
     setting = Setting(
-        Weights(own, scaled), problem.fed, layout.slices, layout.count,
-        options.scale_gradient, options.device, options.memory_limit,
-    )  # fmt: skip
+        weights=Weights(own, scaled),
+        fed=problem.fed,
+        cut=layout.slices,
+        slices=layout.count,
+        scale_gradient=options.scale_gradient,
+        device=options.device,
+        memory_limit=options.memory_limit,
+    )
     if differences:
         return FiniteDifference(p, setting, options.difference_step)
     return SlicedTaylor(p, setting)

@@ -90,7 +90,7 @@ class FiniteDifference:
             statistics,
             self._elements,
             slopes,
-            merge_spreads([[float(o[n]) for n in self._extras] for o in others]),
+            extras=merge_spreads([[float(o[n]) for n in self._extras] for o in others]),
         )
 
     def _slopes(
@@ -116,7 +116,7 @@ class FiniteDifference:
         square = 0.0
         for n in names:  # last ← H₁u, then z = H₁u − v
             self._reset(n)
-            elements.second_change(last[n], g0[n], q[n], h, d)
+            elements.second_change(last[n], g0[n], q[n], h, d=d)
             total[n] -= elements.inner(self._at[n], last[n]) / h
             elements.fill_z(last[n], g0[n], q[n])
             square += elements.inner(last[n], last[n])

@@ -54,16 +54,16 @@ def evaluation(
 ) -> DeviationResult:
     """``elements``: the number N of trainable elements, over which deviation is a mean."""
     return DeviationResult(
-        float(loss),
-        float(statistics.deviation.astype(np.float64).sum() / elements),
-        float(np.sqrt(statistics.gradient_squares.astype(np.float64).sum())),
-        float(statistics.vanished.astype(np.float64).sum() / elements),
-        statistics.deviation,
-        statistics.vanished,
-        statistics.gradient_squares,
-        statistics.value_squares,
-        log_scale_gradient.astype(np.float64),
-        float(extras[0]) if extras else float("nan"),
+        loss=float(loss),
+        gradient_deviation=float(statistics.deviation.astype(np.float64).sum() / elements),
+        gradient_norm=float(np.sqrt(statistics.gradient_squares.astype(np.float64).sum())),
+        vanished_fraction=float(statistics.vanished.astype(np.float64).sum() / elements),
+        deviation_sums=statistics.deviation,
+        vanished=statistics.vanished,
+        gradient_squares=statistics.gradient_squares,
+        value_squares=statistics.value_squares,
+        log_scale_gradient=log_scale_gradient.astype(np.float64),
+        output_std=float(extras[0]) if extras else float("nan"),
     )
 
 

@@ -125,7 +125,7 @@ class SlicedTaylor:
             statistics,
             self._elements,
             slopes,
-            merge_spreads([[float(o[n]) for n in self._extras] for o in others]),
+            extras=merge_spreads([[float(o[n]) for n in self._extras] for o in others]),
         )
 
     def _slopes(self, theta: Mapping[str, Array], slices: Sequence[Mapping[str, Array]]) -> Array:

@@ -60,7 +60,7 @@ def build(
     :data:`STATISTICS` over ``parameters``, and with ``scale_gradient`` ∂GD/∂log s over ``scaled``.
     """
     p = primal.inwards(
-        primal.build(forward, loss, parameters, scaled, extra_outputs, engine=engine)
+        primal.build(forward, loss, parameters, scaled, extra_outputs=extra_outputs, engine=engine)
     )
     b, theta, gradients = p.builder, p.theta, p.gradients
     names = list(gradients)
@@ -166,4 +166,4 @@ class Taylor:
         if self._graph.with_scale_gradient:
             slopes, *rest = rest
         spread = rest[0]
-        return evaluation(float(loss), statistics, self._elements, slopes, [float(spread)])
+        return evaluation(float(loss), statistics, self._elements, slopes, extras=[float(spread)])

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from graph_init.errors import MemoryLimitError
 from graph_init.ir import Array
@@ -27,7 +28,7 @@ admissions: list[Callable[[int], None]] = []
 def available() -> int | None:
     """Bytes that can be taken without swapping; None where the system does not say."""
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
             for line in lines:
                 if line.startswith("MemAvailable:"):
                     return int(line.split()[1]) * 1024
@@ -42,7 +43,7 @@ def available() -> int | None:
 def resident() -> int:
     """Bytes of physical memory that this process has; 0 where the system does not say."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as line:
+        with Path("/proc/self/statm").open(encoding="ascii") as line:
             return int(line.read().split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError):
         return 0
@@ -122,4 +123,10 @@ def _shown(size: int) -> str:
 def _refusal(measure: str, needed: int, room: int, remedies: Sequence[str]) -> MemoryLimitError:
     *others, last = remedies
     advice = f"{', '.join(others)} or {last}" if others else last
-    return MemoryLimitError(f"{measure}; take {advice}", needed, room, measure, remedies)
+    return MemoryLimitError(
+        message=f"{measure}; take {advice}",
+        needed=needed,
+        room=room,
+        measure=measure,
+        remedies=remedies,
+    )

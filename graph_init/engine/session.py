@@ -46,8 +46,12 @@ def _share_arena(runtime: Any) -> None:
     if _arena_is_shared:
         return
     kind, memory = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, runtime.OrtMemType.DEFAULT
-    settings = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1,
-                "max_dead_bytes_per_chunk": -1}  # fmt: skip
+    settings = {
+        "max_mem": 0,
+        "arena_extend_strategy": 1,
+        "initial_chunk_size_bytes": -1,
+        "max_dead_bytes_per_chunk": -1,
+    }
     runtime.create_and_register_allocator(
         runtime.OrtMemoryInfo("Cpu", kind, 0, memory), runtime.OrtArenaCfg(settings)
     )
@@ -69,12 +73,20 @@ def _close(engine: list[Any]) -> None:
     asking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     # An output in the arena would keep the block that it lies in.
     binding, read, written = session.io_binding(), np.zeros(1, np.float32), np.zeros(1, np.float32)
-    for bind, array, name in (
-        (binding.bind_input, read, "x"),
-        (binding.bind_output, written, session.get_outputs()[0].name),
-    ):
-        bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    binding.bind_input("x", **_place(read))
+    binding.bind_output(session.get_outputs()[0].name, **_place(written))
     session.run_with_iobinding(binding, asking)
+
+
+def _place(array: Array) -> dict[str, Any]:
+    """Where an array lies in the CPU's memory, as the engine's bindings are told."""
+    return {
+        "device_type": "cpu",
+        "device_id": 0,
+        "element_type": array.dtype,
+        "shape": array.shape,
+        "buffer_ptr": array.ctypes.data,
+    }
 
 
 class Session:
@@ -159,8 +171,7 @@ class Session:
             if name not in given:
                 binding.bind_output(name, "cpu")
             else:
-                array = given[name]
-                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+                binding.bind_output(name, **_place(given[name]))
         self._run(binding)
         values = zip(self.outputs, binding.get_outputs(), strict=True)
         return {n: given[n] if n in given else v.numpy() for n, v in values}
@@ -178,8 +189,7 @@ class Session:
         for name, value in {**self._fixed, **kept}.items():
             binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
-            a = outputs[name]
-            binding.bind_output(name, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
+            binding.bind_output(name, **_place(outputs[name]))
 
         def run(feeds: Mapping[str, Array]) -> None:
             passed = [(n, self._value(a, "cpu", 0)) for n, a in feeds.items() if n in self.inputs]

@@ -145,5 +145,12 @@ def _draw(p: Parameter, scheme: Scheme, weights: InitialWeights, rng: np.random.
         found = gain(p.gain_activation, p.gain_slope)
         factor = scheme.otherwise if found is None else found
     kernel = p.kind == "convolution kernel"
-    layer = Layer(p.shape, p.fan_in, p.fan_out, p.stacked, kernel, p.groups)
+    layer = Layer(
+        shape=p.shape,
+        fan_in=p.fan_in,
+        fan_out=p.fan_out,
+        stacked=p.stacked,
+        kernel=kernel,
+        groups=p.groups,
+    )
     return scheme.draw(layer, rng, factor)

@@ -151,25 +151,36 @@ class LimitOptions(Checked):
     """What a model of a zoo may take."""
 
     time_limit: float | None = option(
-        None, "Of each model, such as 90s or 15m.", Duration(), metavar="TIME", absent="1h",
+        None,
+        "Of each model, such as 90s or 15m.",
+        Duration(),
+        metavar="TIME",
+        absent="1h",
         summary=None,
-    )  # fmt: skip
+    )
 
 
 # Initial weights ----------------------------------------------------------------------------------
 
 #: What the weights are before tuning; :mod:`graph_init.init.schemes` has what each of them draws.
-SCHEMES = (
-    "keep", "he", "he-uniform", "xavier", "xavier-uniform", "lecun", "lecun-uniform", "orthogonal",
-    "delta-orthogonal", "lsuv", "truncated-normal",
-)  # fmt: skip
+SCHEMES = tuple(
+    "keep he he-uniform xavier xavier-uniform lecun lecun-uniform orthogonal delta-orthogonal lsuv "
+    "truncated-normal".split()
+)
 #: What frameworks call them, to be suggested.
 _OTHER_SCHEMES = {
-    "kaiming": "he", "kaiming-normal": "he", "he-normal": "he", "kaiming-uniform": "he-uniform",
-    "glorot": "xavier", "glorot-normal": "xavier", "xavier-normal": "xavier",
-    "glorot-uniform": "xavier-uniform", "lecun-normal": "lecun", "trunc-normal": "truncated-normal",
+    "kaiming": "he",
+    "kaiming-normal": "he",
+    "he-normal": "he",
+    "kaiming-uniform": "he-uniform",
+    "glorot": "xavier",
+    "glorot-normal": "xavier",
+    "xavier-normal": "xavier",
+    "glorot-uniform": "xavier-uniform",
+    "lecun-normal": "lecun",
+    "trunc-normal": "truncated-normal",
     "none": "keep",
-}  # fmt: skip
+}
 #: The setting → the schemes that have it.
 _BELONGS_TO = {
     "gain": tuple(n for n in SCHEMES if n not in ("keep", "truncated-normal", "lsuv")),

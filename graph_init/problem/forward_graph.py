@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -79,61 +79,134 @@ def input_shape(
     return tuple(shape)
 
 
+@dataclass(frozen=True)
+class GraphSettings:
+    """What a forward graph is built for: its loss, and the sizes of its inputs.
+
+    ``loss`` and ``output_names`` are as in :func:`graph_init.problem.loss.attach`, and ``targets``
+    says what the labels of the data are like. ``dims`` gives symbolic dimensions their sizes,
+    ``batch_size`` the batch its rows (None: a default); ``input_sizes`` overrules both for the
+    inputs in it, since real data has its own shapes. ``batch_norm`` is the mode of the model's
+    BatchNormalization, eval or train.
+    """
+
+    loss: str | Choice = AUTO
+    output_names: Sequence[str] = ()
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    batch_size: int | None = None
+    input_sizes: Mapping[str, Shape] = field(default_factory=dict)
+    batch_norm: str = "eval"
+
+
 def build(
     loaded: LoadedModel,
     parameters: Sequence[Parameter],
     values: Mapping[str, Array],
+    settings: GraphSettings,
     *,
-    loss: str | Choice = AUTO,
-    output_names: Sequence[str] = (),
-    dims: Mapping[str, int] | None = None,
-    batch_size: int | None = None,
-    batch_norm: str = "eval",
-    input_sizes: Mapping[str, Shape] | None = None,
-    targets: Mapping[str, Target] = {},
     graph_pass: GraphPass | None = None,
 ) -> Problem:
     """Lower ``loaded`` with static shapes and attach the loss.
 
-    ``values`` holds every initializer; ``input_sizes`` overrides shapes (real data has its own),
-    and ``targets`` says what its labels are like.
-    ``graph_pass`` goes over the model's nodes while they are lowered.
+    ``values`` holds every initializer. ``graph_pass`` goes over the model's nodes while they are
+    lowered. Raises UsageError for settings that do not fit the model, and UnsupportedModelError
+    for a model that cannot be lowered or has no output to put a loss on.
     """
     graph = loaded.ir.graph
-    sizes = dict(dims or {})
+    _check_dims(graph, settings.dims)
+    _check_names(graph)
+    b = Builder()
+    inputs = _add_inputs(b, graph, settings)
+    trainable = {p.name: p for p in parameters if p.trainable}
+    weights, fed = _add_initializers(b, graph, values, trainable)
+    for name in _tie(b, weights, trainable):
+        del trainable[name]
+    environment: dict[str, Value | None] = {"": None, **inputs, **weights}
+    opset = loaded.ir.opset_imports.get("", 1)
+    context = Context((RULES,), settings.batch_norm)
+    lower = partial(run, b, environment=environment, opset=opset, context=context)
+    for node in [onnx_ir.to_proto(node) for node in graph]:
+        lower([node])
+        if graph_pass is not None:
+            graph_pass.after(LoweredNode(node, b, environment, lower))
+    b.source_node = ""
+    outputs = [
+        (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
+    ]
+    shapes = {n: v.dims for n, v in environment.items() if v is not None}
+    heads = {o.name or "": output_head.find(graph, o, parameters, shapes) for o in graph.outputs}
+    facts = Facts(heads, [v.dims for v in inputs.values() if v.is_float], settings.targets)
+    objective = attach(b, outputs, settings.loss, settings.output_names, facts=facts)
+    moments = _moments(b, objective.terms[0].prediction)
+    used = {id(v) for n in b.needed([objective.loss]) for v in n.inputs if v is not None}
+    leading = (v.dims[0] for v in inputs.values() if v.shape)
+    return Problem(
+        forward=b.model([objective.loss, *moments], unused_inputs=True),
+        builder=b,
+        objective=objective,
+        inputs=tuple(v for v in inputs.values() if id(v) in used),
+        parameters=tuple(trainable.values()),
+        fed=fed,
+        batch_size=next(leading, settings.batch_size or DEFAULT_BATCH),
+        extras=tuple(m.name for m in moments),
+        batched=frozenset(
+            v.name or "" for v in _inputs(graph) if v.shape and not isinstance(v.shape[0], int)
+        ),
+        outputs={name: v for name, v in outputs if v.is_float and v.node is not None},
+    )
+
+
+def _inputs(graph: onnx_ir.Graph) -> list[onnx_ir.Value]:
+    """The inputs that are fed; old models list their initializers among them."""
+    return [v for v in graph.inputs if (v.name or "") not in graph.initializers]
+
+
+def _check_dims(graph: onnx_ir.Graph, dims: Mapping[str, int]) -> None:
     known = {str(d.value) for v in graph.inputs for d in (v.shape or ()) if not isinstance(d, int)}
-    for name in sizes:
+    for name in dims:
         if name not in known:
             raise UsageError(
                 f"--dim {name}: the model has no such symbolic dimension; it has "
                 + (", ".join(sorted(known - {"None"})) or "none")
             )
+
+
+def _check_names(graph: onnx_ir.Graph) -> None:
     for name in (*(v.name or "" for v in graph.inputs), *graph.initializers):
         if name.startswith(_OWN_NAMES):
             raise UnsupportedModelError(
-                f"'{name}': names that begin with '{_OWN_NAMES}' are given by this program; call "
-                "that input or initializer otherwise"
+                f"'{name}': names that begin with '{_OWN_NAMES}' are reserved for the inputs that "
+                "graph-init adds; rename that input or initializer"
             )
-    b = Builder()
-    environment: dict[str, Value | None] = {"": None}
-    inputs, batched = [], set()
-    for value in graph.inputs:
+
+
+def _add_inputs(b: Builder, graph: onnx_ir.Graph, settings: GraphSettings) -> dict[str, Value]:
+    """The model's inputs, with static shapes."""
+    added = {}
+    for value in _inputs(graph):
         name = value.name or ""
-        if name in graph.initializers:
-            continue
         if value.dtype is None or value.shape is None:
             raise UnsupportedModelError(
                 f"input '{name}' has no element type or shape; export the model with both"
             )
         declared = [d if isinstance(d, int) else d.value for d in value.shape]
-        shape = (input_sizes or {}).get(name) or input_shape(name, declared, sizes, batch_size)
+        shape = settings.input_sizes.get(name) or input_shape(
+            name, declared, settings.dims, settings.batch_size
+        )
         dtype = int(value.dtype.value)
-        entry = b.input(name, b.precision if dtype in FLOATS else dtype, shape)
-        environment[name] = entry
-        inputs.append(entry)
-        if declared and not isinstance(declared[0], int):
-            batched.add(name)
-    trainable = {p.name: p for p in parameters if p.trainable}
+        added[name] = b.input(name, b.precision if dtype in FLOATS else dtype, shape)
+    return added
+
+
+def _add_initializers(
+    b: Builder,
+    graph: onnx_ir.Graph,
+    values: Mapping[str, Array],
+    trainable: Collection[str],
+) -> tuple[dict[str, Value], dict[str, Array]]:
+    """The initializers as inputs or constants, and the arrays of those that are fed."""
+    added: dict[str, Value] = {}
     fed: dict[str, Array] = {}
     for name, initializer in graph.initializers.items():
         array = values[name]
@@ -143,55 +216,27 @@ def build(
                     f"initializer '{name}' holds text, with which nothing can be computed; cut the "
                     "model behind its preprocessing"
                 )
-            continue
-        if name in trainable:
-            environment[name] = b.input(name, b.precision, array.shape, requires_grad=True)
+        elif name in trainable:
+            added[name] = b.input(name, b.precision, array.shape, requires_grad=True)
         elif array.size > _EMBED_LIMIT and array.dtype.kind == "f":
             fed[name] = array
-            environment[name] = b.input(name, b.precision, array.shape)
+            added[name] = b.input(name, b.precision, array.shape)
         else:
-            environment[name] = b.literal(array)
+            added[name] = b.literal(array)
+    return added, fed
+
+
+def _tie(b: Builder, weights: dict[str, Value], trainable: Mapping[str, Parameter]) -> list[str]:
+    """Let each tied parameter stand for the one that it is tied to; the names of the tied ones.
+
+    One of another shape is the transpose.
+    """
     tied = {p.name: p.tied_to for p in trainable.values() if p.tied_to in trainable}
     for name, other in tied.items():
         assert other is not None
-        source, mine = environment[other], environment[name]
-        assert source is not None and mine is not None
-        environment[name] = source if source.shape == mine.shape else b.transpose(source, [1, 0])
-        del trainable[name]
-    opset = loaded.ir.opset_imports.get("", 1)
-    nodes = [onnx_ir.to_proto(node) for node in graph]
-    context = Context((RULES,), batch_norm)
-    lower = partial(run, b, environment=environment, opset=opset, context=context)
-    for node in nodes:
-        lower([node])
-        if graph_pass is not None:
-            graph_pass.after(LoweredNode(node, b, environment, lower))
-    outputs = [
-        (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
-    ]
-    b.source_node = ""
-    known_shapes = {n: v.dims for n, v in environment.items() if v is not None}
-    heads = {
-        o.name or "": output_head.find(graph, o, parameters, known_shapes) for o in graph.outputs
-    }
-    shapes = [v.dims for v in inputs if v.is_float]
-    objective = attach(b, outputs, loss, output_names, Facts(heads, shapes, targets))
-    moments = _moments(b, objective.terms[0].prediction)
-    forward = b.model([objective.loss, *moments], unused_inputs=True)
-    used = {id(v) for n in b.needed([objective.loss]) for v in n.inputs if v is not None}
-    batch = next((v.dims[0] for v in inputs if v.shape), batch_size or DEFAULT_BATCH)
-    return Problem(
-        forward,
-        b,
-        objective,
-        tuple(v for v in inputs if id(v) in used),
-        tuple(trainable.values()),
-        fed,
-        batch,
-        tuple(m.name for m in moments),
-        frozenset(batched),
-        {name: v for name, v in outputs if v.is_float and v.node is not None},
-    )
+        source, mine = weights[other], weights[name]
+        weights[name] = source if source.shape == mine.shape else b.transpose(source, [1, 0])
+    return list(tied)
 
 
 def _moments(b: Builder, prediction: Value) -> tuple[Value, Value]:

@@ -91,7 +91,14 @@ def attach(
     chosen = [_choose(outputs, name) for name in dict.fromkeys(names)] or [_choose(outputs, None)]
     several = len(chosen) > 1
     terms = [
-        _term(b, kind, output, value, f"{TARGET}:{output}" if several else TARGET, facts)
+        _term(
+            b,
+            kind,
+            output,
+            value,
+            target_name=f"{TARGET}:{output}" if several else TARGET,
+            facts=facts,
+        )
         for output, value in chosen
     ]
     loss = terms[0].loss
@@ -101,8 +108,14 @@ def attach(
 
 
 def _term(
-    b: Builder, kind: str | Choice, output: str, value: Value, target_name: str, facts: Facts
-) -> Term:  # fmt: skip
+    b: Builder,
+    kind: str | Choice,
+    output: str,
+    value: Value,
+    *,
+    target_name: str,
+    facts: Facts,
+) -> Term:
     inner = _behind_views(value)
     op = inner.node.op if inner.node is not None else ""
     softmax = _softmax(inner)
@@ -115,11 +128,11 @@ def _term(
         choice = kind if isinstance(kind, Choice) else Choice(kind, "it was asked for")
     if choice.kind == CLASSES:
         if softmax is not None:
-            logits, place = _stripped(b, value, inner, *softmax)
-            return _cross_entropy(b, output, target_name, logits, place, choice)
-        axis = evidence.axis
-        choice = replace(choice, axis=axis.guess)
-        return _cross_entropy(b, output, target_name, value, axis.index, choice)
+            logits, index = _stripped(b, value, inner, *softmax)
+        else:
+            logits, index = value, evidence.axis.index
+            choice = replace(choice, axis=evidence.axis.guess)
+        return _cross_entropy(b, output, target_name, logits, axis=index, choice=choice)
     if choice.kind == BINARY:
         logits = value
         if op == "Sigmoid":
@@ -128,10 +141,24 @@ def _term(
         target = b.input(target_name, logits.dtype, logits.dims)
         # −[t log σ(x) + (1−t) log(1−σ(x))] = softplus(x) − t x
         each = b.sub(softplus(b, logits), b.mul(target, logits))
-        return Term(output, _mean(b, each), logits, target, None, choice)
+        return Term(
+            output=output,
+            loss=_mean(b, each),
+            prediction=logits,
+            target=target,
+            classes=None,
+            choice=choice,
+        )
     target = b.input(target_name, value.dtype, value.dims)
     difference = b.sub(value, target)
-    return Term(output, _mean(b, b.mul(difference, difference)), value, target, None, choice)
+    return Term(
+        output=output,
+        loss=_mean(b, b.mul(difference, difference)),
+        prediction=value,
+        target=target,
+        classes=None,
+        choice=choice,
+    )
 
 
 def _choose(outputs: Sequence[tuple[str, Value]], name: str | None) -> tuple[str, Value]:
@@ -208,7 +235,13 @@ def _class_axis(value: Value, softmax: Value, axis: int) -> int:
 
 
 def _cross_entropy(
-    b: Builder, output: str, target_name: str, logits: Value, axis: int, choice: Choice
+    b: Builder,
+    output: str,
+    target_name: str,
+    logits: Value,
+    *,
+    axis: int,
+    choice: Choice,
 ) -> Term:
     if logits.rank < 2:
         raise UnsupportedModelError(
@@ -227,7 +260,9 @@ def _cross_entropy(
     log_p = b.op("LogSoftmax", b.reshape(logits, [rows, classes]), axis=-1)
     taken = b.op("GatherElements", log_p, b.reshape(target, [rows, 1]), axis=1)
     loss = b.scale(b.sum(taken, keepdims=False), -1.0 / rows)
-    return Term(output, loss, logits, target, classes, choice)
+    return Term(
+        output=output, loss=loss, prediction=logits, target=target, classes=classes, choice=choice
+    )
 
 
 def _mean(b: Builder, value: Value) -> Value:

@@ -60,7 +60,9 @@ def targets(arrays: Mapping[str, Array], prefix: str) -> dict[str, Target]:
         seen = np.asarray(array[:_SEEN] if array.ndim else array)
         low, high = float(seen.min()), float(seen.max())
         binary = (low, high) == (0, 1) and bool(((seen == 0) | (seen == 1)).all())
-        found[name] = Target(array.shape, array.dtype.kind in "iu", low, high, binary)
+        found[name] = Target(
+            shape=array.shape, integer=array.dtype.kind in "iu", low=low, high=high, binary=binary
+        )
     return found
 
 
@@ -113,7 +115,9 @@ class Facts:
         """The evidence on ``output``, whose target may have any of ``names``."""
         target = next((self.targets[n] for n in names if n in self.targets), None)
         head = self.heads.get(output, Head())
-        return Evidence(output, shape, last, head, self.inputs, target)
+        return Evidence(
+            output=output, shape=shape, last=last, head=head, inputs=self.inputs, target=target
+        )
 
 
 def choose(evidence: Evidence) -> Choice:

@@ -70,8 +70,14 @@ def find(
         names += [w.name or "" for w in weights]
         if kind in _LAYERS and len(weights) >= 1 and len(computed) == 1:
             names.append(node.name or "")
-            axis = _units(node, path, shapes)
-            return Head(last, kind, tuple(names), _tied(weights, tables, parameters), tables, axis)
+            return Head(
+                last=last,
+                layer=kind,
+                names=tuple(names),
+                table=_tied(weights, tables, parameters),
+                tables=tables,
+                axis=_units(node, path, shapes),
+            )
         if kind not in _PASSED or not computed or (kind in _ELEMENTWISE and len(computed) > 1):
             break
         path.insert(0, node)

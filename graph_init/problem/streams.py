@@ -82,15 +82,13 @@ def of_rows(arrays: Mapping[str, Array], size: int, seed: int) -> Source:
         report = order[: size if rows >= 2 * size else rows]
         parts = dict.fromkeys(parts, order[size:] if rows >= 2 * size else order)
     search, select = (_Rows(arrays, p, size, (seed, key)) for key, p in parts.items())
+    advice = f"a --batch-size of {rows // 3} or less, or more rows" if rows >= 3 else "more rows"
     return Source(
         search,
         select,
         _Rows(arrays, report, size, (seed, _REPORT)),
-        _shared(
-            f"--data has {rows} rows", f"batches of {size}", rows // size,
-            f"a --batch-size of {rows // 3} or less, or more rows" if rows >= 3 else "more rows",
-        ),
-    )  # fmt: skip
+        _shared(f"--data has {rows} rows", f"batches of {size}", rows // size, advice),
+    )
 
 
 def of_batches(batches: Iterable[Any], check: Callable[[Any], dict[str, Array] | None]) -> Source:

@@ -11,7 +11,7 @@ from graph_init.analysis import Parameter
 from graph_init.engine import memory
 from graph_init.engine.session import require_device
 from graph_init.errors import UnsupportedModelError, UsageError
-from graph_init.ir import Array
+from graph_init.ir import Array, Shape
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
 from graph_init.problem import batches, data_files, forward_graph, streams
@@ -71,33 +71,31 @@ def build(
     count = _slice_count(loaded, options, size or forward_graph.DEFAULT_BATCH)
     if count > 1:
         size = options.micro_batch
-    input_sizes = None
+    input_sizes: dict[str, Shape] = {}
     if arrays is not None:
         assert size is not None
         input_sizes = {n: (size, *arrays[n].shape[1:]) for n in names if n in arrays}
         _check_static(loaded, input_sizes)
 
-    labels = targets(arrays or {}, TARGET)
+    settings = forward_graph.GraphSettings(
+        loss=options.loss,
+        output_names=_outputs(options, arrays),
+        targets=targets(arrays or {}, TARGET),
+        dims=options.dims or {},
+        batch_size=size,
+        input_sizes=input_sizes,
+        batch_norm=options.batch_norm,
+    )
 
     def rebuild(graph_pass: GraphPass | None = None) -> forward_graph.Problem:
-        return forward_graph.build(
-            loaded,
-            parameters,
-            values,
-            loss=options.loss,
-            output_names=_outputs(options, arrays),
-            dims=options.dims or {},
-            batch_size=size,
-            batch_norm=options.batch_norm,
-            input_sizes=input_sizes,
-            targets=labels,
-            graph_pass=graph_pass,
-        )
+        return forward_graph.build(loaded, parameters, values, settings, graph_pass=graph_pass)
 
     problem = rebuild()
     layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
-    source, rows = _source(problem, layout, given, names, options, size)
-    return Workload(problem, layout, source, options, rebuild, rows)
+    source, rows = _source(problem, layout, given, names, options=options, size=size)
+    return Workload(
+        problem=problem, layout=layout, source=source, options=options, rebuild=rebuild, rows=rows
+    )
 
 
 def read(loaded: LoadedModel, data: data_files.Data | Given | None) -> Given | None:

@@ -90,10 +90,13 @@ def _training(problem: Problem) -> tuple[onnx.ModelProto, list[str]]:
         graph.output.append(helper.make_tensor_value_info(done, TensorProto.BOOL, [1]))
         graph.node.append(
             helper.make_node(
-                "InPlaceAccumulatorV2", [buffer, output.name, _RESET], [done],
-                f"accumulate {n}", domain=MICROSOFT,
+                "InPlaceAccumulatorV2",
+                [buffer, output.name, _RESET],
+                [done],
+                f"accumulate {n}",
+                domain=MICROSOFT,
             )
-        )  # fmt: skip
+        )
     graph.input.append(helper.make_tensor_value_info(_RESET, TensorProto.BOOL, [1]))
     return model, list(p.gradients)
 
@@ -152,8 +155,14 @@ _OPTIMIZERS: dict[str, tuple[str, tuple[str, ...], dict[str, float | int]]] = {
             "first_order_moments",
             "second_order_moments",
         ),
-        {"alpha": 0.9, "beta": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "correct_bias": 1,
-         "adam_mode": 0},
+        {
+            "alpha": 0.9,
+            "beta": 0.999,
+            "epsilon": 1e-8,
+            "weight_decay": 0.0,
+            "correct_bias": 1,
+            "adam_mode": 0,
+        },
     ),
     "sgd": ("SGDOptimizerV2", ("learning_rate", "params", "gradients"), {}),
-}  # fmt: skip
+}

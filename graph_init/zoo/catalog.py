@@ -70,7 +70,13 @@ def _expand(source: str, output: str, options: Mapping[str, Any]) -> Iterator[En
     empty = True
     for entry in _remote(source) if is_remote(source) else _local(source, output):
         empty = False
-        yield Entry(entry.name, entry.source, entry.size, checked, entry.problem)
+        yield Entry(
+            name=entry.name,
+            source=entry.source,
+            size=entry.size,
+            options=checked,
+            problem=entry.problem,
+        )
     if empty:
         raise UsageError(f"'{source}' holds no {SUFFIX} file")
 

@@ -46,10 +46,15 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Any]:
         return
     with extra.module("dask").config.set(_FORGETFUL):
         cluster = distributed.LocalCluster(
-            n_workers=1, threads_per_worker=workers, processes=False, memory_limit=0,
+            n_workers=1,
+            threads_per_worker=workers,
+            processes=False,
+            memory_limit=0,
             # Its pages cannot be left out; these are for this machine alone.
-            dashboard_address=_HERE, worker_dashboard_address=_HERE, silence_logs=logging.CRITICAL,
-        )  # fmt: skip
+            dashboard_address=_HERE,
+            worker_dashboard_address=_HERE,
+            silence_logs=logging.CRITICAL,
+        )
         try:
             with cluster, distributed.Client(cluster, set_as_default=False) as client:
                 yield client

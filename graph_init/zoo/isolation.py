@@ -150,7 +150,9 @@ def run(
     addresses = (task.source, task.output)
     protocols = {a.partition("://")[0] for a in addresses if "://" in a}
     with forkserver.connect(sorted(protocols)) as connection:
-        watch = _Watch(task, connection, budget, wanted, on_news)
+        watch = _Watch(
+            task=task, connection=connection, budget=budget, wanted=wanted, on_news=on_news
+        )
         budget.enter(connection)
         try:
             connection.sendall(encoded_task(task))

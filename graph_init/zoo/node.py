@@ -102,14 +102,14 @@ def perform(task: Task) -> Record:
         known = isinstance(error, GraphInitError)
         words = str(error) if known else f"unexpected {type(error).__name__}: {error}"
         status = error.exit_status if isinstance(error, GraphInitError) else 1
-        return _failed(task, type(error).__name__, words, status, {})
+        return _failed(task, type(error).__name__, words, status, more={})
     finally:
         tell("ended")
 
 
 def failed(task: Task, kind: str, message: str, status: int, **more: Any) -> Record:
     """The record of a model that no process was started for, or none that came back."""
-    return _failed(task, kind, message, status, more)
+    return _failed(task, kind, message, status, more=more)
 
 
 def _teller(name: str) -> Callable[[str], None]:
@@ -145,7 +145,11 @@ def _record(task: Task, tell: Callable[[str], None]) -> Record:
         )
         try:
             outcome = isolation.run(
-                told, node.forkserver, node.budget, lambda: task.run not in node.stopped, tell
+                told,
+                node.forkserver,
+                node.budget,
+                wanted=lambda: task.run not in node.stopped,
+                on_news=tell,
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -164,13 +168,13 @@ def _record(task: Task, tell: Callable[[str], None]) -> Record:
             f"not done within {task.time_limit:g} s, and stopped; raise --time-limit, or lower "
             "--updates, --steps or --batch-size"
         )
-        return _failed(task, "TimeLimit", words, 4, more)
+        return _failed(task, "TimeLimit", words, status=4, more=more)
     if outcome.stopped == "memory":
         words = (
             f"took {outcome.peak / 1e9:.2f} GB of memory, more than the {limit / 1e9:.2f} GB that "
             "it may, and was stopped; raise --memory-limit, or lower --batch-size"
         )
-        return _failed(task, "MemoryLimit", words, 4, more)
+        return _failed(task, "MemoryLimit", words, status=4, more=more)
     if outcome.answer is None:
         kind = "Killed" if outcome.lost else "Crash"
         words = outcome.describe_exit()
@@ -178,10 +182,10 @@ def _record(task: Task, tell: Callable[[str], None]) -> Record:
             free = memory.available()
             room = "" if free is None else f" ({free / 1e9:.1f} GB of memory are free now)"
             words += f", {attempt} times{room}; perhaps the system ran out of memory"
-        return _failed(task, kind, words, 1, {**more, "transient": outcome.lost})
+        return _failed(task, kind, words, status=1, more={**more, "transient": outcome.lost})
     if "error" in outcome.answer:
         error = outcome.answer["error"]
-        return _failed(task, error["class"], error["message"], error["exit_status"], more)
+        return _failed(task, error["class"], error["message"], error["exit_status"], more=more)
     return {**_common(task), "status": "done", "error": None, **more, **outcome.answer}
 
 

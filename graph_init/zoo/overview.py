@@ -95,7 +95,7 @@ class Zoo:
         facts = {"folder": self.output, "program": self.summary["program"], **counts}
         rows = [_reported(r) for r in self.rows]
         contents = {r.name: partial(self._report_content, r) for r in self.rows if r.after}
-        report.write_zoo(rows, contents, path, "Zoo", facts)
+        report.write_zoo(rows, contents, path, "Zoo", facts=facts)
 
     def _report_content(self, row: Row) -> dict[str, Any]:
         told = self.result(row)
@@ -184,16 +184,17 @@ def write(folder: Path, rows: Iterable[Row], head: dict[str, Any]) -> list[str]:
 
 def _columns() -> list[str]:
     return [
-        "name", "status", "error_class", "error", "elements", "loss_kind", "loss_reason", "steps",
-        "scales",
+        *"name status error_class error elements loss_kind loss_reason steps scales".split(),
         *(f"{when}_{f}" for f in FIGURES for when in ("before", "after")),
-        "seconds", "peak_memory", "attempts", "host", "warnings", "source",
-    ]  # fmt: skip
+        *"seconds peak_memory attempts host warnings source".split(),
+    ]
 
 
 def _flat(found: Row) -> dict[str, Any]:
-    plain = ("name", "status", "elements", "loss_kind", "loss_reason", "steps", "scales", "seconds",
-             "peak_memory", "attempts", "host", "source")  # fmt: skip
+    plain = (
+        "name status elements loss_kind loss_reason steps scales seconds peak_memory attempts host "
+        "source".split()
+    )
     cells = {k: getattr(found, k) for k in plain}
     error = found.error or {}
     cells |= {"error_class": error.get("class"), "error": error.get("message")}

@@ -130,7 +130,15 @@ def run(
     with lock.held(target, number), journal.opened(target) as book:
         target.begin(number)
         with cluster.connected(scheduler, count) as client:
-            current = _Run(target, book, client, view, number, threads, retry == "failed")
+            current = _Run(
+                store=target,
+                journal=book,
+                client=client,
+                view=view,
+                run=number,
+                threads=threads,
+                retry=retry == "failed",
+            )
             interrupted = _work(current, entries)
         scratch = target.scratch(number)
         head = {

@@ -63,9 +63,15 @@ def evaluate(architecture: Architecture, folder: Path) -> Result:
     seconds = time.perf_counter() - start
     error, why = _against_oracle(model, inputs, target, found)
     return Result(
-        architecture, "measured", why, found.gradient_deviation, found.elements, nodes, seconds,
-        error,
-    )  # fmt: skip
+        architecture=architecture,
+        status="measured",
+        why=why,
+        deviation=found.gradient_deviation,
+        elements=found.elements,
+        nodes=nodes,
+        seconds=seconds,
+        error=error,
+    )
 
 
 def _export(model: torch.nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> int:

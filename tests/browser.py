@@ -122,8 +122,11 @@ class Browser:
         )
         self.devtools(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=900, deviceScaleFactor=1, mobile=False,
-        )  # fmt: skip
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def picture(self, path: Path) -> None:
         """The whole page as PNG."""
@@ -131,8 +134,11 @@ class Browser:
         width = self.run("return innerWidth")
         self.devtools(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=False,
-        )  # fmt: skip
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         found = self.devtools("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(found["data"]))
 

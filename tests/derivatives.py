@@ -110,10 +110,14 @@ class ConvTranspose(OpRun):
         dilations = attributes.get("dilations") or [1] * n
         pads = attributes.get("pads") or [0] * 2 * n
         space = [
-            (dy.shape[2 + i] - 1) * strides[i] + dilations[i] * (w.shape[2 + i] - 1) + 1 + extra[i]
-            - pads[i] - pads[n + i]
+            (dy.shape[2 + i] - 1) * strides[i]
+            + dilations[i] * (w.shape[2 + i] - 1)
+            + 1
+            + extra[i]
+            - pads[i]
+            - pads[n + i]
             for i in range(n)
-        ]  # fmt: skip
+        ]
         channels = w.shape[1] * (attributes.get("group") or 1)
         x = np.zeros((dy.shape[0], channels, *space), dy.dtype)
         return (_contributions(x, w, dy, attributes)[0],)

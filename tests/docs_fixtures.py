@@ -110,9 +110,14 @@ def transformer(names: dict[str, Any]) -> Callable[[], None]:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=16, num_labels=3,
-    )  # fmt: skip
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        num_labels=3,
+    )
     model = transformers.BertForSequenceClassification(config)
     ids = torch.randint(0, 40, (4, 8))
     names.update(model=model, ids=ids, mask=torch.ones_like(ids))
@@ -216,10 +221,22 @@ def entry_points(names: dict[str, Any]) -> None:
 def clone(names: dict[str, Any]) -> None:
     """The repository's own files, as they are."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "graph_init", "frontends",
-         "tests", "pyproject.toml"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
+        [
+            "git",
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "graph_init",
+            "frontends",
+            "tests",
+            "pyproject.toml",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
     for name in listed:
         if (ROOT / name).is_file():
             target = Path(name)

@@ -99,7 +99,9 @@ def _blocks(page: str, lines: list[str]) -> Iterator[Block]:
             if language == "text" and last is not None:
                 last.output, last = code, None
             else:
-                block = Block(page, at + 1, language, code, needs, status)
+                block = Block(
+                    page=page, line=at + 1, language=language, code=code, needs=needs, status=status
+                )
                 needs, status = (), 0
                 yield block
                 last = block if language in RUN else None
@@ -147,9 +149,14 @@ def _python(block: Block, names: dict[str, Any]) -> str:
 def _sh(block: Block, names: dict[str, Any]) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.code],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-        timeout=SECONDS, env=environment(Path.cwd()), check=False,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=SECONDS,
+        env=environment(Path.cwd()),
+        check=False,
+    )
     assert done.returncode == block.status, (
         f"{block.where} ends with {done.returncode}, not {block.status}:\n{done.stdout[-4000:]}"
     )
@@ -160,8 +167,12 @@ def _diff(block: Block, names: dict[str, Any]) -> str:
     """As ``git apply`` does, but lines may have moved."""
     done = subprocess.run(
         ["patch", "--strip=1", "--no-backup-if-mismatch", "--fuzz=0"],
-        input=block.code, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
+        input=block.code,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, f"{block.where} cannot be applied:\n{done.stdout}"
     return ""
 

@@ -38,20 +38,14 @@ def _case(
     """``like``: inputs of another call that gives the same, where the engine lacks a kernel."""
     if like is not None:
         expected = _case(name, op, like, outputs, domain=domain, opset=opset, **attrs).expected
-        case = _model(name, op, inputs, outputs, domain, opset, **attrs)
+        case = _model(name, op, inputs, outputs, domain=domain, opset=opset, **attrs)
         return replace(case, expected=expected)
-    case = _model(name, op, inputs, outputs, domain, opset, **attrs)
+    case = _model(name, op, inputs, outputs, domain=domain, opset=opset, **attrs)
     return replace(case, expected=_native(case.model, case.inputs))
 
 
 def _model(
-    name: str,
-    op: str,
-    inputs: list[Any],
-    outputs: int,
-    domain: str,
-    opset: int,
-    **attrs: Any,
+    name: str, op: str, inputs: list[Any], outputs: int, domain: str, opset: int, **attrs: Any
 ) -> NodeCase:
     given = {f"i{k}": v for k, v in enumerate(inputs) if v is not None}
     names = [f"o{k}" for k in range(outputs)]
@@ -77,7 +71,7 @@ def _model(
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)],
         ir_version=8,
     )
-    return NodeCase(name, model, given, {}, 1e-3, 1e-5)
+    return NodeCase(name=name, model=model, inputs=given, expected={}, rtol=1e-3, atol=1e-5)
 
 
 def _native(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -165,11 +159,7 @@ def fused() -> Iterator[NodeCase]:
         (" lengths", [np.array([5, 3], np.int32)], {}),
         (" causal", [], {"unidirectional": 1}),
         (" scale", [], {"scale": 0.3}),
-        (
-            " past",
-            [None, _floats(2, ROWS, OUTPUT_STDS, 3, WIDTH)],
-            {"unidirectional": 1},
-        ),
+        (" past", [None, _floats(2, ROWS, OUTPUT_STDS, 3, WIDTH)], {"unidirectional": 1}),
     ):
         outputs = 2 if "past" in name else 1
         yield _case(
@@ -222,11 +212,7 @@ def fused() -> Iterator[NodeCase]:
         (" interleaved", [query, positions, *caches], {"interleaved": 1}),
         (" start", [query, np.array([2]), *caches], {}),
         (" heads apart", [_floats(ROWS, 4, LENGTH, 16), positions, *caches], {}),
-        (
-            " part",
-            [query, positions, *_caches(4)],
-            {"rotary_embedding_dim": 8, "num_heads": 4},
-        ),
+        (" part", [query, positions, *_caches(4)], {"rotary_embedding_dim": 8, "num_heads": 4}),
     ):
         yield _case(f"RotaryEmbedding{name}", "RotaryEmbedding", inputs, **attrs)
     left, right = _floats(3, 4, 5), _floats(3, 5, 6)
@@ -354,12 +340,7 @@ def _resizing() -> Iterator[NodeCase]:
     x = _floats(1, 2, 5, 6)
     up, down = np.array([1, 1, 1.6, 2], np.float32), np.array([1, 1, 0.6, 0.5], np.float32)
     for mode in ("nearest", "linear", "cubic"):
-        for coordinates in (
-            "half_pixel",
-            "pytorch_half_pixel",
-            "align_corners",
-            "asymmetric",
-        ):
+        for coordinates in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"):
             for name, scales in (("up", up), ("down", down)):
                 yield _standard(
                     "Resize",
@@ -371,8 +352,9 @@ def _resizing() -> Iterator[NodeCase]:
                     nearest_mode="floor" if mode == "nearest" else "round_prefer_floor",
                 )
     volume = _floats(1, 1, 3, 4, 3)
-    yield _standard("Resize", "volume", [volume, None, np.array([1, 1, 2, 2, 2], np.float32)],
-                    mode="linear")  # fmt: skip
+    yield _standard(
+        "Resize", "volume", [volume, None, np.array([1, 1, 2, 2, 2], np.float32)], mode="linear"
+    )
 
 
 def _products() -> Iterator[NodeCase]:
@@ -393,8 +375,15 @@ def _products() -> Iterator[NodeCase]:
         ("bhqd,bhkd->bhqk", [_floats(2, 2, 3, 4), _floats(2, 2, 5, 4)]),
     ):
         yield _standard("Einsum", equation, inputs, equation=equation)
-    yield _standard("Gemm", "scaled", [_floats(3, 2), _floats(4, 3), _floats(4)],
-                    alpha=0.5, beta=2.0, transA=1, transB=1)  # fmt: skip
+    yield _standard(
+        "Gemm",
+        "scaled",
+        [_floats(3, 2), _floats(4, 3), _floats(4)],
+        alpha=0.5,
+        beta=2.0,
+        transA=1,
+        transB=1,
+    )
     for left, right in (
         ((4,), (4,)),
         ((4,), (2, 4, 3)),
@@ -418,8 +407,11 @@ def _rest() -> Iterator[NodeCase]:
     yield _standard("Pad", "negative", [x, np.array([1, -1, 0, -1, 2, 1])])
     for mode in ("reflect", "edge"):
         yield _standard("Pad", mode, [x, np.array([1, 2, 0, 2, 1, 3])], mode=mode)
-    yield _standard("Slice", "steps", [x, np.array([4, 2]), np.array([-9, 0]), np.array([2, 1]),
-                                       np.array([-2, -1])])  # fmt: skip
+    yield _standard(
+        "Slice",
+        "steps",
+        [x, np.array([4, 2]), np.array([-9, 0]), np.array([2, 1]), np.array([-2, -1])],
+    )
     k = np.array([2])
     yield _standard("TopK", "smallest", [x, k], 2, axis=1, largest=0)
     index = np.array([[0, 2, -1], [1, 1, 3]])
@@ -431,25 +423,41 @@ def _rest() -> Iterator[NodeCase]:
         updates = _floats(2, 2, 5, seed=1)
         unique = np.array([[[0] * 5, [1] * 5], [[2] * 5, [0] * 5]])
         chosen = unique if reduction == "none" else places
-        yield _standard("ScatterElements", reduction, [x, chosen, updates], axis=0,
-                        reduction=reduction, opset=16)  # fmt: skip
+        yield _standard(
+            "ScatterElements",
+            reduction,
+            [x, chosen, updates],
+            axis=0,
+            reduction=reduction,
+            opset=16,
+        )
         rows = np.array([[2], [0]] if reduction == "none" else [[2], [2]])
-        yield _standard("ScatterND", reduction, [x, rows, _floats(2, 4, 5, seed=1)],
-                        reduction=reduction, opset=16)  # fmt: skip
+        yield _standard(
+            "ScatterND",
+            reduction,
+            [x, rows, _floats(2, 4, 5, seed=1)],
+            reduction=reduction,
+            opset=16,
+        )
     values = [_floats(4, seed=k) for k in range(4)]
     positive = np.abs(values[3]) + 0.1
     image = _floats(2, 4, 3)
     for opset in (9, 14):
-        yield _standard("BatchNormalization", f"opset {opset}", [image, *values[:3], positive],
-                        opset=opset)  # fmt: skip
+        yield _standard(
+            "BatchNormalization", f"opset {opset}", [image, *values[:3], positive], opset=opset
+        )
     for axis in (1, -1):
-        yield _standard("LayerNormalization", f"axis {axis}",
-                        [x, _floats(*x.shape[axis:]), _floats(*x.shape[axis:], seed=1)],
-                        axis=axis)  # fmt: skip
+        yield _standard(
+            "LayerNormalization",
+            f"axis {axis}",
+            [x, _floats(*x.shape[axis:]), _floats(*x.shape[axis:], seed=1)],
+            axis=axis,
+        )
     yield _standard("PRelu", "per channel", [_floats(2, 3, 4, 4), _floats(3, 1, 1)])
     yield _standard("Clip", "old", [x], opset=7, min=-0.5, max=0.5)
     yield _standard("Max", "three", [x, _floats(5), _floats(4, 1)])
     yield _standard("Sum", "three", [x, _floats(5), _floats(4, 1)])
     yield _standard("Mean", "three", [x, _floats(5), _floats(4, 1)])
-    yield _standard("Where", "broadcasting", [np.array([[True], [False], [True], [True]]),
-                                              _floats(5), x])  # fmt: skip
+    yield _standard(
+        "Where", "broadcasting", [np.array([[True], [False], [True], [True]]), _floats(5), x]
+    )

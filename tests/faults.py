@@ -111,7 +111,7 @@ def matrix(value: float, external: bool = False) -> onnx.ModelProto:
         helper.make_node("MatMul", ["h", "b"], ["y"]),
     ]
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in "xy"]
-    graph = helper.make_graph(nodes, "g", info[:1], info[1:], weights)
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

@@ -87,12 +87,12 @@ def _cases(cases: Sequence[Any]) -> Iterator[NodeCase]:
         names = [i.name for i in case.model.graph.input], [o.name for o in case.model.graph.output]
         inputs, outputs = case.data_sets[0]
         yield NodeCase(
-            case.name,
-            case.model,
-            dict(zip(names[0], inputs, strict=False)),
-            dict(zip(names[1], outputs, strict=False)),
-            case.rtol,
-            case.atol,
+            name=case.name,
+            model=case.model,
+            inputs=dict(zip(names[0], inputs, strict=False)),
+            expected=dict(zip(names[1], outputs, strict=False)),
+            rtol=case.rtol,
+            atol=case.atol,
         )
 
 

@@ -51,9 +51,9 @@ class PlainCNN(nn.Module):
 class Block(nn.Module):
     def __init__(self, inner: int, outer: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.first = nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(outer)
-        self.second = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.second = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outer)
         self.skip = nn.Conv2d(inner, outer, 1, stride, bias=False)
 
@@ -65,7 +65,7 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, 1, 1)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.blocks = nn.Sequential(Block(8, 8, 1), Block(8, 16, 2))
         self.head = nn.Linear(16, 10)
         for module in self.modules():  # running statistics as after some training
@@ -113,9 +113,15 @@ def vit() -> Case:
     import transformers as t
 
     config = t.ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        attn_implementation="eager", image_size=16, patch_size=4, num_labels=5,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        attn_implementation="eager",
+        image_size=16,
+        patch_size=4,
+        num_labels=5,
+    )
     return _images(_widened(t.ViTForImageClassification(config)), 16, 5, 2)
 
 
@@ -123,10 +129,15 @@ def bert() -> Case:
     import transformers as t
 
     config = t.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=16, num_labels=3,
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        num_labels=3,
         attn_implementation="eager",
-    )  # fmt: skip
+    )
     model = _widened(t.BertForSequenceClassification(config)).eval()
     # No token 0: PyTorch gives the padding row no gradient, of which an ONNX file knows nothing.
     return Case(model, torch.randint(1, 50, (2, 8)), torch.randint(0, 3, (2,)))
@@ -152,10 +163,16 @@ def llama() -> Case:
     import transformers as t
 
     config = t.LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, use_cache=False, max_position_embeddings=16,
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        use_cache=False,
+        max_position_embeddings=16,
         attn_implementation="eager",
-    )  # fmt: skip
+    )
     model = _widened(t.LlamaForCausalLM(config)).eval()
     return Case(model, torch.randint(0, 50, (2, 8)), torch.randint(0, 50, (2, 8)))
 

@@ -92,11 +92,15 @@ def zoo(
         else:
             contents[name] = lambda: copy.deepcopy(content)
             row = {
-                "status": "done", "elements": 100 * k, "collapsed": k % 2 == 0,
-                "seconds": draw.uniform(0.1, 300), "peak_memory": 2**28 + k,
+                "status": "done",
+                "elements": 100 * k,
+                "collapsed": k % 2 == 0,
+                "seconds": draw.uniform(0.1, 300),
+                "peak_memory": 2**28 + k,
                 "gradient_deviation_before": 10 ** draw.uniform(-1, 3),
                 "gradient_deviation_after": 10 ** draw.uniform(-1, 2),
-                "vanished_before": draw.random(), "vanished_after": draw.random(),
-            }  # fmt: skip
+                "vanished_before": draw.random(),
+                "vanished_after": draw.random(),
+            }
         rows.append({"name": name, **row})
     return rows, contents

@@ -79,7 +79,7 @@ def model(
     weights: list[TensorProto],
     opset: int = 17,
 ) -> onnx.ModelProto:
-    graph = helper.make_graph(nodes, "small", inputs, outputs, weights)
+    graph = helper.make_graph(nodes, "small", inputs, outputs, initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 

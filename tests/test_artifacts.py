@@ -65,7 +65,9 @@ def local_function() -> onnx.ModelProto:
         helper.make_node("Mul", ["a", "t"], ["b"], "product"),
     ]
     opsets = [helper.make_opsetid("", 17)]
-    found.functions.append(helper.make_function("mine", "Bend", ["a"], ["b"], body, opsets))
+    found.functions.append(
+        helper.make_function("mine", "Bend", ["a"], ["b"], nodes=body, opset_imports=opsets)
+    )
     found.opset_import.append(helper.make_opsetid("mine", 1))
     return found
 
@@ -106,9 +108,12 @@ def train(folder: Path, updates: int, rate: float) -> list[float]:
 def test_onnxruntime_refuses_the_model(build: Any, tmp_path: Path) -> None:
     with pytest.raises(Exception):  # noqa: B017  RuntimeError, Fail or a crash of its own checks
         training.artifacts.generate_artifacts(
-            build(), requires_grad=["w", "v"], loss=training.artifacts.LossType.CrossEntropyLoss,
-            optimizer=training.artifacts.OptimType.AdamW, artifact_directory=tmp_path,
-        )  # fmt: skip
+            build(),
+            requires_grad=["w", "v"],
+            loss=training.artifacts.LossType.CrossEntropyLoss,
+            optimizer=training.artifacts.OptimType.AdamW,
+            artifact_directory=tmp_path,
+        )
 
 
 @pytest.mark.parametrize("build", REFUSED)
@@ -151,8 +156,11 @@ def test_the_command(tmp_path: Path) -> None:
     found = CliRunner().invoke(cli, arguments)
     assert found.exit_code == 0, found.output
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint",
-    }  # fmt: skip
+        "training_model.onnx",
+        "eval_model.onnx",
+        "optimizer_model.onnx",
+        "checkpoint",
+    }
     missing = ["artifacts", str(tmp_path / "none.onnx"), "-o", str(tmp_path / "other")]
     assert CliRunner().invoke(cli, missing).exit_code == 3
     assert not (tmp_path / "other").exists()

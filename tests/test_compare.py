@@ -29,10 +29,13 @@ def digits(rows: int = 400) -> dict[str, Array]:
 
 
 SMALL = graph_init.Plan(
-    schemes=("keep", "lsuv"), seeds=2, updates=40, learning_rates=(0.001, 0.03, 1e30),
+    schemes=("keep", "lsuv"),
+    seeds=2,
+    updates=40,
+    learning_rates=(0.001, 0.03, 1e30),
     tuner=graph_init.Restore(updates=3),
     optimizers=("sgd",),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +91,10 @@ def test_a_comparison_is_repeatable(small: graph_init.Comparison) -> None:
 def test_what_is_saved(small: graph_init.Comparison, tmp_path: Path) -> None:
     small.save(tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "comparison.json", "curves.png", "learning-rates.png",
-    }  # fmt: skip
+        "comparison.json",
+        "curves.png",
+        "learning-rates.png",
+    }
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert len(content["runs"]) == len(small.runs)
     assert content["settings"]["learning_rates"] == {"sgd": [0.001, 0.03, 1e30]}
@@ -104,10 +109,22 @@ def test_the_command(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", **digits(200))
     np.savez(tmp_path / "test.npz", **digits(64))
     arguments = [
-        "compare", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "train.npz"), "--test",
-        str(tmp_path / "test.npz"), "--scheme", "he", "--no-tune", "--seeds", "1", "--updates", "5",
-        "-o", str(tmp_path / "out"),
-    ]  # fmt: skip
+        "compare",
+        str(tmp_path / "m.onnx"),
+        "--data",
+        str(tmp_path / "train.npz"),
+        "--test",
+        str(tmp_path / "test.npz"),
+        "--scheme",
+        "he",
+        "--no-tune",
+        "--seeds",
+        "1",
+        "--updates",
+        "5",
+        "-o",
+        str(tmp_path / "out"),
+    ]
     found = CliRunner().invoke(cli, arguments)
     assert found.exit_code == 0, found.output
     assert "after 5 updates with adam" in found.output

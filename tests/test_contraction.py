@@ -31,9 +31,15 @@ def transposed(b: Builder, x: Value, w: Value) -> Value:
 
 def convolution(b: Builder, x: Value, w: Value) -> Value:
     return b.op(
-        "Conv", x, w, group=1, kernel_shape=[3, 3], strides=[1, 1], dilations=[1, 1],
+        "Conv",
+        x,
+        w,
+        group=1,
+        kernel_shape=[3, 3],
+        strides=[1, 1],
+        dilations=[1, 1],
         pads=[1, 1, 1, 1],
-    )  # fmt: skip
+    )
 
 
 CASES: dict[str, tuple[Network, tuple[int, ...], tuple[int, ...]]] = {
@@ -73,8 +79,10 @@ def test_contractions_equal_products_with_the_gradient(name: str) -> None:
     after = Counter(n.op for n in b.needed([fast]))
     products = ("MatMul", "FusedMatMul", "Conv", "ConvGrad")
     # Each inner product is a FusedMatMul of its own, in place of a product of a layer.
-    dots = sum(n.op == "FusedMatMul" and n.outputs[0] is not None and
-               n.outputs[0].dims[1:] == (1, 1) for n in b.needed([fast]))  # fmt: skip
+    dots = sum(
+        n.op == "FusedMatMul" and n.outputs[0] is not None and n.outputs[0].dims[1:] == (1, 1)
+        for n in b.needed([fast])
+    )
     assert sum(after[k] for k in products) - dots <= sum(before[k] for k in products) - 3
     rng = np.random.default_rng(1)
     feeds: dict[str, Array] = {
@@ -104,14 +112,17 @@ def test_patches_equal_the_engine(kernel: tuple[int, int], dilations: tuple[int,
     y = b.op("Conv", x, w, **attrs)
     delta = b.input("delta", TensorProto.FLOAT, y.dims)
     engine = [y] + [
-        next(o for o in b.multi("ConvGrad", [delta, x, w], mask, domain="com.microsoft",
-                                attrs=attrs) if o is not None)
+        next(
+            o
+            for o in b.multi("ConvGrad", [delta, x, w], mask, domain="com.microsoft", attrs=attrs)
+            if o is not None
+        )
         for mask in ((True,), (False, True))
-    ]  # fmt: skip
+    ]
     ours = [
         patches.convolve(b, x, w, place),
-        patches.input_derivative(b, delta, x, w, place),
-        patches.kernel_derivative(b, delta, x, w, place),
+        patches.input_derivative(b, delta, x, w, place=place),
+        patches.kernel_derivative(b, delta, x, w, place=place),
     ]
     assert [v.dims for v in ours] == [v.dims for v in (y, x, w)]
     rng = np.random.default_rng(0)

@@ -247,7 +247,7 @@ def logits(tmp_path: Path) -> Path:
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
-        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+        initializer=[numpy_helper.from_array(a, n) for n, a in weights.items()],
     )
     path = tmp_path / "logits.onnx"
     opsets = [helper.make_opsetid("", 17)]

@@ -87,9 +87,12 @@ def test_an_old_model_that_names_files_takes_none_with_it(location: str, tmp_pat
     path = tmp_path / location
     path.parent.mkdir(exist_ok=True)
     onnx.save(
-        faults.matrix(1), tmp_path / "in.onnx", save_as_external_data=True, size_threshold=0,
+        faults.matrix(1),
+        tmp_path / "in.onnx",
+        save_as_external_data=True,
+        size_threshold=0,
         location="in.data",
-    )  # fmt: skip
+    )
     path.write_bytes((tmp_path / "in.data").read_bytes())
     model = onnx.load(tmp_path / "in.onnx", load_external_data=False)
     for tensor in model.graph.initializer:
@@ -170,8 +173,9 @@ def test_a_note_that_cannot_be_read_says_nothing(folder: Path, content: str) -> 
 
 def test_the_result_says_what_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "in.onnx"))
-    result = graph_init.apply({"format": "graph-init/scales", "version": 1, "scales": {"a": 2.0}},
-                              folder / "in.onnx")  # fmt: skip
+    result = graph_init.apply(
+        {"format": "graph-init/scales", "version": 1, "scales": {"a": 2.0}}, folder / "in.onnx"
+    )
     result.save(folder / "out.onnx")
     assert result.notes == []
     result.save(folder / "out.onnx")

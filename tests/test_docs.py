@@ -18,14 +18,22 @@ pytest.importorskip("onnxruntime")
 INSTALLS = "installs packages: tools/empty_environment.py does, in an empty environment"
 #: Blocks that are not run, by page and how the first line begins, and why.
 NOT_RUN = {
-    ("CONTRIBUTING.md", "git clone URL"):
-        "is continuous integration itself (.ci/run); the site is built below",
-    ("CONTRIBUTING.md", ".venv/bin/python -m pytest -q tests/test_tangent.py "):
-        "the tests themselves",
-    ("docs/threat-model.md", "python tools/fuzz.py "):
-        "half an hour; tests/test_fuzz.py is shorter",
-    ("CONTRIBUTING.md", "python tools/operator_table.py "):
-        "takes minutes; tests/test_operators.py renders the table",
+    (
+        "CONTRIBUTING.md",
+        "git clone URL",
+    ): "is continuous integration itself (.ci/run); the site is built below",
+    (
+        "CONTRIBUTING.md",
+        ".venv/bin/python -m pytest -q tests/test_tangent.py ",
+    ): "the tests themselves",
+    (
+        "docs/threat-model.md",
+        "python tools/fuzz.py ",
+    ): "half an hour; tests/test_fuzz.py is shorter",
+    (
+        "CONTRIBUTING.md",
+        "python tools/operator_table.py ",
+    ): "takes minutes; tests/test_operators.py renders the table",
     ("CONTRIBUTING.md", "python -m pip wheel "): "a release: sets a tag",
     ("README.md", "make demo "): "a minute of the same functions on a larger model",
     ("README.md", "pip install "): INSTALLS,
@@ -37,7 +45,7 @@ NOT_RUN = {
     ("docs/zoo.md", "pip install "): INSTALLS,
     ("docs/zoo.md", "dask scheduler "): "servers: tests/test_zoo_remote.py has them on loopback",
     ("docs/tutorial.md", "pip install torch"): INSTALLS,
-}  # fmt: skip
+}
 
 #: Pages that take longer than the rest together, and why.
 LONG = {
@@ -113,9 +121,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
-        cwd=ROOT, env={**docs_pages.environment(ROOT), "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**docs_pages.environment(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -137,11 +137,22 @@ _CASES = {
 def _measure(folder: Path, found: onnx.ModelProto, *options: str) -> tuple[int, str, str]:
     onnx.save(found, folder / "model.onnx")
     done = subprocess.run(
-        [sys.executable, "-m", "graph_init", "measure", "model.onnx", "--batch-size", "4",
-         *options],
-        capture_output=True, text=True, check=False, cwd=folder,
+        [
+            sys.executable,
+            "-m",
+            "graph_init",
+            "measure",
+            "model.onnx",
+            "--batch-size",
+            "4",
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": zoo_runs.python_path()},
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout, done.stderr
 
 

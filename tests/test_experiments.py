@@ -20,9 +20,17 @@ from tools.experiments import laboratory, study
 from tools.experiments.networks import NETWORKS
 
 EXPERIMENTS = (
-    "alternatives", "curves", "depth", "outcomes", "prediction", "random_or_real", "recovery",
-    "skips_and_norms", "ties", "transfer",
-)  # fmt: skip
+    "alternatives",
+    "curves",
+    "depth",
+    "outcomes",
+    "prediction",
+    "random_or_real",
+    "recovery",
+    "skips_and_norms",
+    "ties",
+    "transfer",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +68,13 @@ def test_the_quick_form(name: str, tmp_path: Path) -> None:
 
 def test_a_pair_of_states_is_compared_by_seed() -> None:
     rows = [
-        study.Row("n", "off", t, seed, {"sgd": loss}, {"sgd": 0.1})
+        study.Row("n", "off", t, seed, losses={"sgd": loss}, rates={"sgd": 0.1})
         for t, losses in (("start", (1.0, 2.0, 4.0)), ("restore", (0.5, 1.0, 2.0)))
         for seed, loss in enumerate(losses)
     ]
-    found = study.Study([*rows, study.Row("n", "off", "restore", 7, {"sgd": 9.0}, {"sgd": 0.1})])
+    found = study.Study(
+        [*rows, study.Row("n", "off", "restore", 7, losses={"sgd": 9.0}, rates={"sgd": 0.1})]
+    )
     differences = found.differences(("n", "off", "restore"), ("n", "off", "start"))
     assert differences == pytest.approx([np.log(0.5)] * 3)
     assert study.verdict(differences) == "better"
@@ -75,7 +85,12 @@ def test_a_pair_of_states_is_compared_by_seed() -> None:
 
 def test_rows_survive_their_file(tmp_path: Path) -> None:
     row = study.Row(
-        "n", "off", "start", 3, {"sgd": 0.25, "adam": 2.0}, {"sgd": 0.1, "adam": np.nan}
+        "n",
+        "off",
+        "start",
+        3,
+        losses={"sgd": 0.25, "adam": 2.0},
+        rates={"sgd": 0.1, "adam": np.nan},
     )
     study.record(study.Study([row]), tmp_path / "rows.csv")
     (read,) = study.read(tmp_path / "rows.csv")
@@ -97,7 +112,7 @@ def test_a_state_that_two_treatments_share_is_trained_from_once(
 
     monkeypatch.setattr(laboratory.Subject, "outcome", count)
     cases = [
-        study.Case("mlp-tanh", NETWORKS["mlp-tanh"], "default", t, 0, 3)
+        study.Case("mlp-tanh", NETWORKS["mlp-tanh"], "default", t, seed=0, updates=3)
         for t in ("orthogonal", "delta-orthogonal", "xavier")
     ]
     found = study.train(cases)

@@ -350,9 +350,18 @@ def test_a_signal_ends_a_run_and_leaves_the_old_output(number: int, tmp_path: Pa
     np.savez(tmp_path / "d.npz", x=np.zeros((20, 3, 8, 8), np.float32), target=np.arange(20) % 10)
     before = listing(tmp_path)
     words, env = command(
-        "compare", source, "--data", tmp_path / "d.npz", "-o", tmp_path / "c", "--no-tune",
-        "--updates", "100000000", "--seeds", "1",
-    )  # fmt: skip
+        "compare",
+        source,
+        "--data",
+        tmp_path / "d.npz",
+        "-o",
+        tmp_path / "c",
+        "--no-tune",
+        "--updates",
+        "100000000",
+        "--seeds",
+        "1",
+    )
     process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
     working = f"/proc/{process.pid}/maps"  # once the engine is there, it is at work
     deadline = time.monotonic() + 60
@@ -394,8 +403,21 @@ def test_no_home_and_no_folder_for_temporary_files(tmp_path: Path) -> None:
     onnx.save(plain_cnn(2), source)
     np.savez(data, x=np.zeros((40, 3, 8, 8), np.float32), target=np.arange(40) % 10)
     found = run(
-        "compare", source, "--data", data, "-o", tmp_path / "c", "--updates", "2", "--seeds", "1",
-        "--scheme", "he", "--no-tune", HOME=None, TMPDIR=str(tmp_path / "none"),
-    )  # fmt: skip
+        "compare",
+        source,
+        "--data",
+        data,
+        "-o",
+        tmp_path / "c",
+        "--updates",
+        "2",
+        "--seeds",
+        "1",
+        "--scheme",
+        "he",
+        "--no-tune",
+        HOME=None,
+        TMPDIR=str(tmp_path / "none"),
+    )
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "c" / "curves.png").stat().st_size > 1000

@@ -240,8 +240,11 @@ def test_what_remains_is_said_from_the_first_part_on() -> None:
 def test_progress_is_told_from_the_first_trial_on(tuner: str, total: int) -> None:
     told: list[tuple[int, int]] = []
     graph_init.initialize(
-        network(), batch_size=4, tuner=tuner, **{COUNTS[tuner]: 5},
+        network(),
+        batch_size=4,
+        tuner=tuner,
+        **{COUNTS[tuner]: 5},
         on_progress=lambda what, done, of: told.append((done, of)),
-    )  # fmt: skip
+    )
     assert told[0] == (0, total) and told[1] == (1, total) and told[-1] == (total, total)
     assert [done for done, _ in told] == sorted(done for done, _ in told)

@@ -42,8 +42,13 @@ def convolutions() -> list[tuple[tuple[int, ...], tuple[int, ...], dict[str, obj
         ]
         x = (2, group * int(rng.integers(1, 3)), *space)
         w = (group * int(rng.integers(1, 3)), x[1] // group, *kernel)
-        attrs = {"group": group, "kernel_shape": kernel, "strides": strides,
-                 "dilations": dilations, "pads": pads}  # fmt: skip
+        attrs = {
+            "group": group,
+            "kernel_shape": kernel,
+            "strides": strides,
+            "dilations": dilations,
+            "pads": pads,
+        }
         found.append((x, w, attrs))
     return found
 
@@ -89,7 +94,7 @@ def test_transposes_of_gathers(name: str, axis: int, known: bool) -> None:
     dy = b.input("dy", FLOAT, dims)
     made = b.op("GatherGrad", b.ints(shape), index, dy, domain=MICROSOFT, axis=axis)
     feeds = {"dy": np.random.default_rng(0).standard_normal(dims).astype(np.float32)}
-    exact = GatherGrad._run(None, np.asarray(shape), places, feeds["dy"], axis)[0]  # type: ignore[arg-type]
+    exact = GatherGrad._run(None, np.asarray(shape), places, feeds["dy"], axis=axis)[0]  # type: ignore[arg-type]
     (mine,) = run(b, [made], feeds if known else feeds | {"index": places})
     np.testing.assert_allclose(mine, exact, rtol=1e-5, atol=1e-6)
 
@@ -111,8 +116,8 @@ def test_transposes_of_gathers_of_elements_and_slices() -> None:
     }
     mine = run(b, [elements, nd], feeds)
     exact = [
-        GatherElementsGrad._run(None, feeds["dy"], [3, 4], feeds["index"], 1)[0],  # type: ignore[arg-type]
-        GatherNDGrad._run(None, [2, 3, 3, 2], feeds["pairs"], feeds["slices"], 1)[0],  # type: ignore[arg-type]
+        GatherElementsGrad._run(None, feeds["dy"], [3, 4], feeds["index"], axis=1)[0],  # type: ignore[arg-type]
+        GatherNDGrad._run(None, [2, 3, 3, 2], feeds["pairs"], feeds["slices"], batch_dims=1)[0],  # type: ignore[arg-type]
     ]
     for found, wanted in zip(mine, exact, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

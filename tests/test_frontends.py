@@ -79,7 +79,7 @@ ARRANGED = {
     "side by side, transposed": (np.concatenate([P, Q], 1).T, {"p", "q"}),
     "one behind the other": (np.concatenate([BIAS, BIAS[::-1][:0], BIAS[4:]]), {"b"}),
     "stacked": (np.stack([P[2:], np.concatenate([P[:2], P[4:]])]), {"p"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ARRANGED)
@@ -204,15 +204,22 @@ def test_all_public_functions_take_a_frameworks_model(tinynet: Any) -> None:
     network, x = tinynet.Network(8, 16, 4), np.zeros((16, 8), np.float32)
     found = graph_init.inspect(network, args=(x,))
     assert {p.name for p in found.parameters if p.trainable} == {
-        "0.weight", "0.bias", "1.weight", "1.bias",
-    }  # fmt: skip
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+    }
     rng = np.random.default_rng(0)
     data = {"x": rng.standard_normal((40, 8)), "target": rng.standard_normal((40, 4))}
     assert graph_init.measure(network, args=(x,), data=data).elements == 8 * 16 + 16 + 16 * 4 + 4
     plan = graph_init.Plan(
-        schemes=("keep",), seeds=1, updates=3, optimizers=("sgd",), tune=False,
+        schemes=("keep",),
+        seeds=1,
+        updates=3,
+        optimizers=("sgd",),
+        tune=False,
         learning_rates=(0.01,),
-    )  # fmt: skip
+    )
     assert graph_init.compare(network, data, args=(x,), plan=plan).runs
 
 

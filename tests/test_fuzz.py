@@ -32,7 +32,7 @@ def test_no_mutant_is_a_finding(bench: tuple[Path, fuzz._Watch]) -> None:
     for number in range(400):
         made = mutations.mutant(20261124, number)
         result = {"number": number, "kind": made.kind, "seed": made.seed}
-        run.add({**result, **fuzz._try(graph_init, made, 0, base, watch)})
+        run.add({**result, **fuzz._try(graph_init, made, seed=0, base=base, watch=watch)})
     assert not run.findings, run.findings[0]
     assert run.tried == 400
     outcomes = {what for _, what in run.outcomes}
@@ -54,7 +54,7 @@ def test_the_fuzzer_notices(
     base, watch = bench
     monkeypatch.setattr(graph_init, "inspect", fault)
     made = mutations.Mutant("model, bytes", "none", {"m.onnx": b""})
-    assert fuzz._try(graph_init, made, 0, base, watch)["outcome"] == outcome
+    assert fuzz._try(graph_init, made, seed=0, base=base, watch=watch)["outcome"] == outcome
 
 
 @pytest.mark.parametrize(("how", "outcome"), [("os.abort()", "SIGABRT"), ("while True: 0", "hang")])

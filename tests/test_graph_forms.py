@@ -47,7 +47,7 @@ def build(
         "forms",
         [info("x", ["n", WIDTH], dtype), *(extra_inputs or [])],
         [info("y", None, dtype)],
-        weights,
+        initializer=weights,
         **{k: v for k, v in more.items() if k == "sparse_initializer"},
     )
     imports = [helper.make_opsetid("", opset), *more.get("imports", [])]
@@ -95,8 +95,8 @@ def function_form() -> onnx.ModelProto:
         "Layer",
         ["h", "w"],
         ["z"],
-        [node("MatMul", ["h", "w"], "p"), node("Tanh", ["p"], "z")],
-        [helper.make_opsetid("", 17)],
+        nodes=[node("MatMul", ["h", "w"], "p"), node("Tanh", ["p"], "z")],
+        opset_imports=[helper.make_opsetid("", 17)],
     )
     calls = [
         helper.make_node("Layer", ["x", "first"], ["b"], domain="house"),

@@ -67,10 +67,16 @@ def completed(*words: str) -> list[str]:
     line = ["graph-init", *words]
     done = subprocess.run(
         [sys.executable, "-m", "graph_init"],
-        env={**os.environ, "COMP_WORDS": shlex.join(line), "COMP_CWORD": str(len(line) - 1),
-             "_GRAPH_INIT_COMPLETE": "bash_complete"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env={
+            **os.environ,
+            "COMP_WORDS": shlex.join(line),
+            "COMP_CWORD": str(len(line) - 1),
+            "_GRAPH_INIT_COMPLETE": "bash_complete",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.split()
 
 

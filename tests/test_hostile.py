@@ -83,8 +83,11 @@ def test_control_characters_do_not_reach_the_terminal(
     monkeypatch.setenv("COLUMNS", "400")
     path = tmp_path / "m.onnx"
     path.write_bytes(hostile_names().SerializeToString())
-    for command in (["inspect", str(path)], ["measure", str(path), "--output-name", RED],
-                    ["measure", str(path), "--freeze", RED]):  # fmt: skip
+    for command in (
+        ["inspect", str(path)],
+        ["measure", str(path), "--output-name", RED],
+        ["measure", str(path), "--freeze", RED],
+    ):
         shown = CliRunner().invoke(cli, command).output
         assert "\\x1b[31mred" in shown
         assert not set(shown) & {"\x1b", "\x07", "\r"}
@@ -141,9 +144,20 @@ def test_names_that_the_program_gives_itself_may_be_the_models() -> None:
         return built
 
     given = [
-        "target", "loss", "w", "w_grad", "const#1", "input:0", "input:0_grad", "n:MatMul",
-        "MatMul", "MatMul_grad", "MatMul_Grad/Out", "value_0", "loss_grad_grad",
-    ]  # fmt: skip
+        "target",
+        "loss",
+        "w",
+        "w_grad",
+        "const#1",
+        "input:0",
+        "input:0_grad",
+        "n:MatMul",
+        "MatMul",
+        "MatMul_grad",
+        "MatMul_Grad/Out",
+        "value_0",
+        "loss_grad_grad",
+    ]
     plain = graph_init.measure(chain([f"plain{k}" for k in range(len(given))], "x"))
     named = graph_init.measure(chain(given, "target_"))
     assert named.gradient_deviation == pytest.approx(plain.gradient_deviation, rel=1e-4)
@@ -156,8 +170,11 @@ def test_names_that_the_program_gives_itself_may_be_the_models() -> None:
 
 
 def cyclic() -> onnx.ModelProto:
-    return layers(node("Add", ["x", "b"], ["a"], "first"), node("MatMul", ["a", "w"], ["b"]),
-                  node("Identity", ["b"], ["y"]))  # fmt: skip
+    return layers(
+        node("Add", ["x", "b"], ["a"], "first"),
+        node("MatMul", ["a", "w"], ["b"]),
+        node("Identity", ["b"], ["y"]),
+    )
 
 
 def nested(depth: int) -> bytes:
@@ -185,7 +202,9 @@ def calls(*functions: tuple[str, list[onnx.NodeProto]]) -> onnx.ModelProto:
     )
     built.opset_import.append(OPSETS[1])
     for name, nodes in functions:
-        built.functions.append(helper.make_function("local", name, ["a"], ["b"], nodes, OPSETS))
+        built.functions.append(
+            helper.make_function("local", name, ["a"], ["b"], nodes=nodes, opset_imports=OPSETS)
+        )
     return built
 
 
@@ -203,8 +222,10 @@ def mutual() -> onnx.ModelProto:
 def billion_laughs() -> onnx.ModelProto:
     functions = [("F0", [node("Relu", ["a"], ["b"])])]
     for k in range(1, 20):
-        inner = [node(f"F{k - 1}", ["a" if i == 0 else f"v{i - 1}"], [f"v{i}"], domain="local")
-                 for i in range(10)]  # fmt: skip
+        inner = [
+            node(f"F{k - 1}", ["a" if i == 0 else f"v{i - 1}"], [f"v{i}"], domain="local")
+            for i in range(10)
+        ]
         functions.append((f"F{k}", [*inner, node("Identity", ["v9"], ["b"])]))
     return calls(*functions)
 
@@ -267,7 +288,7 @@ def weight(built: onnx.ModelProto) -> TensorProto:
         (sparse(-1, 4), "out of range|indices outside of its shape"),
         (sparse(0, 10**12), "elements, more than the 268435456"),
     ],
-)  # fmt: skip
+)
 def test_models_that_are_refused(
     make: Callable[[], onnx.ModelProto], message: str, tmp_path: Path
 ) -> None:
@@ -305,8 +326,9 @@ def test_a_protobuf_bomb_is_counted_before_it_is_parsed(
     monkeypatch.setattr("graph_init.model.protobuf_limits.MAX_FIELDS", 100_000)
     body = b"\x0a\x00" * (1 << 23)
     size = len(body)
-    length = bytes([size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14 & 0x7F | 0x80,
-                    size >> 21 & 0x7F])  # fmt: skip
+    length = bytes(
+        [size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14 & 0x7F | 0x80, size >> 21 & 0x7F]
+    )
     path = tmp_path / "m.onnx"
     path.write_bytes(b"\x08\x08\x3a" + length + body)
     with pytest.raises(ModelFileError, match="more than 100,000 fields"):
@@ -362,15 +384,24 @@ def test_constants_of_gigabytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_what_would_compute_terabytes_is_not_computed(nodes: list[onnx.NodeProto]) -> None:
     more = (
-        ints("big", 10**6, 10**6), ints("big2", 10**12), ints("one", 1), ints("four", 1, 2, 3, 4),
-        numpy_helper.from_array(np.array(0), "zero"), ints("pair", 0, 1), ints("ends", 0, 10**12),
+        ints("big", 10**6, 10**6),
+        ints("big2", 10**12),
+        ints("one", 1),
+        ints("four", 1, 2, 3, 4),
+        numpy_helper.from_array(np.array(0), "zero"),
+        ints("pair", 0, 1),
+        ints("ends", 0, 10**12),
         numpy_helper.from_array(np.array(10**12), "many"),
         numpy_helper.from_array(np.array(1), "step"),
-    )  # fmt: skip
+    )
     built = layers(
-        *nodes, node("Cast", ["c"], ["f"], to=1), node("ReduceMax", ["f"], ["m"], keepdims=0),
-        node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "m"], ["y"]), more=more,
-    )  # fmt: skip
+        *nodes,
+        node("Cast", ["c"], ["f"], to=1),
+        node("ReduceMax", ["f"], ["m"], keepdims=0),
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Add", ["h", "m"], ["y"]),
+        more=more,
+    )
     assert nodes[0].op_type in [n.op_type for n in load(built).ir.graph]
 
 
@@ -379,10 +410,13 @@ def test_texts_are_not_computed() -> None:
     text = helper.make_tensor("t0", TensorProto.STRING, [1], [b"a" * 40 + b"!"])
     doubled = [node("StringConcat", [f"t{k}", f"t{k}"], [f"t{k + 1}"]) for k in range(60)]
     built = layers(
-        *doubled, node("RegexFullMatch", ["t0"], ["q"], pattern="(a+)+$"),
-        node("Cast", ["q"], ["f"], to=1), node("MatMul", ["x", "w"], ["h"]),
-        node("Add", ["h", "f"], ["y"]), more=(text,),
-    )  # fmt: skip
+        *doubled,
+        node("RegexFullMatch", ["t0"], ["q"], pattern="(a+)+$"),
+        node("Cast", ["q"], ["f"], to=1),
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Add", ["h", "f"], ["y"]),
+        more=(text,),
+    )
     built.opset_import[0].version = 20
     assert "RegexFullMatch" in [n.op_type for n in load(built).ir.graph]
     with pytest.raises(UnsupportedModelError, match="'t0' holds text"):
@@ -399,9 +433,10 @@ def test_sizes_that_no_integer_holds_are_told_as_such() -> None:
     """A declared batch of 2⁶² rows; strides between whose zeros lie 2⁶³ elements."""
     pytest.importorskip("onnxruntime")
     huge = layers(
-        node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]),
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Relu", ["h"], ["r"]),
         node("MatMul", ["r", "w"], ["y"]),
-    )  # fmt: skip
+    )
     huge.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**62
     with pytest.raises(UnsupportedModelError):
         graph_init.measure(huge)
@@ -426,17 +461,27 @@ def test_loops_in_loops_are_not_unrolled_for_ever(monkeypatch: pytest.MonkeyPatc
 
     def body(depth: int) -> onnx.GraphProto:
         inner = (
-            node("Loop", ["count", "yes", f"s{depth}"], [f"q{depth}"], f"loop{depth}",
-                 body=body(depth - 1))
-            if depth else node("MatMul", ["s0", "w"], ["q0"])
-        )  # fmt: skip
+            node(
+                "Loop",
+                ["count", "yes", f"s{depth}"],
+                [f"q{depth}"],
+                f"loop{depth}",
+                body=body(depth - 1),
+            )
+            if depth
+            else node("MatMul", ["s0", "w"], ["q0"])
+        )
         info = helper.make_tensor_value_info
         return helper.make_graph(
-            [node("Identity", [f"g{depth}"], [f"a{depth}"]), inner], f"body{depth}",
-            [info(f"k{depth}", TensorProto.INT64, []), info(f"g{depth}", TensorProto.BOOL, []),
-             info(f"s{depth}", TensorProto.FLOAT, None)],
+            [node("Identity", [f"g{depth}"], [f"a{depth}"]), inner],
+            f"body{depth}",
+            [
+                info(f"k{depth}", TensorProto.INT64, []),
+                info(f"g{depth}", TensorProto.BOOL, []),
+                info(f"s{depth}", TensorProto.FLOAT, None),
+            ],
             [info(f"a{depth}", TensorProto.BOOL, []), info(f"q{depth}", TensorProto.FLOAT, None)],
-        )  # fmt: skip
+        )
 
     outer = body(2).node[1]
     outer.input[2], outer.output[0] = "x", "y"
@@ -721,8 +766,11 @@ def test_factors_that_are_no_positive_numbers(tmp_path: Path, factor: str) -> No
 
 
 def test_scales_of_what_is_no_float(tmp_path: Path) -> None:
-    built = layers(node("Gather", ["w", "index"], ["g"]), node("MatMul", ["x", "g"], ["y"]),
-                   more=(ints("index", 0, 1, 2, 3),))  # fmt: skip
+    built = layers(
+        node("Gather", ["w", "index"], ["g"]),
+        node("MatMul", ["x", "g"], ["y"]),
+        more=(ints("index", 0, 1, 2, 3),),
+    )
     content = {"format": "graph-init/scales", "version": 1, "scales": {"index": 2.0}}
     with pytest.raises(UnsupportedModelError, match="'index'.*does not hold floats"):
         graph_init.apply(content, built)

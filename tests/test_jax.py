@@ -127,8 +127,13 @@ CASES: dict[str, tuple[Any, ...]] = {
     "outer product": (lambda x, y: jnp.einsum("bij,bkl->bijkl", x, y), X, Y),
     "convolution": (
         lambda x: jax.lax.conv_general_dilated(
-            x, jnp.cos(jnp.arange(72.0)).reshape(3, 3, 2, 4), (2, 1), "SAME", rhs_dilation=(1, 2),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2,
+            x,
+            jnp.cos(jnp.arange(72.0)).reshape(3, 3, 2, 4),
+            (2, 1),
+            "SAME",
+            rhs_dilation=(1, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=2,
         ),
         IMAGE,
     ),
@@ -149,15 +154,17 @@ CASES: dict[str, tuple[Any, ...]] = {
         for kind, pool in (("max", nn.max_pool), ("average", nn.avg_pool))
     },
     "window minimum": (
-        lambda x: jax.lax.reduce_window(x, jnp.inf, jax.lax.min, (1, 3), (1, 2), "VALID"),
+        lambda x: jax.lax.reduce_window(
+            x, jnp.inf, jax.lax.min, (1, 3), window_strides=(1, 2), padding="VALID"
+        ),
         X[:, 0],
     ),
     "resize": (lambda x: jax.image.resize(x, (len(x), 18, 18, 4), "nearest"), IMAGE),
     "loop": (lambda x: jax.lax.fori_loop(0, 3, lambda k, y: y * 0.5 + k, x), X),
     "while": (
-        lambda x: jax.lax.while_loop(
-            lambda s: s[0] < 4, lambda s: (s[0] + 2, s[1] * s[0]), (1, x)
-        )[1],
+        lambda x: jax.lax.while_loop(lambda s: s[0] < 4, lambda s: (s[0] + 2, s[1] * s[0]), (1, x))[
+            1
+        ],
         X,
     ),
     "branch": (lambda x: jax.lax.cond(jnp.arange(3)[1] > 0, jnp.sin, jnp.cos, x), X),
@@ -172,7 +179,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "norm": (lambda x: jnp.linalg.norm(x, axis=-1), X),
     "several outputs": (lambda x: {"a": x.sum(2), "b": (x[:, 0], 2 * x)}, X),
     "a constant": (lambda x: (x + 1, jnp.ones(3)), X),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

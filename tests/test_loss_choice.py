@@ -70,11 +70,11 @@ def test_the_rules(found: Evidence, kind: str, guess: bool) -> None:
 @pytest.mark.parametrize(
     ("output", "target", "kind"),
     [
-        ((4, 10), Target((4,), True, 0, 9, False), CE),
-        ((4, 10), Target((4, 10), False, -2, 3, False), MSE),
-        ((4, 10), Target((4, 10), False, 0, 1, True), BCE),
-        ((4, 1), Target((4,), True, 0, 1, True), BCE),
-        ((4, 1), Target((4, 1), False, -1, 7, False), MSE),
+        ((4, 10), Target(shape=(4,), integer=True, low=0, high=9, binary=False), CE),
+        ((4, 10), Target(shape=(4, 10), integer=False, low=-2, high=3, binary=False), MSE),
+        ((4, 10), Target(shape=(4, 10), integer=False, low=0, high=1, binary=True), BCE),
+        ((4, 1), Target(shape=(4,), integer=True, low=0, high=1, binary=True), BCE),
+        ((4, 1), Target(shape=(4, 1), integer=False, low=-1, high=7, binary=False), MSE),
     ],
 )
 def test_targets_leave_nothing_to_guess(output: Shape, target: Target, kind: str) -> None:
@@ -83,7 +83,7 @@ def test_targets_leave_nothing_to_guess(output: Shape, target: Target, kind: str
 
 
 def test_targets_beyond_one_are_no_probabilities() -> None:
-    target = Target((4, 10), False, -2, 3, False)
+    target = Target(shape=(4, 10), integer=False, low=-2, high=3, binary=False)
     assert choose(evidence((4, 10), last="Sigmoid", target=target)).kind == MSE
 
 

@@ -136,11 +136,11 @@ def test_functions_are_inlined_and_the_own_proto_is_kept():
         "Layer",
         ["a"],
         ["b"],
-        [
+        nodes=[
             oh.make_node("Constant", [], ["w"], value=weight("")),
             oh.make_node("MatMul", ["a", "w"], ["b"]),
         ],
-        [oh.make_opsetid("", 17)],
+        opset_imports=[oh.make_opsetid("", 17)],
     )
     nodes = [
         oh.make_node("Layer", ["x"], ["h"], domain="local"),

@@ -161,7 +161,9 @@ def test_weight_inside_a_function_writes_the_inlined_model(tmp_path):
         oh.make_node("Constant", [], ["w"], value=tensor("")),
         oh.make_node("MatMul", ["a", "w"], ["b"]),
     ]
-    function = oh.make_function("local", "Layer", ["a"], ["b"], body, [oh.make_opsetid("", 17)])
+    function = oh.make_function(
+        "local", "Layer", ["a"], ["b"], nodes=body, opset_imports=[oh.make_opsetid("", 17)]
+    )
     nodes = [
         oh.make_node("Layer", ["x"], ["h"], domain="local"),
         oh.make_node("Layer", ["h"], ["y"], domain="local"),

@@ -230,9 +230,12 @@ def test_a_batch_of_one_and_constant_inputs() -> None:
     normed.graph.node.insert(
         1,
         helper.make_node(
-            "BatchNormalization", ["h", "g", "b", "m", "v"], ["normed"], "norm",
+            "BatchNormalization",
+            ["h", "g", "b", "m", "v"],
+            ["normed"],
+            "norm",
         ),
-    )  # fmt: skip
+    )
     normed.graph.node[2].input[0] = "normed"
     for name, value in (("g", 1), ("b", 0), ("m", 0), ("v", 1)):
         array = np.full(4, value, np.float32)

@@ -19,9 +19,12 @@ from tests.small_models import plain_cnn
 
 #: The groups of ``initialize``, and the settings of the tuners.
 GROUPS = (
-    options.ParameterOptions, options.ProblemOptions, options.ComputationOptions,
-    options.InitialWeights, *options.TUNERS.values(),
-)  # fmt: skip
+    options.ParameterOptions,
+    options.ProblemOptions,
+    options.ComputationOptions,
+    options.InitialWeights,
+    *options.TUNERS.values(),
+)
 
 
 def fields(*kinds: type[Any]) -> set[str]:
@@ -41,8 +44,11 @@ def test_the_keywords_are_the_fields() -> None:
 
 def test_every_option_is_on_the_command_line_and_in_manifests() -> None:
     flags = {option.flag for kind in GROUPS for option, _ in of(kind).values()}
-    given = {p.opts[-1].removeprefix("--") for p in cli.commands["initialize"].params
-             if isinstance(p, click.Option)}  # fmt: skip
+    given = {
+        p.opts[-1].removeprefix("--")
+        for p in cli.commands["initialize"].params
+        if isinstance(p, click.Option)
+    }
     assert flags <= given
     assert flags | {"tuner", "time-limit"} == set(manifest.OPTIONS)
 
@@ -54,8 +60,15 @@ def test_every_option_has_a_sentence_of_help() -> None:
 
 
 def test_values_have_their_own_type_from_the_start() -> None:
-    made = options.Options.of({"memory_limit": "1.5GiB", "output_name": "y", "freeze": ["a", "b"],
-                               "batch_size": None, "steps": 3})  # fmt: skip
+    made = options.Options.of(
+        {
+            "memory_limit": "1.5GiB",
+            "output_name": "y",
+            "freeze": ["a", "b"],
+            "batch_size": None,
+            "steps": 3,
+        }
+    )
     assert (made.memory_limit, made.output_name, made.freeze) == (3 << 29, ("y",), ("a", "b"))
     assert dataclasses.replace(made, seed=1) == options.Options(
         memory_limit=3 << 29, output_name="y", freeze=("a", "b"), seed=1

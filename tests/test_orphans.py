@@ -52,9 +52,13 @@ def _started(
     environment = {**os.environ, "PYTHONPATH": zoo_runs.python_path(), "GRAPH_INIT_TEST": mark}
     call = [*before, sys.executable, "-m", "graph_init", *map(str, arguments)]
     process = subprocess.Popen(
-        [sys.executable, "-c", _PARENT, *call], start_new_session=True, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=zoo_runs.ROOT,
-    )  # fmt: skip
+        [sys.executable, "-c", _PARENT, *call],
+        start_new_session=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=zoo_runs.ROOT,
+    )
     try:
         yield process
     finally:
@@ -130,8 +134,18 @@ def _zoo(folder: Path) -> tuple[object, ...]:
     models.mkdir()
     for k in range(4):
         onnx.save(plain_cnn(8, 8, 16, seed=k), models / f"cnn{k}.onnx")
-    return ("zoo", models, "-o", folder / "out", "--workers", 2, "--tuner", "metainit",
-            "--steps", 100000)  # fmt: skip
+    return (
+        "zoo",
+        models,
+        "-o",
+        folder / "out",
+        "--workers",
+        2,
+        "--tuner",
+        "metainit",
+        "--steps",
+        100000,
+    )
 
 
 def _two_at_work(parent: int) -> bool:

@@ -50,7 +50,7 @@ def build(
             for name, shape in given.items()
         ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+        initializer=[numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
 
@@ -217,8 +217,12 @@ RULES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], Any, dict[st
         {"m": ("constant", False, False)},
     ),
     "zero mask before softmax, zero position table": (
-        [node("Add", "x p", "h"), node("Relu", "h", "i"), node("Add", "i m", "s"),
-         node("Softmax", "s", "y")],
+        [
+            node("Add", "x p", "h"),
+            node("Relu", "h", "i"),
+            node("Add", "i m", "s"),
+            node("Softmax", "s", "y"),
+        ],
         {"m": np.zeros((4, 4), np.float32), "p": np.zeros((4, 4), np.float32)},
         {"x": (4, 4)},
         {"m": ("constant", False, False), "p": ("position", True, False)},
@@ -240,9 +244,12 @@ RULES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], Any, dict[st
         {"w": ("constant", False, False)},
     ),
     "rotary by matmul": (
-        [node("Cast", "x", "f", to=1), node("MatMul", "w f", "a"),
-         node("Concat", "a a", "b", axis=0),
-         node("Sin", "b", "y")],
+        [
+            node("Cast", "x", "f", to=1),
+            node("MatMul", "w f", "a"),
+            node("Concat", "a a", "b", axis=0),
+            node("Sin", "b", "y"),
+        ],
         {"w": rand(4, 2)},
         IDS,
         {"w": ("constant", False, False)},
@@ -272,10 +279,14 @@ RULES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], Any, dict[st
         {"w": ("constant", False, False), "c": ("constant", False, False)},
     ),
     "quantized": (
-        [node("DequantizeLinear", "w s", "d"), node("MatMul", "x d", "h"),
-         node("MatMul", "h u", "i"),
-         node("QuantizeLinear", "u s", "q"), node("DequantizeLinear", "q s", "r"),
-         node("MatMul", "i r", "y")],
+        [
+            node("DequantizeLinear", "w s", "d"),
+            node("MatMul", "x d", "h"),
+            node("MatMul", "h u", "i"),
+            node("QuantizeLinear", "u s", "q"),
+            node("DequantizeLinear", "q s", "r"),
+            node("MatMul", "i r", "y"),
+        ],
         {"w": np.ones((4, 4), np.uint8), "s": np.array(0.1, np.float32), "u": rand(4, 4)},
         None,
         {
@@ -334,20 +345,28 @@ RULES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], Any, dict[st
         {"w": ("other", True, True), "k": ("constant", False, False)},
     ),
     "split and concat": (
-        [node("Split", "w", "a b", axis=1, num_outputs=2), node("Concat", "b v", "c", axis=1),
-         node("MatMul", "x a", "h"), node("MatMul", "h c", "y")],
+        [
+            node("Split", "w", "a b", axis=1, num_outputs=2),
+            node("Concat", "b v", "c", axis=1),
+            node("MatMul", "x a", "h"),
+            node("MatMul", "h c", "y"),
+        ],
         {"w": rand(4, 8), "v": rand(4, 2)},
         None,
         {"w": ("matrix", True, True), "v": ("matrix", True, True)},
     ),
     "weight norm": (
-        [node("ReduceL2", "v", "n"), node("Div", "v n", "d"), node("Mul", "d g", "w"),
-         node("Conv", "x w", "y")],
+        [
+            node("ReduceL2", "v", "n"),
+            node("Div", "v n", "d"),
+            node("Mul", "d g", "w"),
+            node("Conv", "x w", "y"),
+        ],
         {"v": rand(6, 4, 3, 3), "g": rand(6, 1, 1, 1)},
         IMAGE,
         {"v": ("convolution kernel", True, True)},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -371,9 +390,11 @@ FANS = {
     "einsum implicit": (node("Einsum", "x w", "y", equation="ij,jk"), (4, 7), None, (4, 7, True)),
     "fused": (
         node("FusedMatMul", "x w", "y", transB=1, domain="com.microsoft"),
-        (7, 4), None, (4, 7, False),
+        (7, 4),
+        None,
+        (4, 7, False),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FANS)
@@ -400,13 +421,16 @@ GATES = {
     "Relu": [node("Relu", "h", "y")],
     "Silu": [node("Sigmoid", "h", "s"), node("Mul", "h s", "y")],
     "Gelu": [
-        node("Div", "h r", "d"), node("Erf", "d", "e"), node("Add", "e r", "o"),
-        node("Mul", "h o", "p"), node("Mul", "p r", "y"),
+        node("Div", "h r", "d"),
+        node("Erf", "d", "e"),
+        node("Add", "e r", "o"),
+        node("Mul", "h o", "p"),
+        node("Mul", "p r", "y"),
     ],
     "Mish": [node("Softplus", "h", "s"), node("Tanh", "s", "t"), node("Mul", "h t", "y")],
     "Tanh": [node("LayerNormalization", "h g", "n"), node("Tanh", "n", "y")],
     None: [node("Add", "h x", "s"), node("Relu", "s", "y")],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("activation", GATES)
@@ -528,10 +552,18 @@ def test_bad_expressions_are_usage_errors() -> None:
 def test_json_keys() -> None:
     parameter = analyze(build([node("MatMul", "x w", "y")], {"w": rand(4, 7)}))[0]
     assert parameter.to_json() == {
-        "name": "w", "kind": "matrix", "shape": [4, 7], "dtype": "float32", "trainable": True,
-        "scalable": True, "reason": "matrix of MatMul 'MatMul:y' (fan-in 4, fan-out 7)",
-        "consumers": ["MatMul:y"], "tied_to": None, "fan_in": 4, "fan_out": 7,
-    }  # fmt: skip
+        "name": "w",
+        "kind": "matrix",
+        "shape": [4, 7],
+        "dtype": "float32",
+        "trainable": True,
+        "scalable": True,
+        "reason": "matrix of MatMul 'MatMul:y' (fan-in 4, fan-out 7)",
+        "consumers": ["MatMul:y"],
+        "tied_to": None,
+        "fan_in": 4,
+        "fan_out": 7,
+    }
 
 
 def test_to_networkx_alternates_values_and_nodes() -> None:
@@ -579,9 +611,16 @@ def torch_models() -> dict[str, Any]:
         from torch import nn
 
         layers = [
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, bias=False),
-            nn.BatchNorm2d(6), nn.PReLU(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
-        ]  # fmt: skip
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3, bias=False),
+            nn.BatchNorm2d(6),
+            nn.PReLU(6),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 5),
+        ]
         return nn.Sequential(*layers), {"input": torch.randn(2, 3, 8, 8)}
 
     def transformer(kind: str) -> Any:

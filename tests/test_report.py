@@ -145,8 +145,13 @@ def test_a_comparison_has_its_runs(comparison: report_cases.Content, tmp_path: P
     assert rates and all(row[5] == "–" and row[6] == "2" for row in rates)
     curves = [row for row in tables["curves"][1:] if row[0] == "keep" and row[3] == "sgd"]
     best = next(r for r in result["summary"] if (r["state"], r["optimizer"]) == ("keep", "sgd"))
-    runs = [r for r in result["runs"] if r["state"] == "keep" and r["optimizer"] == "sgd"
-            and r["learning_rate"] == best["learning_rate"]]  # fmt: skip
+    runs = [
+        r
+        for r in result["runs"]
+        if r["state"] == "keep"
+        and r["optimizer"] == "sgd"
+        and r["learning_rate"] == best["learning_rate"]
+    ]
     first = sorted(sum(r["losses"][:10]) / 10 for r in runs)
     assert float(curves[0][5]) == pytest.approx(sum(first) / 2, rel=1e-3)
     assert carried(html)["result"]["runs"] == json.loads(json.dumps(result["runs"]))
@@ -160,9 +165,7 @@ def test_names_are_text_and_nothing_else(content: report_cases.Content, tmp_path
     pages = [page_of(c, tmp_path) for c in (hostile, tame)]
     found, expected = map(Read, pages)
     assert found.elements == expected.elements
-    assert [row[1] for row in found.tables["tensors"][1:]] == [
-        *map(escaped, names), "head"
-    ]  # fmt: skip
+    assert [row[1] for row in found.tables["tensors"][1:]] == [*map(escaped, names), "head"]
     for character in "\u202e\u2066\x1b\x07\x85\u2028":
         assert character not in pages[0]
     assert "\\u202e" in pages[0]

@@ -38,8 +38,9 @@ def test_a_zoo_reports_what_is_in_its_folder(tmp_path: Path) -> None:
     assert whole is not None
     rows = {row["name"]: row for row in json.loads(unpacked(whole[1]))["rows"]}
     assert {name: row["status"] for name, row in rows.items()} == {
-        "broken": "failed", "deep/one": "done",
-    }  # fmt: skip
+        "broken": "failed",
+        "deep/one": "done",
+    }
     assert rows["broken"]["reason"] == "ModelFileError" and rows["broken"]["message"]
     assert rows["deep/one"]["peak_memory"] > 1e6 and rows["deep/one"]["seconds"] > 0
     assert rows["deep/one"]["loss_kind"] == "cross-entropy" and rows["deep/one"]["loss_reason"]

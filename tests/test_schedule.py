@@ -24,11 +24,15 @@ def values(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from("Add Mul Sub Relu Transpose MatMul Reshape Sum".split()),
-                  st.integers(0, 99), st.integers(0, 99)),
-        min_size=5, max_size=40,
+        st.tuples(
+            st.sampled_from("Add Mul Sub Relu Transpose MatMul Reshape Sum".split()),
+            st.integers(0, 99),
+            st.integers(0, 99),
+        ),
+        min_size=5,
+        max_size=40,
     )
-)  # fmt: skip
+)
 def test_arranged_graphs_compute_the_same(program: list[tuple[str, int, int]]) -> None:
     b = Builder()
     made = [b.input("x", TensorProto.FLOAT, SHAPE), b.input("y", TensorProto.FLOAT, SHAPE)]
@@ -87,8 +91,10 @@ def test_what_is_cheap_is_made_again() -> None:
 def test_sums_run_at_once() -> None:
     b = Builder()
     x = b.input("x", TensorProto.FLOAT, SHAPE)
-    products = [b.op("MatMul", b.op("MatMul", x, b.transpose(x, [1, 0])), b.scale(x, k + 2.0))
-                for k in range(8)]  # fmt: skip
+    products = [
+        b.op("MatMul", b.op("MatMul", x, b.transpose(x, [1, 0])), b.scale(x, k + 2.0))
+        for k in range(8)
+    ]
     outputs = [b.barrier(b.sum(p, keepdims=False)) for p in products]
     nodes = b.needed(outputs)
     order = arrange(nodes, outputs, b._again)

@@ -150,10 +150,15 @@ def test_gains_are_those_of_pytorch(
 
 @pytest.mark.parametrize(
     ("operator", "function"),
-    [("Gelu", nn.functional.gelu), ("Silu", nn.functional.silu), ("Mish", nn.functional.mish),
-     ("HardSwish", nn.functional.hardswish), ("Softplus", nn.functional.softplus),
-     ("Elu", nn.functional.elu)],
-)  # fmt: skip
+    [
+        ("Gelu", nn.functional.gelu),
+        ("Silu", nn.functional.silu),
+        ("Mish", nn.functional.mish),
+        ("HardSwish", nn.functional.hardswish),
+        ("Softplus", nn.functional.softplus),
+        ("Elu", nn.functional.elu),
+    ],
+)
 def test_other_gains_keep_the_second_moment(operator: str, function: Any) -> None:
     torch.manual_seed(0)
     found = gain(operator)
@@ -246,9 +251,12 @@ def test_lsuv_gives_every_layer_the_variance_that_the_lsuv_package_aims_at(tmp_p
     program.save(str(tmp_path / "net.onnx"))
     entry = program.model_proto.graph.input[0].name
     result = graph_init.initialize(
-        tmp_path / "net.onnx", scheme="lsuv", updates=0,
-        data={entry: x.numpy(), "target": target.numpy()}, loss="cross-entropy",
-    )  # fmt: skip
+        tmp_path / "net.onnx",
+        scheme="lsuv",
+        updates=0,
+        data={entry: x.numpy(), "target": target.numpy()},
+        loss="cross-entropy",
+    )
     ours = {i.name: numpy_helper.to_array(i) for i in result.model.graph.initializer}
     state = {n: torch.from_numpy(np.array(ours[n])) for n in net.state_dict()}
     net.load_state_dict(state)

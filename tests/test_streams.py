@@ -185,9 +185,14 @@ def test_what_is_reported_was_not_chosen_by(
         form, [{k: a[i : i + 8] for k, a in rows.items()} for i in range(0, 64, 8)]
     )
     graph_init.initialize(
-        two_outputs(), data=data, batch_size=8, tuner=tuner, **{COUNTS[tuner]: 6}, output_name="a",
+        two_outputs(),
+        data=data,
+        batch_size=8,
+        tuner=tuner,
+        **{COUNTS[tuner]: 6},
+        output_name="a",
         loss="mse",
-    )  # fmt: skip
+    )
     found = {
         name: {row.tobytes() for n, batch in fed if n == name for row in batch["x"]}
         for name in NAMES

@@ -25,8 +25,13 @@ Make = Callable[..., Value]
 def conv_grad(output: int) -> Make:
     def make(b: Builder, dy: Value, x: Value, w: Value) -> Value:
         wanted = [k == output for k in range(output + 1)]
-        attrs = {"group": 1, "kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1],
-                 "pads": [1, 1, 1, 1]}  # fmt: skip
+        attrs = {
+            "group": 1,
+            "kernel_shape": [3, 3],
+            "strides": [1, 1],
+            "dilations": [1, 1],
+            "pads": [1, 1, 1, 1],
+        }
         made = b.multi("ConvGrad", [dy, x, w], wanted, domain=MICROSOFT, attrs=attrs)[-1]
         assert made is not None
         return made
@@ -48,14 +53,8 @@ RULES: list[tuple[str, Make, list[tuple[int, ...]]]] = [
         (op, lambda b, x, op=op: b.op(op, b.add(b.mul(x, x), b.scalar(0.1, x))), [(2, 3)])
         for op in ("Log", "Sqrt")
     ),
-    *(
-        (op, lambda b, x, op=op: b.op(op, x, axis=-1), [(2, 3)])
-        for op in ("Softmax", "LogSoftmax")
-    ),
-    *(
-        (op, lambda b, x, y, op=op: b.op(op, x, y), [(2, 3), (3,)])
-        for op in ("Add", "Sub", "Mul")
-    ),
+    *((op, lambda b, x, op=op: b.op(op, x, axis=-1), [(2, 3)]) for op in ("Softmax", "LogSoftmax")),
+    *((op, lambda b, x, y, op=op: b.op(op, x, y), [(2, 3), (3,)]) for op in ("Add", "Sub", "Mul")),
     ("Identity", lambda b, x: b.barrier(x), [(2, 3)]),
     ("Cast", lambda b, x: b.op("Cast", b.op("Cast", x, to=1), to=11), [(2, 3)]),
     ("Reshape", lambda b, x: b.reshape(x, [6]), [(2, 3)]),
@@ -73,20 +72,28 @@ RULES: list[tuple[str, Make, list[tuple[int, ...]]]] = [
     ("GatherND", lambda b, x: b.op("GatherND", x, ints(b, 1, 2, 0, 0, shape=(2, 2))), [(2, 3)]),
     (
         "GatherGrad",
-        lambda b, x: b.op("GatherGrad", ints(b, 2, 4), ints(b, 2, 0, 2), x, domain=MICROSOFT,
-                          axis=1),
+        lambda b, x: b.op(
+            "GatherGrad", ints(b, 2, 4), ints(b, 2, 0, 2), x, domain=MICROSOFT, axis=1
+        ),
         [(2, 3)],
     ),
     (
         "GatherElementsGrad",
-        lambda b, x: b.op("GatherElementsGrad", x, ints(b, 2, 4), ints(b, *[2, 0, 2] * 2,
-                          shape=(2, 3)), domain=MICROSOFT, axis=1),
+        lambda b, x: b.op(
+            "GatherElementsGrad",
+            x,
+            ints(b, 2, 4),
+            ints(b, *[2, 0, 2] * 2, shape=(2, 3)),
+            domain=MICROSOFT,
+            axis=1,
+        ),
         [(2, 3)],
     ),
     (
         "GatherNDGrad",
-        lambda b, x: b.op("GatherNDGrad", ints(b, 4, 3), ints(b, 1, 3, shape=(2, 1)), x,
-                          domain=MICROSOFT),
+        lambda b, x: b.op(
+            "GatherNDGrad", ints(b, 4, 3), ints(b, 1, 3, shape=(2, 1)), x, domain=MICROSOFT
+        ),
         [(2, 3)],
     ),
     (
@@ -118,7 +125,7 @@ RULES: list[tuple[str, Make, list[tuple[int, ...]]]] = [
     ),
     ("ConvGrad", conv_grad(0), [(1, 3, 4, 4), (1, 2, 4, 4), (3, 2, 3, 3)]),
     ("ConvGrad", conv_grad(1), [(1, 3, 4, 4), (1, 2, 4, 4), (3, 2, 3, 3)]),
-]  # fmt: skip
+]
 
 
 def test_every_rule_has_a_case() -> None:
@@ -170,11 +177,7 @@ def programs(draw: st.DrawFn) -> list[tuple[str, int, int]]:
     """Operators with the numbers (counted from the newest) of the values that they read."""
     length = draw(st.integers(3, 9))
     return [
-        (
-            draw(st.sampled_from(UNARY + BINARY)),
-            draw(st.integers(0, 3)),
-            draw(st.integers(0, 3)),
-        )
+        (draw(st.sampled_from(UNARY + BINARY)), draw(st.integers(0, 3)), draw(st.integers(0, 3)))
         for _ in range(length)
     ]
 
@@ -209,10 +212,7 @@ def nodes_of(op: str, x: str, y: str, out: str) -> list[helper.NodeProto]:  # ty
             node("Mul", [y, f"{out}a"]),
         ],
         "Transpose": [node("Transpose", [x], perm=[1, 0])],
-        "Half": [
-            node("Split", [x], f"{out}a"),
-            node("Identity", [f"{out}a"]),
-        ],
+        "Half": [node("Split", [x], f"{out}a"), node("Identity", [f"{out}a"])],
         "Concat": [
             node("Concat", [x, y], f"{out}a", axis=0),
             node("Slice", [f"{out}a", "two", "six", "zero"]),
@@ -232,8 +232,13 @@ def test_random_graphs(program: list[tuple[str, int, int]], seed: int) -> None:
     for name in ("w0", "w1", "w2", "gain"):
         shape = (4,) if name == "gain" else (4, 4)
         environment[name] = b.input(name, DOUBLE, shape, requires_grad=True)
-    constants = {"one": np.ones(()), "flip": np.array([3, -3, 0, 0]), "zero": np.array([0]),
-                 "two": np.array([2]), "six": np.array([6])}  # fmt: skip
+    constants = {
+        "one": np.ones(()),
+        "flip": np.array([3, -3, 0, 0]),
+        "zero": np.array([0]),
+        "two": np.array([2]),
+        "six": np.array([6]),
+    }
     environment |= {n: b.constant(a) for n, a in constants.items()}
     values = ["w0", "w1", "w2"]
     for k, (op, i, j) in enumerate(program):

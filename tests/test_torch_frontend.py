@@ -225,8 +225,11 @@ def test_the_registry_are_those_of_the_core(tuner: options.Tuner) -> None:
         for p in module.parameters():
             p *= 0.05
     result = graph_init_torch.initialize_(
-        module, (torch.randn(4, 3, 10, 10),), loss=nn.CrossEntropyLoss(), tuner=tuner,
-    )  # fmt: skip
+        module,
+        (torch.randn(4, 3, 10, 10),),
+        loss=nn.CrossEntropyLoss(),
+        tuner=tuner,
+    )
     assert result.provenance["graph_init.loss"] == "cross-entropy"
     assert result.provenance["graph_init.tuner"] == tuner.name
     assert any(f > 1 for f in result.scales.values())
@@ -283,9 +286,12 @@ def test_batches_of_tensors_are_read() -> None:
         ),
     ):
         result = graph_init_torch.initialize_(
-            PlainCNN(), (torch.randn(4, 3, 10, 10),), data=data, loss="cross-entropy",
+            PlainCNN(),
+            (torch.randn(4, 3, 10, 10),),
+            data=data,
+            loss="cross-entropy",
             tuner="drawn",
-        )  # fmt: skip
+        )
         assert np.isfinite(result.after.loss)
 
 
@@ -294,9 +300,13 @@ def test_compare_leaves_the_module_alone() -> None:
     before = copy.deepcopy(module.state_dict())
     data = {"image": torch.randn(24, 3, 10, 10), "target": torch.randint(0, 5, (24,))}
     plan = graph_init.Plan(
-        schemes=("keep",), seeds=1, updates=3, optimizers=("sgd",), tune=False,
+        schemes=("keep",),
+        seeds=1,
+        updates=3,
+        optimizers=("sgd",),
+        tune=False,
         learning_rates=(0.01,),
-    )  # fmt: skip
+    )
     found = graph_init_torch.compare(
         module, (data["image"][:4],), data=data, loss="cross-entropy", plan=plan, batch_size=4
     )

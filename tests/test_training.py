@@ -28,9 +28,13 @@ class CNN(nn.Module):  # type: ignore[misc, name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(1, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+        )
         self.head = nn.Linear(16, 10)
 
     def forward(self, x: Any) -> Any:
@@ -92,9 +96,12 @@ def prepared(net: Any, folder: Path, mode: str) -> tuple[workload.Workload, dict
     parameters = analyze(loaded.ir)
     values = initial_values(loaded)
     options = Options(
-        data={entry: x, "target": y}, loss="cross-entropy", batch_norm=mode, whole_file=True,
+        data={entry: x, "target": y},
+        loss="cross-entropy",
+        batch_norm=mode,
+        whole_file=True,
         scale_gradient=True,
-    )  # fmt: skip
+    )
     return workload.build(loaded, parameters, values, options), values, entry
 
 

@@ -48,7 +48,7 @@ def with_last(op: str, opset: int, **attributes: object) -> onnx.ModelProto:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(w, "w")],
-        opset,
+        opset=opset,
     )
 
 

@@ -117,9 +117,12 @@ def test_two_models_never_write_one_data_file(tmp_path: Path) -> None:
 
     def write(name: str, data: str) -> None:
         onnx.save(
-            plain_cnn(2, 4, 4), source / f"{name}.onnx",
-            save_as_external_data=True, location=data, size_threshold=0,
-        )  # fmt: skip
+            plain_cnn(2, 4, 4),
+            source / f"{name}.onnx",
+            save_as_external_data=True,
+            location=data,
+            size_threshold=0,
+        )
 
     write("a", "b.c")
     assert zoo.run([str(source)], str(output), updates=1).summary["done"] == 1
@@ -236,9 +239,12 @@ def test_planted_faults_are_rows(tmp_path: Path) -> None:
     (source / "truncated.onnx").write_bytes(whole.read_bytes()[:-20])
     (source / "garbage.onnx").write_bytes(os.urandom(500))
     onnx.save(
-        plain_cnn(2), source / "split.onnx",
-        save_as_external_data=True, location="gone.bin", size_threshold=0,
-    )  # fmt: skip
+        plain_cnn(2),
+        source / "split.onnx",
+        save_as_external_data=True,
+        location="gone.bin",
+        size_threshold=0,
+    )
     (source / "gone.bin").unlink()
     onnx.save(bomb(), source / "bomb.onnx")
     onnx.save(endless(), source / "endless.onnx")
@@ -428,17 +434,24 @@ models:
     found = {e.name: e.options for e in catalog.collect([str(path)], "out", {"updates": 2})}
     assert found == {
         "a/tiny": {"scheme": "he", "batch_size": 4, "seed": 5, "updates": 2},
-        "c/tiny": {"scheme": "he", "batch_size": 2, "dims": {"n": 3}, "updates": 2,
-                   "time_limit": 120.0},
+        "c/tiny": {
+            "scheme": "he",
+            "batch_size": 2,
+            "dims": {"n": 3},
+            "updates": 2,
+            "time_limit": 120.0,
+        },
         "vision/other": {"scheme": "he", "batch_size": 4, "seed": 5, "updates": 2},
-    }  # fmt: skip
+    }
 
 
 def test_a_model_with_a_tuner_of_its_own_has_that_ones_settings() -> None:
     general = {"tuner": "restore", "updates": 3, "seed": 1}
     assert manifest.over(general, {"tuner": "metainit", "steps": 5}) == {
-        "tuner": "metainit", "steps": 5, "seed": 1,
-    }  # fmt: skip
+        "tuner": "metainit",
+        "steps": 5,
+        "seed": 1,
+    }
     assert manifest.over(general, {"seed": 2}) == {"tuner": "restore", "updates": 3, "seed": 2}
 
 

@@ -20,9 +20,14 @@ class PlainCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Dropout2d(0.5),
-            nn.Conv2d(8, 8, 3, 2, 1, groups=2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Dropout2d(0.5),
+            nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=2),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
         self.head = nn.Linear(8, 5)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -44,9 +49,15 @@ class Residual(nn.Module):
 def resnet() -> nn.Module:
     """Batch norm with running statistics that are not the fresh ones."""
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), Residual(8), Residual(8),
-        nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(4),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Residual(8),
+        Residual(8),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.LazyLinear(4),
+    )
     with torch.no_grad():
         for _ in range(3):
             net(1 + 2 * torch.randn(8, 3, 10, 10))
@@ -166,9 +177,9 @@ class Upsampling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = nn.Conv2d(2, 6, 3, 2, 1)
+        self.down = nn.Conv2d(2, 6, 3, stride=2, padding=1)
         self.norm = nn.InstanceNorm2d(6, affine=True)
-        self.up = nn.ConvTranspose2d(6, 2, 4, 2, 1)
+        self.up = nn.ConvTranspose2d(6, 2, 4, stride=2, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.up(torch.nn.functional.silu(self.norm(self.down(x))))
@@ -212,10 +223,23 @@ def _masked() -> dict[str, torch.Tensor]:
 
 
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2,
-      "num_heads": 4, "pad_token_id": 0, "decoder_start_token_id": 0}  # fmt: skip
-MAMBA = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4,
-         "pad_token_id": 0}  # fmt: skip
+T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+}
+MAMBA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "state_size": 4,
+    "pad_token_id": 0,
+}
 
 CASES: Mapping[str, Case] = {
     "CNN with dropout": Case(PlainCNN, _image),
@@ -231,20 +255,30 @@ CASES: Mapping[str, Case] = {
     "shared submodules": Case(Shared, lambda: (torch.randn(5, 6),)),
     "forward hook": Case(hooked, lambda: (torch.randn(5, 6),)),
     "parametrised": Case(Parametrised, lambda: (torch.randn(5, 6),)),
-    "nested": Case(Nested, lambda: ({"a": torch.randn(4, 4), "b": torch.randn(4, 5)}, 0.5),
-                   options={"output_name": "answer.scores"}),
+    "nested": Case(
+        Nested,
+        lambda: ({"a": torch.randn(4, 4), "b": torch.randn(4, 5)}, 0.5),
+        options={"output_name": "answer.scores"},
+    ),
     "frozen": Case(Frozen, lambda: (torch.randn(4, 6, 8),)),
     "TransformerEncoder": Case(Attention, lambda: (torch.randn(4, 5, 8),)),
     "transposed convolution": Case(Upsampling, lambda: (torch.randn(4, 2, 8, 8),)),
-    "BERT": Case(lambda: hugging_face("Bert", "ForSequenceClassification", **ENCODER, num_labels=3),
-                 kwargs=_masked),
-    "GPT-2, tied": Case(lambda: hugging_face("GPT2", "LMHeadModel", **GPT2),
-                        kwargs=lambda: token_batch(3, 9)),
+    "BERT": Case(
+        lambda: hugging_face("Bert", "ForSequenceClassification", **ENCODER, num_labels=3),
+        kwargs=_masked,
+    ),
+    "GPT-2, tied": Case(
+        lambda: hugging_face("GPT2", "LMHeadModel", **GPT2), kwargs=lambda: token_batch(3, 9)
+    ),
     "Llama": Case(lambda: hugging_face("Llama", "ForCausalLM", **GROUPED), kwargs=_masked),
-    "T5": Case(lambda: hugging_face("T5", "ForConditionalGeneration", **T5),
-               kwargs=lambda: pair(3)),
-    "ViT": Case(lambda: hugging_face("ViT", "ForImageClassification", **VISION, num_labels=3),
-                kwargs=lambda: pixels(32, 3)),
-    "Mamba": Case(lambda: hugging_face("Mamba", "ForCausalLM", **MAMBA),
-                  kwargs=lambda: token_batch(2, 6)),
-}  # fmt: skip
+    "T5": Case(
+        lambda: hugging_face("T5", "ForConditionalGeneration", **T5), kwargs=lambda: pair(3)
+    ),
+    "ViT": Case(
+        lambda: hugging_face("ViT", "ForImageClassification", **VISION, num_labels=3),
+        kwargs=lambda: pixels(32, 3),
+    ),
+    "Mamba": Case(
+        lambda: hugging_face("Mamba", "ForCausalLM", **MAMBA), kwargs=lambda: token_batch(2, 6)
+    ),
+}

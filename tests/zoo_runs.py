@@ -29,9 +29,12 @@ def small_zoo(folder: Path, models: int = 6) -> Path:
     for k in range(models - 1):
         onnx.save(plain_cnn(2 + k % 3, 4, 4, seed=k), folder / "deep" / f"cnn{k}.onnx")
     onnx.save(
-        plain_cnn(3, 4, 4), folder / "split.onnx",
-        save_as_external_data=True, location="weights.bin", size_threshold=0,
-    )  # fmt: skip
+        plain_cnn(3, 4, 4),
+        folder / "split.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
     return folder
 
 
@@ -58,9 +61,14 @@ def command(*arguments: object) -> list[str]:
 def start(*arguments: object) -> subprocess.Popen[str]:
     """``graph-init zoo``, in a session of its own."""
     return subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        start_new_session=True, env={**os.environ, "PYTHONPATH": python_path()},
-    )  # fmt: skip
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": python_path()},
+    )
 
 
 def python_path() -> str:
@@ -94,8 +102,11 @@ def cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.P
         call = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(told)]
         return subprocess.Popen(
             [*call, "--host", "127.0.0.1", "--no-dashboard", *options],
-            cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     processes = [begin("scheduler", "--port", "0")]
     try:
@@ -128,9 +139,12 @@ def object_store() -> Iterator[tuple[Any, dict[str, str]]]:
             "AWS_DEFAULT_REGION": "eu-west-1",
         }
         fs = s3fs.S3FileSystem(
-            endpoint_url=environment["AWS_ENDPOINT_URL"], key="testing", secret="testing",
-            client_kwargs={"region_name": "eu-west-1"}, use_listings_cache=False,
-        )  # fmt: skip
+            endpoint_url=environment["AWS_ENDPOINT_URL"],
+            key="testing",
+            secret="testing",
+            client_kwargs={"region_name": "eu-west-1"},
+            use_listings_cache=False,
+        )
         fs.mkdir("bucket")
         yield fs, environment
     finally:

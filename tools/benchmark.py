@@ -163,10 +163,25 @@ def child(task: str, name: str, folder: Path, steps: int, threads: int) -> dict[
     """Run one task in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.run(
-        [sys.executable, __file__, "--task", task, "--models", name, "--folder", str(folder),
-         "--steps", str(steps), "--threads", str(threads)],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+        [
+            sys.executable,
+            __file__,
+            "--task",
+            task,
+            "--models",
+            name,
+            "--folder",
+            str(folder),
+            "--steps",
+            str(steps),
+            "--threads",
+            str(threads),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     if process.returncode:
         raise SystemExit(f"{task} of {name} failed:\n{process.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
@@ -181,11 +196,11 @@ def compare(name: str, rounds: int, steps: int, threads: int, rate: float) -> st
     """One row of the table."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        flops = child("write", name, folder, steps, threads)["flops"]
+        flops = child("write", name, folder, steps, threads=threads)["flops"]
         theirs, ours = [], []
         for _ in range(rounds):
-            theirs.append(child("torch", name, folder, steps, threads))
-            ours.append(child("graph-init", name, folder, steps, threads))
+            theirs.append(child("torch", name, folder, steps, threads=threads))
+            ours.append(child("graph-init", name, folder, steps, threads=threads))
     best_theirs = [min(r["seconds"]) for r in theirs]
     best_ours = [min(r["seconds"]) for r in ours]
     time_ratio = [a / b for a, b in zip(best_ours, best_theirs, strict=True)]
@@ -226,7 +241,7 @@ def main() -> None:
         }
         print(json.dumps(tasks[given.task]()))
         return
-    rate = child("rate", given.models[0], ROOT, 1, given.threads)["gflops"]
+    rate = child("rate", given.models[0], ROOT, steps=1, threads=given.threads)["gflops"]
     print(f"{given.threads} threads, matrix products at {rate:.0f} GFLOP/s\n")
     print(
         "| model | step (s) | PyTorch | time ratio | memory (MB) | PyTorch | memory ratio | "
@@ -234,7 +249,7 @@ def main() -> None:
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name in given.models:
-        print(compare(name, given.rounds, given.steps, given.threads, rate), flush=True)
+        print(compare(name, given.rounds, given.steps, given.threads, rate=rate), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,16 @@ from graph_init.ir import MICROSOFT, Array, Builder, Value
 from graph_init.lowering import patches
 
 SIZES = (
-    (64, 32), (128, 16), (256, 8), (512, 4), (256, 16), (512, 8), (16, 4), (64, 4), (256, 4),
-)  # fmt: skip
+    (64, 32),
+    (128, 16),
+    (256, 8),
+    (512, 4),
+    (256, 16),
+    (512, 8),
+    (16, 4),
+    (64, 4),
+    (256, 4),
+)
 RUNS = 10
 
 
@@ -35,9 +43,12 @@ def session(channels: int, size: int, batch: int, which: str, ours: bool) -> Ses
     """The engine's own, or ours, for ``which`` of forward, input and kernel."""
     shape, kernel = (batch, channels, size, size), (channels, channels, 3, 3)
     attrs = {
-        "group": 1, "kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1],
+        "group": 1,
+        "kernel_shape": [3, 3],
+        "strides": [1, 1],
+        "dilations": [1, 1],
         "pads": [1, 1, 1, 1],
-    }  # fmt: skip
+    }
     b = Builder(fuses=True)
     x = b.input("x", TensorProto.FLOAT, shape)
     delta = b.input("delta", TensorProto.FLOAT, shape)
@@ -52,9 +63,9 @@ def session(channels: int, size: int, batch: int, which: str, ours: bool) -> Ses
         ("forward", False): lambda: b.op("Conv", x, w, **attrs),
         ("forward", True): lambda: patches.convolve(b, x, w, place),
         ("input", False): lambda: engine_gradient(0),
-        ("input", True): lambda: patches.input_derivative(b, delta, x, w, place),
+        ("input", True): lambda: patches.input_derivative(b, delta, x, w, place=place),
         ("kernel", False): lambda: engine_gradient(1),
-        ("kernel", True): lambda: patches.kernel_derivative(b, delta, x, w, place),
+        ("kernel", True): lambda: patches.kernel_derivative(b, delta, x, w, place=place),
     }
     value = rules[which, ours]()
     assert value is not None
@@ -76,7 +87,7 @@ def main() -> None:
         }
         work = 2 * 9 * batch * size**2 * channels**2 / 1e9
         for which in ("forward", "input", "kernel"):
-            both = [session(channels, size, batch, which, ours) for ours in (False, True)]
+            both = [session(channels, size, batch, which, ours=ours) for ours in (False, True)]
             times: list[list[float]] = [[], []]
             for _ in range(RUNS):
                 for run, found in zip(both, times, strict=True):

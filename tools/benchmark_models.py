@@ -20,7 +20,10 @@ def plain_cnn() -> Case:
     width = 3
     for stage, channels in enumerate((64, 128, 256, 512)):
         for k in range(5 if stage == 1 else 4):
-            layers += [nn.Conv2d(width, channels, 3, 2 if stage and not k else 1, 1), nn.ReLU()]
+            layers += [
+                nn.Conv2d(width, channels, 3, stride=2 if stage and not k else 1, padding=1),
+                nn.ReLU(),
+            ]
             width = channels
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
     return _initialised(model), torch.randn(16, 3, 32, 32), torch.randint(0, 10, (16,))
@@ -30,10 +33,10 @@ class Basic(nn.Module):
     def __init__(self, width: int, channels: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(width, channels, 3, stride, 1, bias=False),
+            nn.Conv2d(width, channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
         )
         self.skip = _skip(width, channels, stride)
@@ -50,7 +53,7 @@ class Bottleneck(nn.Module):
             nn.Conv2d(width, inner, 1, bias=False),
             nn.BatchNorm2d(inner),
             nn.ReLU(),
-            nn.Conv2d(inner, inner, 3, stride, 1, bias=False),
+            nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(inner),
             nn.ReLU(),
             nn.Conv2d(inner, channels, 1, bias=False),
@@ -72,7 +75,7 @@ def _skip(width: int, channels: int, stride: int) -> nn.Module:
 
 def _resnet(block: type[nn.Module], depths: tuple[int, ...], widths: tuple[int, ...]) -> nn.Module:
     layers: list[nn.Module] = [
-        nn.Conv2d(3, 64, 3, 1, 1, bias=False),
+        nn.Conv2d(3, 64, 3, padding=1, bias=False),
         nn.BatchNorm2d(64),
         nn.ReLU(),
     ]

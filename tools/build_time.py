@@ -34,11 +34,14 @@ WIDTH, ROWS, BLOCK = 8, 2, 20
 def chain(nodes: int) -> onnx.ModelProto:
     """A model with ``nodes`` nodes, rounded to whole blocks."""
     rng = np.random.default_rng(0)
-    made, weights = [], [
-        numpy_helper.from_array(np.array([ROWS, 2, WIDTH // 2]), "split"),
-        numpy_helper.from_array(np.array([ROWS, WIDTH]), "flat"),
-        numpy_helper.from_array(np.array(0.5, np.float32), "half"),
-    ]  # fmt: skip
+    made, weights = (
+        [],
+        [
+            numpy_helper.from_array(np.array([ROWS, 2, WIDTH // 2]), "split"),
+            numpy_helper.from_array(np.array([ROWS, WIDTH]), "flat"),
+            numpy_helper.from_array(np.array(0.5, np.float32), "half"),
+        ],
+    )
     at = "x"
     for k in range(max(nodes // BLOCK, 1)):
         w = rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) * np.float32(WIDTH**-0.5)
@@ -61,7 +64,7 @@ def chain(nodes: int) -> onnx.ModelProto:
         "chain",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [ROWS, WIDTH])],
         [helper.make_tensor_value_info(at, TensorProto.FLOAT, [ROWS, WIDTH])],
-        weights,
+        initializer=weights,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 

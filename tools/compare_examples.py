@@ -36,7 +36,7 @@ class CNN(nn.Module):
         layers: list[nn.Module] = []
         width = 1
         for k in range(10):
-            layers += [nn.Conv2d(width, 24, 3, 2 if k == 4 else 1, 1), nn.ReLU()]
+            layers += [nn.Conv2d(width, 24, 3, stride=2 if k == 4 else 1, padding=1), nn.ReLU()]
             width = 24
         self.body, self.head = nn.Sequential(*layers), nn.Linear(24, 10)
 
@@ -126,9 +126,14 @@ def export(model: nn.Module, x: Any, path: Path) -> None:
     """With a batch of any size."""
     example = torch.from_numpy(x[:4])
     program = torch.onnx.export(
-        model, (example,), dynamo=True, optimize=False, verbose=False,
-        input_names=["x"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )  # fmt: skip
+        model,
+        (example,),
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+        input_names=["x"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
     assert program is not None
     program.save(str(path))
 

@@ -50,9 +50,13 @@ class Row:
 
 
 ROWS = [
-    Row("3.10", "oldest"), Row("3.10", "newest"), Row("3.11", "pinned"), Row("3.12", "oldest"),
-    Row("3.12", "newest"), Row("3.13", "newest"),
-]  # fmt: skip
+    Row("3.10", "oldest"),
+    Row("3.10", "newest"),
+    Row("3.11", "pinned"),
+    Row("3.12", "oldest"),
+    Row("3.12", "newest"),
+    Row("3.13", "newest"),
+]
 
 
 def interpreter(version: str) -> str:
@@ -103,9 +107,13 @@ def attempt(row: Row) -> str:
 
         def run(*arguments: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                [python, *arguments], capture_output=True, text=True, check=False, cwd=ROOT,
+                [python, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=ROOT,
                 env=environment,
-            )  # fmt: skip
+            )
 
         def install(*arguments: str) -> subprocess.CompletedProcess[str]:
             return run("-m", "uv", "pip", "install", "--quiet", "--python", python, *arguments)
@@ -123,9 +131,19 @@ def attempt(row: Row) -> str:
         ]
         healthy = run("-m", "graph_init", "doctor").returncode == 0
         tested = run(
-            "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "auto", "--dist", "worksteal",
-            "-m", "not long", *without_frameworks(),
-        )  # fmt: skip
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "auto",
+            "--dist",
+            "worksteal",
+            "-m",
+            "not long",
+            *without_frameworks(),
+        )
         if tested.returncode:
             print(tested.stdout[-6000:], file=sys.stderr)
         last = re.sub(r" in .*|, \d+ warnings?", "", tested.stdout.strip().splitlines()[-1])

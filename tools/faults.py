@@ -67,27 +67,46 @@ def _model(name: str, *words: str) -> Callable[[Path], list[str]]:
 
 COMMANDS = {
     "initialize, with scales": Command(
-        _model("initialize", "{at}/in.onnx", "-o", "{at}/out.onnx", "--save-scales", "{at}/scales",
-               "--updates", "3"),
-        ("scales", "out.onnx"), parted=1,
+        _model(
+            "initialize",
+            "{at}/in.onnx",
+            "-o",
+            "{at}/out.onnx",
+            "--save-scales",
+            "{at}/scales",
+            "--updates",
+            "3",
+        ),
+        ("scales", "out.onnx"),
+        parted=1,
     ),
     "initialize, external data": Command(
         _model("initialize", "{at}/ext.onnx", "-o", "{at}/out.onnx", "--updates", "3"),
         ("out.onnx",),
     ),
     "apply, external data": Command(
-        _model("apply", "{at}/given{{seed}}", "{at}/ext.onnx", "-o", "{at}/out.onnx"),
-        ("out.onnx",),
+        _model("apply", "{at}/given{{seed}}", "{at}/ext.onnx", "-o", "{at}/out.onnx"), ("out.onnx",)
     ),
-    "artifacts": Command(
-        _model("artifacts", "{at}/in.onnx", "-o", "{at}/training"), ("training",),
-    ),
+    "artifacts": Command(_model("artifacts", "{at}/in.onnx", "-o", "{at}/training"), ("training",)),
     "compare": Command(
-        _model("compare", "{at}/in.onnx", "--data", "{at}/d.npz", "-o", "{at}/compared",
-               "--no-tune", "--updates", "3", "--seeds", "1", "--scheme", "he"),
+        _model(
+            "compare",
+            "{at}/in.onnx",
+            "--data",
+            "{at}/d.npz",
+            "-o",
+            "{at}/compared",
+            "--no-tune",
+            "--updates",
+            "3",
+            "--seeds",
+            "1",
+            "--scheme",
+            "he",
+        ),
         ("compared",),
     ),
-}  # fmt: skip
+}
 
 
 def prepare(at: Path) -> None:
@@ -95,9 +114,12 @@ def prepare(at: Path) -> None:
     rng = np.random.default_rng(0)
     onnx.save(plain_cnn(3), at / "in.onnx")
     onnx.save(
-        plain_cnn(3), at / "ext.onnx", save_as_external_data=True, location="ext.data",
+        plain_cnn(3),
+        at / "ext.onnx",
+        save_as_external_data=True,
+        location="ext.data",
         size_threshold=0,
-    )  # fmt: skip
+    )
     x = rng.standard_normal((40, 3, 8, 8)).astype(np.float32)
     np.savez(at / "d.npz", x=x, target=rng.integers(0, 10, 40))
     for seed in range(2):
@@ -201,8 +223,10 @@ def main() -> None:
             cells = (name, failed.faults, killed.faults, killed.between, bad, left)
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
     print()
-    print("| command | signals | ended by them | old | new | parted | lost | with files left "
-          "| after a later run |")  # fmt: skip
+    print(
+        "| command | signals | ended by them | old | new | parted | lost | with files left "
+        "| after a later run |"
+    )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     rng = random.Random(options.seed)
     chosen = {options.only: COMMANDS[options.only]} if options.only else COMMANDS

@@ -66,7 +66,7 @@ def network(depth: int, activation: str = "Relu", factor: float = 1.0) -> onnx.M
         "plain",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", CLASSES])],
-        weights,
+        initializer=weights,
     )
     opset = [helper.make_opsetid("", 17)]
     return helper.make_model(graph, opset_imports=opset, ir_version=8)
@@ -93,9 +93,11 @@ def steps() -> Iterator[Point]:
         yield "steps", f"{activation}, Taylor", 0.0, exact.gradient_deviation
         for share in SHARES:
             found = graph_init.measure(
-                model, batch_size=ROWS, method="finite-difference",
+                model,
+                batch_size=ROWS,
+                method="finite-difference",
                 difference_step=float(share * length / exact.gradient_norm),
-            )  # fmt: skip
+            )
             yield "steps", f"{activation}, differences", float(share), found.gradient_deviation
 
 
@@ -225,11 +227,17 @@ def draw(points: Sequence[Point], folder: Path) -> None:
     grey = "#888888"
     pyplot.rcParams.update(
         {
-            "axes.edgecolor": grey, "axes.labelcolor": grey, "text.color": grey,
-            "xtick.color": grey, "ytick.color": grey, "svg.hashsalt": "graph-init",
-            "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+            "axes.edgecolor": grey,
+            "axes.labelcolor": grey,
+            "text.color": grey,
+            "xtick.color": grey,
+            "ytick.color": grey,
+            "svg.hashsalt": "graph-init",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
         }
-    )  # fmt: skip
+    )
     colours = ("#5c6bc0", "#ef6c00", "#26a69a", "#ab47bc")
 
     def curve(figure: str, name: str) -> tuple[list[float], list[float]]:

@@ -41,10 +41,20 @@ def run(code: str, folder: Path, home: Path) -> tuple[str, float]:
     start = time.perf_counter()
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"[ ! -e {activate} ] || . {activate}\n{code}"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        env={**kept, "HOME": str(home), "PATH": os.pathsep.join(path), "COLUMNS": "100",
-             "TERM": "dumb", "PIP_NO_CACHE_DIR": "1"},
-    )  # fmt: skip
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={
+            **kept,
+            "HOME": str(home),
+            "PATH": os.pathsep.join(path),
+            "COLUMNS": "100",
+            "TERM": "dumb",
+            "PIP_NO_CACHE_DIR": "1",
+        },
+    )
     if done.returncode:
         raise SystemExit(f"{code}\nends with {done.returncode}:\n{done.stdout[-4000:]}")
     return done.stdout, time.perf_counter() - start

@@ -130,7 +130,7 @@ def work(seed: int, numbers: Iterator[int], stream: IO[str]) -> None:
             stream.flush()
             made = mutations.mutant(seed, number)
             result = {"number": number, "kind": made.kind, "seed": made.seed}
-            result.update(_try(graph_init, made, seed, base, watch))
+            result.update(_try(graph_init, made, seed, base, watch=watch))
             stream.write(json.dumps(result) + "\n")
             stream.flush()
 
@@ -267,9 +267,15 @@ class _Worker:
 
     def spawn(self) -> None:
         command = [
-            sys.executable, __file__, "--worker", str(self.next), str(self.step), str(self.stop),
-            "--seed", str(self.seed),
-        ]  # fmt: skip
+            sys.executable,
+            __file__,
+            "--worker",
+            str(self.next),
+            str(self.step),
+            str(self.stop),
+            "--seed",
+            str(self.seed),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment
@@ -300,7 +306,7 @@ def fuzz(
         mutations.write_seeds(path)
         os.environ[mutations.SEEDS_FILE] = str(path)
         try:
-            return _fuzz(seed, count, seconds, jobs, first, show)
+            return _fuzz(seed, count, seconds, jobs, first=first, show=show)
         finally:
             del os.environ[mutations.SEEDS_FILE]
 
@@ -376,9 +382,14 @@ def _lost(worker: _Worker, run: Run, how: str, selector: selectors.BaseSelector)
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     made = mutations.mutant(worker.seed, worker.at)
     run.add(
-        {"number": worker.at, "kind": made.kind, "seed": made.seed,
-         "outcome": f"finding: {how}", "finding": how}
-    )  # fmt: skip
+        {
+            "number": worker.at,
+            "kind": made.kind,
+            "seed": made.seed,
+            "outcome": f"finding: {how}",
+            "finding": how,
+        }
+    )
     _replace(worker, selector)
 
 
@@ -411,7 +422,7 @@ def replay(seed: int, number: int) -> None:
     mutations.lay_out(folder / "base" / "in")
     for name, content in made.files.items():
         (folder / name).write_bytes(content)
-    result = _try(graph_init, made, seed, folder / "base", _Watch())
+    result = _try(graph_init, made, seed, base=folder / "base", watch=_Watch())
     print(result.pop("finding", "no finding"))
     print(result)
 
@@ -430,8 +441,11 @@ def main() -> None:
     if options.worker:
         stream = os.fdopen(os.dup(1), "w")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        work(options.seed, iter(range(options.worker[0], options.worker[2], options.worker[1])),
-             stream)  # fmt: skip
+        work(
+            options.seed,
+            iter(range(options.worker[0], options.worker[2], options.worker[1])),
+            stream,
+        )
         return
     if options.replay is not None:
         return replay(options.seed, options.replay)
@@ -446,13 +460,16 @@ def main() -> None:
         for finding in run.findings[written:]:
             written += 1
             words = finding["finding"].strip().splitlines()[-1][:200]
-            print(f"{finding['number']}: {finding['outcome']}, {finding['seed']}: {words}",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"{finding['number']}: {finding['outcome']}, {finding['seed']}: {words}",
+                file=sys.stderr,
+                flush=True,
+            )
             if options.log:
                 with options.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(finding) + "\n")
 
-    run = fuzz(options.seed, count, options.seconds, options.jobs, options.first, show)
+    run = fuzz(options.seed, count, options.seconds, options.jobs, first=options.first, show=show)
     with contextlib.suppress(BrokenPipeError):
         show(run)
         print(table(run))

@@ -173,8 +173,10 @@ def _called(call: ast.Call) -> str:
     return getattr(function, "id", None) or getattr(function, "attr", "")
 
 
-def counts(sources: Sources) -> Counts:
-    """The counts of all files in ``sources``."""
+def counts(sources: Sources, folder: str = "") -> Counts:
+    """The counts of the files of ``sources`` in ``folder``, which call functions of all of them."""
+    positional = [place for place in positional_calls(sources) if place.startswith(folder)]
+    sources = {path: source for path, source in sources.items() if path.startswith(folder)}
     functions = [
         (_parameters(node), f"{path}:{node.name}")
         for path, source in sources.items()
@@ -185,7 +187,7 @@ def counts(sources: Sources) -> Counts:
     return Counts(
         signature=signature,
         longest=longest,
-        positional=len(positional_calls(sources)),
+        positional=len(positional),
         skips=sum(source.count("# fmt: " + "skip") for source in sources.values()),
         lines=sum(len(source.splitlines()) for source in sources.values()),
     )
@@ -204,11 +206,10 @@ def describe(title: str, sources: Sources) -> str:
         groups = circles(graph)
         lines.append(f"  circles of {name}: {len(groups)}")
         lines += [f"    {' ↔ '.join(group)}" for group in groups]
-    whole = Counts(0, "", 0, 0, 0)
+    whole = Counts(signature=0, longest="", positional=0, skips=0, lines=0)
     lines += ["", "  folder      longest signature  positional calls  fmt: skip   lines"]
     for folder in (*COUNTED, ""):
-        part = {p: s for p, s in sources.items() if p.startswith(folder)}
-        whole = counts(part)
+        whole = counts(sources, folder)
         lines.append(
             f"  {folder or 'all':<12}{whole.signature:>17}{whole.positional:>18}{whole.skips:>11}"
             f"{whole.lines:>8}"

@@ -40,9 +40,20 @@ class Case:
 
 
 CASES = {
-    "small": Case(256, 4, 4, "taylor", 2, "exact, slices of 2"),
-    "medium": Case(1024, 24, 4, "taylor", 2, "exact, slices of 2"),
-    "billion": Case(1792, 24, 2, "finite-difference", 2, "finite differences"),
+    "small": Case(
+        width=256, depth=4, batch=4, method="taylor", micro_batch=2, title="exact, slices of 2"
+    ),
+    "medium": Case(
+        width=1024, depth=24, batch=4, method="taylor", micro_batch=2, title="exact, slices of 2"
+    ),
+    "billion": Case(
+        width=1792,
+        depth=24,
+        batch=2,
+        method="finite-difference",
+        micro_batch=2,
+        title="finite differences",
+    ),
 }
 
 
@@ -87,9 +98,12 @@ def steps(name: str, folder: Path, count: int) -> dict[str, Any]:
     start = time.perf_counter()
     loaded = load(folder / "model.onnx")
     options = Options(
-        batch_size=case.batch, loss="cross-entropy", method=case.method,
-        micro_batch=case.micro_batch, scale_gradient=True,
-    )  # fmt: skip
+        batch_size=case.batch,
+        loss="cross-entropy",
+        method=case.method,
+        micro_batch=case.micro_batch,
+        scale_gradient=True,
+    )
     values = initial_values(loaded)
     evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)
     scales = np.full(len(evaluator.scaled), 0.99)
@@ -126,10 +140,21 @@ def _peak() -> float:
 
 def child(task: str, name: str, folder: Path, count: int) -> dict[str, Any]:
     process = subprocess.run(
-        [sys.executable, __file__, name, "--task", task, "--folder", str(folder),
-         "--steps", str(count)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            __file__,
+            name,
+            "--task",
+            task,
+            "--folder",
+            str(folder),
+            "--steps",
+            str(count),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if process.returncode:
         raise SystemExit(f"{task} of {name} failed:\n{process.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

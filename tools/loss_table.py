@@ -31,10 +31,7 @@ from graph_init.analysis import analyze
 from graph_init.frontends.resolve import resolve
 from graph_init.problem import forward_graph, loss
 from graph_init.problem.loss_choice import BINARY, CLASSES, SQUARES, Choice, Evidence, choose
-from tests.architectures import (
-    ENCODER,
-    tokens,
-)
+from tests.architectures import ENCODER, tokens
 
 TABLE = ROOT / "docs" / "losses.md"
 CE, BCE, MSE = CLASSES, BINARY, SQUARES
@@ -58,9 +55,15 @@ class Model:
 
 
 def hugging(
-    family: str, head: str, expected: str, options: dict[str, Any], inputs: Callable[[], Any],
-    aside: bool = False, file: bool = True, **more: Any,
-) -> Model:  # fmt: skip
+    family: str,
+    head: str,
+    expected: str,
+    options: dict[str, Any],
+    inputs: Callable[[], Any],
+    aside: bool = False,
+    file: bool = True,
+    **more: Any,
+) -> Model:
     """A model of transformers with a small random configuration."""
 
     def build() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -74,7 +77,7 @@ def hugging(
 
     told = ", ".join(f"{k}={v}" for k, v in more.items() if k in ("num_labels", "problem_type"))
     name = f"{family}{head}{f' ({told})' if told else ''}"
-    return Model(name, expected, build, file, aside)
+    return Model(name=name, expected=expected, build=build, file=file, aside=aside)
 
 
 class Wrapped(nn.Module):
@@ -89,16 +92,21 @@ class Wrapped(nn.Module):
 
 
 def module(
-    name: str, expected: str, make: Callable[[], nn.Module], *shape: int, aside: bool = False,
-    words: int = 0, why: str = "",
-) -> Model:  # fmt: skip
+    name: str,
+    expected: str,
+    make: Callable[[], nn.Module],
+    *shape: int,
+    aside: bool = False,
+    words: int = 0,
+    why: str = "",
+) -> Model:
     """A plain PyTorch module, called with one tensor of ``shape``, numbers or ``words``."""
 
     def build() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         x = torch.randint(0, words, shape) if words else torch.randn(*shape)
         return make(), (x,), {}
 
-    return Model(name, expected, build, True, aside, why)
+    return Model(name=name, expected=expected, build=build, file=True, aside=aside, why=why)
 
 
 def dense(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -111,7 +119,7 @@ def dense(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 def convolutions(*channels: int, stride: int = 1) -> nn.Sequential:
     layers: list[nn.Module] = []
     for a, b in zip(channels, channels[1:], strict=False):
-        layers += [nn.Conv2d(a, b, 3, stride, 1), nn.ReLU()]
+        layers += [nn.Conv2d(a, b, 3, stride=stride, padding=1), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -162,97 +170,190 @@ def _plain() -> list[Model]:
     f = nn.functional
     return [
         module("MLP of digits", CE, lambda: dense(64, 32, 32, 10), 4, 64),
-        module("tanh MLP of digits, deep", CE, lambda: dense(64, *[32] * 12, 10, act=nn.Tanh),
-               4, 64),
-        module("CNN of digits", CE, lambda: nn.Sequential(pool(1, 8, 8), nn.Linear(8, 10)),
-               4, 1, 28, 28),
+        module(
+            "tanh MLP of digits, deep", CE, lambda: dense(64, *[32] * 12, 10, act=nn.Tanh), 4, 64
+        ),
+        module(
+            "CNN of digits",
+            CE,
+            lambda: nn.Sequential(pool(1, 8, 8), nn.Linear(8, 10)),
+            4,
+            1,
+            28,
+            28,
+        ),
         module("fully convolutional classifier", CE, lambda: pool(3, 8, 10), 4, 3, 16, 16),
         module("MLP with two classes", CE, lambda: dense(20, 16, 2), 4, 20, aside=True),
-        module("MLP with log_softmax", CE,
-               lambda: Wrapped(dense(20, 16, 3), lambda x: f.log_softmax(x, -1)), 4, 20),
+        module(
+            "MLP with log_softmax",
+            CE,
+            lambda: Wrapped(dense(20, 16, 3), lambda x: f.log_softmax(x, -1)),
+            4,
+            20,
+        ),
         module("MLP with sigmoid", BCE, lambda: Wrapped(dense(20, 16, 1), torch.sigmoid), 4, 20),
         module("regression, one column", MSE, lambda: dense(13, 32, 1), 4, 13),
-        module("regression, squeezed", MSE, lambda: Wrapped(dense(13, 32, 1), lambda x: x[:, 0]),
-               4, 13, aside=True),
-        module("regression, three columns", MSE, lambda: dense(13, 32, 3), 4, 13, why=(
-               "three columns of numbers look like scores of three classes; nothing in the file "
-               "tells them apart")),
+        module(
+            "regression, squeezed",
+            MSE,
+            lambda: Wrapped(dense(13, 32, 1), lambda x: x[:, 0]),
+            4,
+            13,
+            aside=True,
+        ),
+        module(
+            "regression, three columns",
+            MSE,
+            lambda: dense(13, 32, 3),
+            4,
+            13,
+            why=(
+                "three columns of numbers look like scores of three classes; nothing in the file "
+                "tells them apart"
+            ),
+        ),
         module("policy with tanh", MSE, lambda: Wrapped(dense(8, 32, 2), torch.tanh), 4, 8),
         module("autoencoder, dense", MSE, lambda: dense(64, 16, 4, 16, 64), 4, 64),
-        module("autoencoder, convolutions", MSE, lambda: nn.Sequential(
-               nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 3, 4, 2, 1)),
-               4, 3, 16, 16),
-        module("autoencoder of pixels, sigmoid", BCE,
-               lambda: Wrapped(dense(64, 16, 64), torch.sigmoid), 4, 64, aside=True),
+        module(
+            "autoencoder, convolutions",
+            MSE,
+            lambda: nn.Sequential(
+                nn.Conv2d(3, 8, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1),
+            ),
+            4,
+            3,
+            16,
+            16,
+        ),
+        module(
+            "autoencoder of pixels, sigmoid",
+            BCE,
+            lambda: Wrapped(dense(64, 16, 64), torch.sigmoid),
+            4,
+            64,
+            aside=True,
+        ),
         module("denoiser of images", MSE, lambda: convolutions(3, 8, 3), 4, 3, 16, 16),
-        module("super-resolution", MSE, lambda: nn.Sequential(
-               convolutions(3, 8, 12), nn.PixelShuffle(2)), 4, 3, 16, 16),
+        module(
+            "super-resolution",
+            MSE,
+            lambda: nn.Sequential(convolutions(3, 8, 12), nn.PixelShuffle(2)),
+            4,
+            3,
+            16,
+            16,
+        ),
         module("segmentation, 21 classes", CE, lambda: convolutions(3, 8, 21), 4, 3, 16, 16),
-        module("segmentation, medical, 4 classes", CE, lambda: convolutions(1, 8, 4),
-               4, 1, 16, 16, aside=True),
+        module(
+            "segmentation, medical, 4 classes",
+            CE,
+            lambda: convolutions(1, 8, 4),
+            4,
+            1,
+            16,
+            16,
+            aside=True,
+        ),
         module("depth map", MSE, lambda: convolutions(3, 8, 1), 4, 3, 16, 16, aside=True),
-        module("generator of images", MSE, lambda: nn.Sequential(
-               nn.Linear(16, 128), nn.Unflatten(1, (8, 4, 4)), nn.ConvTranspose2d(8, 3, 4, 2, 1),
-               nn.Tanh()), 4, 16),
-        module("embedding of images, normalised", MSE,
-               lambda: Wrapped(nn.Sequential(pool(3, 8, 8), nn.Linear(8, 16)),
-                               lambda x: f.normalize(x, dim=-1)), 4, 3, 16, 16),
+        module(
+            "generator of images",
+            MSE,
+            lambda: nn.Sequential(
+                nn.Linear(16, 128),
+                nn.Unflatten(1, (8, 4, 4)),
+                nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1),
+                nn.Tanh(),
+            ),
+            4,
+            16,
+        ),
+        module(
+            "embedding of images, normalised",
+            MSE,
+            lambda: Wrapped(
+                nn.Sequential(pool(3, 8, 8), nn.Linear(8, 16)), lambda x: f.normalize(x, dim=-1)
+            ),
+            4,
+            3,
+            16,
+            16,
+        ),
         module("language model, LSTM", CE, lambda: WordModel(30, 30, lambda h: h), 4, 9, words=30),
         module("language model, tied", CE, TiedModel, 4, 9, words=40),
-        module("tagger of words", CE, lambda: WordModel(30, 7, lambda h: h), 4, 9, words=30,
-               aside=True),
-        module("sentiment of a text", CE, lambda: WordModel(30, 2, lambda h: h[:, -1]), 4, 9,
-               words=30),
-        module("score of a text, regression", MSE, lambda: WordModel(30, 1, lambda h: h[:, -1]),
-               4, 9, words=30),
-        module("forecast of a series", MSE, lambda: nn.Sequential(nn.Linear(6, 16), nn.GELU(),
-               nn.Linear(16, 6)), 4, 12, 6),
-        module("vectors of a transformer", MSE, lambda: nn.TransformerEncoder(
-               nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2,
-               enable_nested_tensor=False), 4, 5, 8, aside=True),
+        module(
+            "tagger of words", CE, lambda: WordModel(30, 7, lambda h: h), 4, 9, words=30, aside=True
+        ),
+        module(
+            "sentiment of a text", CE, lambda: WordModel(30, 2, lambda h: h[:, -1]), 4, 9, words=30
+        ),
+        module(
+            "score of a text, regression",
+            MSE,
+            lambda: WordModel(30, 1, lambda h: h[:, -1]),
+            4,
+            9,
+            words=30,
+        ),
+        module(
+            "forecast of a series",
+            MSE,
+            lambda: nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6)),
+            4,
+            12,
+            6,
+        ),
+        module(
+            "vectors of a transformer",
+            MSE,
+            lambda: nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+                2,
+                enable_nested_tensor=False,
+            ),
+            4,
+            5,
+            8,
+            aside=True,
+        ),
         own_loss("own loss: cross_entropy", CE, f.cross_entropy, lambda: torch.arange(4) % 5),
-        own_loss("own loss: binary_cross_entropy_with_logits", BCE,
-                 f.binary_cross_entropy_with_logits, lambda: torch.ones(4, 5)),
+        own_loss(
+            "own loss: binary_cross_entropy_with_logits",
+            BCE,
+            f.binary_cross_entropy_with_logits,
+            lambda: torch.ones(4, 5),
+        ),
         own_loss("own loss: smooth_l1_loss", MSE, f.smooth_l1_loss, lambda: torch.ones(4, 5)),
-    ]  # fmt: skip
+    ]
 
 
 def _transformers() -> list[Model]:
     distil = {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-    sequence, h = "ForSequenceClassification", hugging
+    sequence, h = "ForSequenceClassification", partial(hugging, inputs=tokens)
     return [
-        h("Bert", sequence, CE, ENCODER, tokens, num_labels=3),
-        h("Bert", sequence, MSE, ENCODER, tokens, num_labels=1),
+        h("Bert", sequence, CE, ENCODER, num_labels=3),
+        h("Bert", sequence, MSE, ENCODER, num_labels=1),
         h(
             "Bert",
             sequence,
             BCE,
             ENCODER,
-            tokens,
             file=False,
             num_labels=4,
             problem_type="multi_label_classification",
         ),
-        h(
-            "Roberta",
-            sequence,
-            MSE,
-            ENCODER,
-            tokens,
-            file=False,
-            num_labels=3,
-            problem_type="regression",
-        ),
-        h("Bert", "ForMaskedLM", CE, ENCODER, tokens),
-        h("Bert", "ForTokenClassification", CE, ENCODER, tokens),
-        h("Bert", "ForQuestionAnswering", CE, ENCODER, tokens),
-        h("Bert", "ForNextSentencePrediction", CE, ENCODER, tokens, aside=True),
-        h("Roberta", "ForMaskedLM", CE, ENCODER, tokens),
-        h("Roberta", sequence, CE, ENCODER, tokens, aside=True),
-        h("Electra", "ForTokenClassification", CE, {**ENCODER, "embedding_size": 16}, tokens),
-        h("Albert", "ForMaskedLM", CE, {**ENCODER, "embedding_size": 16}, tokens, aside=True),
-        h("DistilBert", sequence, CE, distil, tokens),
-        h("DistilBert", "ForQuestionAnswering", CE, distil, tokens, aside=True),
+        h("Roberta", sequence, MSE, ENCODER, file=False, num_labels=3, problem_type="regression"),
+        h("Bert", "ForMaskedLM", CE, ENCODER),
+        h("Bert", "ForTokenClassification", CE, ENCODER),
+        h("Bert", "ForQuestionAnswering", CE, ENCODER),
+        h("Bert", "ForNextSentencePrediction", CE, ENCODER, aside=True),
+        h("Roberta", "ForMaskedLM", CE, ENCODER),
+        h("Roberta", sequence, CE, ENCODER, aside=True),
+        h("Electra", "ForTokenClassification", CE, {**ENCODER, "embedding_size": 16}),
+        h("Albert", "ForMaskedLM", CE, {**ENCODER, "embedding_size": 16}, aside=True),
+        h("DistilBert", sequence, CE, distil),
+        h("DistilBert", "ForQuestionAnswering", CE, distil, aside=True),
     ]
 
 
@@ -291,14 +392,28 @@ def _jax() -> list[Model]:
 
         return made
 
-    names = ("function", "function, tied embedding", "Linen, convolutions", "NNX, transformer",
-             "Equinox, MLP")  # fmt: skip
+    names = (
+        "function",
+        "function, tied embedding",
+        "Linen, convolutions",
+        "NNX, transformer",
+        "Equinox, MLP",
+    )
     return [Model(f"JAX: {name}", CE, build(name)) for name in names]
 
 
 #: The light zoo: classifiers of ImageNet.
-_LIGHT = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet",
-          "squeezenet", "vgg19", "zfnet512")  # fmt: skip
+_LIGHT = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+)
 
 
 def _files() -> list[Model]:

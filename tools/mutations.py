@@ -30,21 +30,82 @@ DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 LIGHT = ("squeezenet", "shufflenet", "densenet121", "inception_v2", "resnet50")
 
 _INTEGERS = (
-    0, 1, -1, 2, 3, 7, 64, 127, 128, 255, 1000, 65535, 2**20, 2**31 - 1, 2**31, -(2**31), 2**32,
-    2**40, 2**62, 2**63 - 1, -(2**63),
-)  # fmt: skip
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    64,
+    127,
+    128,
+    255,
+    1000,
+    65535,
+    2**20,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32,
+    2**40,
+    2**62,
+    2**63 - 1,
+    -(2**63),
+)
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, float("inf"), float("-inf"), float("nan"), 0.5)
 _TEXTS = (
-    "", "x", "\x1b[31mred\x1b[0m", "<script>alert(1)</script>", "a\nb", "\u202eevil", "..", "../x",
-    "/etc/passwd", "target", "loss", "const", "const#1", "w_grad", "value_0", "node_0", "a" * 3000,
-    "\0", "%s%n", "{0}", "ai.onnx", "com.microsoft", "Loop", "If", "Identity", "Constant",
-)  # fmt: skip
+    "",
+    "x",
+    "\x1b[31mred\x1b[0m",
+    "<script>alert(1)</script>",
+    "a\nb",
+    "\u202eevil",
+    "..",
+    "../x",
+    "/etc/passwd",
+    "target",
+    "loss",
+    "const",
+    "const#1",
+    "w_grad",
+    "value_0",
+    "node_0",
+    "a" * 3000,
+    "\0",
+    "%s%n",
+    "{0}",
+    "ai.onnx",
+    "com.microsoft",
+    "Loop",
+    "If",
+    "Identity",
+    "Constant",
+)
 _LOCATIONS = (
-    "../secret.bin", "/etc/passwd", "w.bin", "./w.bin", "sub/../w.bin", "sub/w.bin", "link.bin",
-    "sub/link/secret.bin", "dir", "", "w.bin/", "C:\\w.bin", "..\\secret.bin", "fifo", "\0",
+    "../secret.bin",
+    "/etc/passwd",
+    "w.bin",
+    "./w.bin",
+    "sub/../w.bin",
+    "sub/w.bin",
+    "link.bin",
+    "sub/link/secret.bin",
+    "dir",
+    "",
+    "w.bin/",
+    "C:\\w.bin",
+    "..\\secret.bin",
+    "fifo",
+    "\0",
     ".bashrc",
-    "conftest.py", "m.onnx", "out.onnx", "a" * 300, "loop/w.bin", "/proc/self/mem", "~/w.bin",
-)  # fmt: skip
+    "conftest.py",
+    "m.onnx",
+    "out.onnx",
+    "a" * 300,
+    "loop/w.bin",
+    "/proc/self/mem",
+    "~/w.bin",
+)
 _DIGITS = ("0", "-1", "1", "4", "36", "1e3", "999999999999", "9" * 40, "", "0x10", " 4", "٣", "4.0")
 
 
@@ -131,7 +192,7 @@ def _layers(*nodes: onnx.NodeProto, **more: Any) -> onnx.ModelProto:
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        weights,
+        initializer=weights,
         sparse_initializer=more.pop("sparse", ()),
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
@@ -173,19 +234,24 @@ def _with_shape(model: onnx.ModelProto) -> onnx.ModelProto:
 def _functions() -> onnx.ModelProto:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     inner = helper.make_function(
-        "local", "Inner", ["a", "w"], ["b"], [helper.make_node("MatMul", ["a", "w"], ["b"])], opsets
+        "local",
+        "Inner",
+        ["a", "w"],
+        ["b"],
+        nodes=[helper.make_node("MatMul", ["a", "w"], ["b"])],
+        opset_imports=opsets,
     )
     outer = helper.make_function(
         "local",
         "Outer",
         ["a", "w"],
         ["b"],
-        [
+        nodes=[
             helper.make_node("Inner", ["a", "w"], ["c"], domain="local"),
             helper.make_node("Inner", ["c", "w"], ["d"], domain="local"),
             helper.make_node("Relu", ["d"], ["b"]),
         ],
-        opsets,
+        opset_imports=opsets,
     )
     return _layers(
         helper.make_node("Outer", ["x", "w"], ["h"], domain="local"),
@@ -549,9 +615,21 @@ def _call(model: onnx.ModelProto, rng: Generator) -> None:
 
 
 _CHANGES: tuple[Callable[[onnx.ModelProto, Generator], None], ...] = (
-    _change_field, _change_field, _change_list, _graft, _rewire, _reshape, _renumber, _renumber,
-    _attribute, _attribute, _operator, _external, _nest, _call,
-)  # fmt: skip
+    _change_field,
+    _change_field,
+    _change_list,
+    _graft,
+    _rewire,
+    _reshape,
+    _renumber,
+    _renumber,
+    _attribute,
+    _attribute,
+    _operator,
+    _external,
+    _nest,
+    _call,
+)
 
 
 # -- whole mutants -----------------------------------------------------------------------------
@@ -654,9 +732,11 @@ def _npz(kind: str, rng: Generator) -> Mutant:
 
 def _scales(kind: str, rng: Generator) -> Mutant:
     content: dict[str, Any] = {
-        "format": "graph-init/scales", "version": 1, "scales": {"w": 2.0, "b": 0.5},
+        "format": "graph-init/scales",
+        "version": 1,
+        "scales": {"w": 2.0, "b": 0.5},
         "provenance": {"a": "b"},
-    }  # fmt: skip
+    }
     for _ in range(int(rng.integers(0, 3))):
         holder: Any = _any([content, content.get("scales")], rng)
         if isinstance(holder, dict):

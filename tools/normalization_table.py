@@ -65,7 +65,7 @@ def network(norm: str, statistics: Sequence[tuple[Array, Array]] | None) -> onnx
         helper.make_tensor_value_info(f"c{k}", TensorProto.FLOAT, ["n", WIDTH, 8, 8])
         for k in range(DEPTH)
     ]
-    graph = helper.make_graph(nodes, norm, [x], outputs, weights)
+    graph = helper.make_graph(nodes, norm, [x], outputs, initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

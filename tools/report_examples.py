@@ -44,13 +44,22 @@ def export_cnn(path: Path, blocks: int = 3) -> None:
     """A residual network for 8×8 images, with two convolutions a block and one before them."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), *(Block(16) for _ in range(blocks)),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
-    ).eval()  # fmt: skip
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        *(Block(16) for _ in range(blocks)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    ).eval()
     torch.onnx.export(
-        network, (torch.zeros(16, 1, 8, 8),), path, dynamo=True, optimize=False,
-        dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=["x"],
-    )  # fmt: skip
+        network,
+        (torch.zeros(16, 1, 8, 8),),
+        path,
+        dynamo=True,
+        optimize=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["x"],
+    )
 
 
 def digits() -> dict[str, Any]:

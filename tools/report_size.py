@@ -56,14 +56,18 @@ def write(content: dict[str, Any], count: int, path: Path) -> float:
         contents[name] = lambda k=k: varied(content, random.Random(k))
         rows.append(
             {
-                "name": name, "status": "done", "elements": 25_000_000, "collapsed": False,
+                "name": name,
+                "status": "done",
+                "elements": 25_000_000,
+                "collapsed": False,
                 "seconds": draw.lognormvariate(1, 1),
                 "peak_memory": draw.randrange(2**28, 2**31),
                 "gradient_deviation_before": draw.lognormvariate(2, 2),
                 "gradient_deviation_after": draw.lognormvariate(1, 2),
-                "vanished_before": draw.random(), "vanished_after": draw.random(),
+                "vanished_before": draw.random(),
+                "vanished_after": draw.random(),
             }
-        )  # fmt: skip
+        )
     start = time.perf_counter()
     report.write_zoo(rows, contents, path)
     return time.perf_counter() - start

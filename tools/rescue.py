@@ -90,9 +90,11 @@ def picture(curves: dict[str, Trained], path: Path, layers: int) -> None:
         axes.plot(found.losses, label=f"{name}: {found.accuracy:.0%} of the held-out images right")
     axes.axhline(np.log(10), color="grey", linewidth=0.8, linestyle=":", label="guessing")
     axes.set(
-        xlabel="update", ylabel="cross-entropy", ylim=(0, None),
+        xlabel="update",
+        ylabel="cross-entropy",
+        ylim=(0, None),
         title=f"A plain network of {layers} layers, each state at its best learning rate",
-    )  # fmt: skip
+    )
     axes.legend()
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=100)
@@ -120,7 +122,7 @@ def main() -> None:
         "|---|---:|---:|---:|",
     ]
     for name, state in states.items():
-        tried = [train(state, images, labels, rate, given.updates) for rate in RATES]
+        tried = [train(state, images, labels, rate, updates=given.updates) for rate in RATES]
         best[name] = found = min(tried, key=lambda t: t.last)
         print(f"{name}: {found.accuracy:.1%} right, at a rate of {found.rate:g}", flush=True)
         lines.append(f"| {name} | {found.rate:g} | {found.last:.3f} | {found.accuracy:.1%} |")

@@ -45,10 +45,22 @@ def point(width: int, depth: int, batch: int) -> dict[str, Any]:
         folder = Path(temporary)
         benchmark.write("point", folder)
         process = subprocess.run(
-            [sys.executable, str(ROOT / "tools/benchmark.py"), "--task", "graph-init",
-             "--models", "point", "--folder", str(folder), "--steps", "3"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                str(ROOT / "tools/benchmark.py"),
+                "--task",
+                "graph-init",
+                "--models",
+                "point",
+                "--folder",
+                str(folder),
+                "--steps",
+                "3",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     found = json.loads(process.stdout.splitlines()[-1])
     parameters = sum(p.numel() for p in benchmark_models.CASES["point"]()[0].parameters())
     return {
@@ -83,8 +95,10 @@ def main() -> None:
         for size in sizes:
             process = subprocess.run(
                 [sys.executable, __file__, "--task", *map(str, size)],
-                capture_output=True, text=True, check=True,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             rows.append(json.loads(process.stdout.splitlines()[-1]))
         x, seconds, memory = ([r[k] for r in rows] for k in (name, "seconds", "memory"))
         points = [f"{v / 1e6:.1f} M" if name == "parameters" else str(v) for v in x]

@@ -31,7 +31,7 @@ def networks() -> dict[str, Callable[[], Any]]:
     def plain(activation: type[nn.Module]) -> tuple[nn.Module, torch.Tensor]:
         layers: list[nn.Module] = []
         for k in range(18):
-            layers += [nn.Conv2d(16 if k else 3, 16, 3, 1, 1), activation()]
+            layers += [nn.Conv2d(16 if k else 3, 16, 3, padding=1), activation()]
         model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

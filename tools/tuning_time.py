@@ -35,7 +35,7 @@ MARK = "<!-- tools/tuning_time.py --write -->"
 def published(name: str, folder: Path, threads: int) -> float:
     """Seconds of the published algorithm's process."""
     begun = time.perf_counter()
-    found = benchmark.child("torch", name, folder, _SAMPLED, threads)
+    found = benchmark.child("torch", name, folder, _SAMPLED, threads=threads)
     whole = time.perf_counter() - begun
     others = sum(found["seconds"]) + sum(found["gradient"])
     return whole - others + (STEPS - 1) * statistics.median(found["seconds"])
@@ -45,10 +45,20 @@ def command(folder: Path) -> float:
     """Seconds of our process."""
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "graph_init", "initialize", str(folder / "model.onnx"),
-         "-o", str(folder / "out.onnx")],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "graph_init",
+            "initialize",
+            str(folder / "model.onnx"),
+            "-o",
+            str(folder / "out.onnx"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     whole = time.perf_counter() - begun
     if done.returncode:
         raise SystemExit(f"graph-init failed: {done.stderr[-2000:]}")
@@ -58,7 +68,7 @@ def command(folder: Path) -> float:
 def row(name: str, threads: int) -> tuple[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        benchmark.child("write", name, folder, 1, threads)
+        benchmark.child("write", name, folder, steps=1, threads=threads)
         theirs = published(name, folder, threads)
         ours = command(folder)
     ratio = ours / theirs
@@ -74,10 +84,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     threads = os.cpu_count() or 1
     lines = [
-        f"Seconds on {threads} cores:", "",
+        f"Seconds on {threads} cores:",
+        "",
         "| model | `initialize`, whole command | published, 500 steps in PyTorch | ratio |",
         "|---|---:|---:|---:|",
-    ]  # fmt: skip
+    ]
     print("\n".join(lines))
     ratios = []
     for name in given.models:

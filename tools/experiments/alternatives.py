@@ -49,7 +49,13 @@ def restored(head: float, saturating: float = SATURATING) -> Candidate:
     """The signal restored, the output at ``head``, whatever a trial says."""
 
     def find(s: Subject, values: Values, seed: int) -> Scales:
-        tuner = Restorer(Restore(), s.evaluator, s.workload, s.parameters, saturating)
+        tuner = Restorer(
+            settings=Restore(),
+            run=s.evaluator,
+            workload=s.workload,
+            parameters=s.parameters,
+            saturating=saturating,
+        )
         factors, heads = tuner.restored(s.own(values), s.random(seed))
         scales = {n: f * (head if n in heads else 1.0) for n, f in factors.items()}
         finite = np.isfinite(list(scales.values())).all() and min(scales.values()) > 0
@@ -182,17 +188,30 @@ def experiment(given: argparse.Namespace) -> Page:
     names = ["mlp-tanh"] if given.quick else list(NAMES)
     starts = ("off",) if given.quick else STARTS
     jobs = [
-        [Case(n, NETWORKS[n], start, t, seed, given.updates) for t in ("start", *CANDIDATES)]
-        for n in names for start in starts for seed in given.seeds
-    ]  # fmt: skip
+        [
+            Case(
+                label=n,
+                network=NETWORKS[n],
+                start=start,
+                treatment=t,
+                seed=seed,
+                updates=given.updates,
+            )
+            for t in ("start", *CANDIDATES)
+        ]
+        for n in names
+        for start in starts
+        for seed in given.seeds
+    ]
     tried = [t for ts in study.parallel(job, jobs) for t in ts]
     found = Study([t.row for t in tried])
     cases = [(n, s) for n in names for s in starts]
     lines = [
         "Training loss over that from the start: geometric mean over networks and seeds, with its "
         "95% interval; in how many of the cases (a network and a start) it is below 0.95 and above "
-        "1.05 of it; and the median seconds of the search on one core, graphs built once.", "",
-    ]  # fmt: skip
+        "1.05 of it; and the median seconds of the search on one core, graphs built once.",
+        "",
+    ]
     rows = []
     for name in CANDIDATES:
         over = {c: found.differences((*c, name), (*c, "start")) for c in cases}
@@ -209,6 +228,11 @@ def experiment(given: argparse.Namespace) -> Page:
 
 if __name__ == "__main__":
     study.main(
-        __file__, __doc__, experiment, seeds=2, updates=120, first_seed=0,
+        __file__,
+        __doc__,
+        experiment,
+        seeds=2,
+        updates=120,
+        first_seed=0,
         path=ROOT / "docs" / "research" / "alternatives.md",
-    )  # fmt: skip
+    )

@@ -51,9 +51,13 @@ def experiment(given: argparse.Namespace) -> Page:
     treatments = [t for t in TREATMENTS if t != "metainit" or not given.quick]
     updates = given.updates // _WINDOW * _WINDOW
     jobs = [
-        [Case(n, NETWORKS[n], START, t, seed, updates) for t in treatments]
-        for n in names for seed in given.seeds
-    ]  # fmt: skip
+        [
+            Case(label=n, network=NETWORKS[n], start=START, treatment=t, seed=seed, updates=updates)
+            for t in treatments
+        ]
+        for n in names
+        for seed in given.seeds
+    ]
     curves: dict[tuple[str, str], list[Any]] = {}
     for results in study.parallel(job, jobs):
         for c, curve in results:
@@ -64,9 +68,10 @@ def experiment(given: argparse.Namespace) -> Page:
         ["network", "state", *(str((e + 1) * _WINDOW) for e in ends)],
         (
             [n, t, *(f"{np.median([c[e] for c in curves[n, t]]):.2g}" for e in ends)]
-            for n in names for t in treatments
+            for n in names
+            for t in treatments
         ),
-    )  # fmt: skip
+    )
     figure, axes = study.figure(len(names), width=3.4)
     for axis, n in zip(axes, names, strict=True):
         for k, t in enumerate(treatments):

@@ -21,11 +21,7 @@ from tools.experiments import study
 from tools.experiments.networks import NETWORKS
 from tools.experiments.study import Case, Page, Study
 
-DEPTHS = {
-    "mlp-relu": (10, 30, 100),
-    "mlp-tanh": (10, 30, 100),
-    "plain-cnn": (10, 30, 50),
-}
+DEPTHS = {"mlp-relu": (10, 30, 100), "mlp-tanh": (10, 30, 100), "plain-cnn": (10, 30, 50)}
 #: What is shown → start and treatment.
 STATES = {
     "default": ("default", "start"),
@@ -40,18 +36,21 @@ STATES = {
 def experiment(given: argparse.Namespace) -> Page:
     depths = {"mlp-relu": (4, 30)} if given.quick else DEPTHS
     found = study.train(
-        Case(_label(n, d), NETWORKS[n].but(depth=d), *state, seed, given.updates)
-        for n, ds in depths.items() for d in ds for state in STATES.values()
+        Case(_label(n, d), NETWORKS[n].but(depth=d), *state, seed=seed, updates=given.updates)
+        for n, ds in depths.items()
+        for d in ds
+        for state in STATES.values()
         for seed in given.seeds
-    )  # fmt: skip
+    )
     lines = list(study.CAPTION)
     lines += study.table(
         ["network", "layers", *STATES],
         (
             [n, str(d), *(found.shown(_label(n, d), *state) for state in STATES.values())]
-            for n, ds in depths.items() for d in ds
+            for n, ds in depths.items()
+            for d in ds
         ),
-    )  # fmt: skip
+    )
     figure, axes = study.figure(len(depths))
     for axis, (n, ds) in zip(axes, depths.items(), strict=True):
         for name, state in STATES.items():

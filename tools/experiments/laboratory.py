@@ -27,11 +27,7 @@ from graph_init.deviation import evaluator as evaluation
 from graph_init.init import initial_state
 from graph_init.model.load import LoadedModel, load
 from graph_init.options import TUNERS, InitialWeights, Options, Restore, Tuner, tuner
-from graph_init.problem import (
-    batches,
-    streams,
-    workload,
-)
+from graph_init.problem import batches, streams, workload
 from graph_init.problem.forward_graph import initial_values
 from graph_init.training import runner
 from graph_init.training.optimizers import OPTIMIZERS
@@ -113,9 +109,14 @@ class Subject:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             program = torch.onnx.export(
-                module, (example,), dynamo=True, optimize=False, verbose=False,
-                input_names=["x"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )  # fmt: skip
+                module,
+                (example,),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                input_names=["x"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
             assert program is not None
             program.save(str(path))
             return load(path)
@@ -144,8 +145,10 @@ class Subject:
         values = self.scheme(scheme, seed, default)
         for n in self.scalable:
             factor = {
-                "off": np.exp(rng.uniform(-_OFF, _OFF)), "small": _SMALL, "large": _LARGE,
-            }.get(name, 1.0)  # fmt: skip
+                "off": np.exp(rng.uniform(-_OFF, _OFF)),
+                "small": _SMALL,
+                "large": _LARGE,
+            }.get(name, 1.0)
             values[n] = values[n] * np.float32(factor)
         return values
 
@@ -233,9 +236,8 @@ class Subject:
         return self._trainers[optimizer](start, order, self.updates, rate)
 
     def outcome(
-        self, values: Mapping[str, Any], seed: int,
-        optimizers: Sequence[str] = tuple(OPTIMIZERS),
-    ) -> Outcome:  # fmt: skip
+        self, values: Mapping[str, Any], seed: int, optimizers: Sequence[str] = tuple(OPTIMIZERS)
+    ) -> Outcome:
         """Training over the grids of learning rates."""
         found: dict[str, dict[float, float]] = {o: {} for o in optimizers}
         curves: dict[str, dict[float, Any]] = {o: {} for o in optimizers}

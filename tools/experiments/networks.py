@@ -25,7 +25,7 @@ class PlainCNN(nn.Module):
         inner = 1
         for k in range(depth):
             stride = 2 if k == 0 else 1
-            layers.append(nn.Conv2d(inner, width, 3, stride, 1, bias=not norm))
+            layers.append(nn.Conv2d(inner, width, 3, stride=stride, padding=1, bias=not norm))
             if norm:
                 layers.append(nn.BatchNorm2d(width))
             layers.append(nn.ReLU())
@@ -39,8 +39,8 @@ class PlainCNN(nn.Module):
 class ResidualBlock(nn.Module):
     def __init__(self, width: int, norm: bool) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, 1, 1, bias=not norm)
-        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=not norm)
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=not norm)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=not norm)
         self.norm1 = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.norm2 = nn.BatchNorm2d(width) if norm else nn.Identity()
 
@@ -54,7 +54,7 @@ class ResidualCNN(nn.Module):
 
     def __init__(self, depth: int = 20, width: int = 16, norm: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, 2, 1)
+        self.stem = nn.Conv2d(1, width, 3, stride=2, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width, norm) for _ in range(depth // 2)))
         self.head = nn.Linear(width, CLASSES)
 

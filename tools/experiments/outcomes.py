@@ -54,7 +54,14 @@ def experiment(given: argparse.Namespace) -> Page:
             runs += [state for state in SCHEMES.values() if state not in runs]
             runs += [(s, "metainit") for s in PUBLISHED_STARTS if published]
             cases += [
-                Case(name, NETWORKS[name], start, treatment, seed, given.updates)
+                Case(
+                    label=name,
+                    network=NETWORKS[name],
+                    start=start,
+                    treatment=treatment,
+                    seed=seed,
+                    updates=given.updates,
+                )
                 for start, treatment in runs
             ]
     found = study.train(cases)
@@ -74,15 +81,24 @@ def report(found: Study, names: list[str]) -> list[str]:
     lines = list(study.CAPTION)
     lines += study.table(
         [
-            "network", "start", "from the start", "`restore`", "`metainit`",
-            "`restore` over the start", "",
+            "network",
+            "start",
+            "from the start",
+            "`restore`",
+            "`metainit`",
+            "`restore` over the start",
+            "",
         ],
         (
-            [*c, *(found.shown(*c, t) for t in ("start", "restore", "metainit")),
-             study.ratio(over_start[c]), verdicts[c]]
+            [
+                *c,
+                *(found.shown(*c, t) for t in ("start", "restore", "metainit")),
+                study.ratio(over_start[c]),
+                verdicts[c],
+            ]
             for c in cases
         ),
-    )  # fmt: skip
+    )
     lines += study.table(
         ["network", *SCHEMES],
         ([n, *(found.shown(n, *state) for state in SCHEMES.values())] for n in names),
@@ -130,7 +146,7 @@ def _over_schemes(found: Study, names: list[str], cases: list[tuple[str, str]]) 
         "- Loss after `restore` over that of a scheme, median over the cases: "
         + ", ".join(f"{s} ×{m:.2f}" for s, m in medians.items())
         + f". The best single scheme in hindsight, by the geometric mean of its losses over the "
-        f"networks, is {single}.",
+        f"networks, is {single}."
     ]
     best = {n: min(SCHEMES, key=lambda s: score(n, s)) for n in names}
     median = np.median([over(c, best[c[0]]) for c in cases])
@@ -146,9 +162,11 @@ def _rate_ratio(found: Study, case: tuple[str, str]) -> float:
     """Mean log ratio of the largest rates that train, where both do."""
     logs = [
         np.log(a.rates[o] / b.rates[o])
-        for a in found.of(*case, "restore") for b in found.of(*case, "start")
-        for o in a.rates if a.seed == b.seed
-    ]  # fmt: skip
+        for a in found.of(*case, "restore")
+        for b in found.of(*case, "start")
+        for o in a.rates
+        if a.seed == b.seed
+    ]
     known = [float(x) for x in logs if np.isfinite(x)]
     return float(np.mean(known)) if known else float("nan")
 

@@ -100,11 +100,19 @@ def experiment(given: argparse.Namespace) -> Page:
     states = [s for s in STATES if s[1] != "metainit"] if given.quick else STATES
     jobs = [
         [
-            Case(n, NETWORKS[n], start, treatment, seed, given.updates)
+            Case(
+                label=n,
+                network=NETWORKS[n],
+                start=start,
+                treatment=treatment,
+                seed=seed,
+                updates=given.updates,
+            )
             for start, treatment in states
         ]
-        for n in names for seed in given.seeds
-    ]  # fmt: skip
+        for n in names
+        for seed in given.seeds
+    ]
     found = [m for ms in study.parallel(job, jobs) for m in ms]
     return Page(report(found, names), {"prediction.png": picture(found, names)})
 
@@ -147,9 +155,11 @@ def picture(found: Sequence[Measured], names: Sequence[str]) -> Any:
         for n in names:
             own = [m for m in found if m.row.label == n]
             axis.scatter(
-                [m.numbers[quantity] for m in own], [np.exp(m.row.score) for m in own],
-                s=12, label=n,
-            )  # fmt: skip
+                [m.numbers[quantity] for m in own],
+                [np.exp(m.row.score) for m in own],
+                s=12,
+                label=n,
+            )
         axis.set(xscale="log", yscale="log", xlabel=quantity)
         axis.grid(True, alpha=0.3)
     axes[0].set_ylabel("training loss")

@@ -65,25 +65,44 @@ def job(cases: list[Case]) -> list[Row]:
 def experiment(given: argparse.Namespace) -> Page:
     names = ["mlp-tanh"] if given.quick else list(NAMES)
     jobs = [
-        [Case(n, NETWORKS[n], start, t, seed, given.updates) for t in ("start", *SOURCES)]
-        for n in names for seed in given.seeds for start in STARTS
-    ]  # fmt: skip
+        [
+            Case(
+                label=n,
+                network=NETWORKS[n],
+                start=start,
+                treatment=t,
+                seed=seed,
+                updates=given.updates,
+            )
+            for t in ("start", *SOURCES)
+        ]
+        for n in names
+        for seed in given.seeds
+        for start in STARTS
+    ]
     found = Study([r for rows in study.parallel(job, jobs) for r in rows])
     lines = list(study.CAPTION)
     lines += study.table(
         ["network", "start", "from the start", *SOURCES, "all real over all random", ""],
         (
-            [n, start, *(found.shown(n, start, t) for t in ("start", *SOURCES)),
-             study.ratio(d := found.differences((n, start, SOURCES[2]), (n, start, SOURCES[0]))),
-             study.verdict(d)]
-            for n in names for start in STARTS
+            [
+                n,
+                start,
+                *(found.shown(n, start, t) for t in ("start", *SOURCES)),
+                study.ratio(d := found.differences((n, start, SOURCES[2]), (n, start, SOURCES[0]))),
+                study.verdict(d),
+            ]
+            for n in names
+            for start in STARTS
         ),
-    )  # fmt: skip
+    )
     for number in (1, 2):
         every = [
-            d for n in names for start in STARTS
+            d
+            for n in names
+            for start in STARTS
             for d in found.differences((n, start, SOURCES[number]), (n, start, SOURCES[0]))
-        ]  # fmt: skip
+        ]
         lines.append(f"- {SOURCES[number]} over {SOURCES[0]}, all cases: {study.ratio(every)}.")
     return Page(lines)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,25 +42,30 @@ def experiment(given: argparse.Namespace) -> Page:
     for name in names:
         plain, normed = PLAIN[name], PLAIN[name].but(norm=True)
         for seed in given.seeds:
-            end = (seed, given.updates)
+            case = partial(Case, seed=seed, updates=given.updates)
             for start in STARTS:
-                cases.append(Case(name + _NORM, normed, start, "start", *end))
+                cases.append(case(name + _NORM, normed, start, "start"))
                 for treatment in ("start", *TUNERS):
                     if treatment != "metainit" or (
                         seed in given.seeds[:_PUBLISHED_SEEDS] and not given.quick
                     ):
-                        cases.append(Case(name, plain, start, treatment, *end))
-            cases += [Case(name, plain, "default", scheme, *end) for scheme in SCHEMES]
+                        cases.append(case(name, plain, start, treatment))
+            cases += [case(name, plain, "default", scheme) for scheme in SCHEMES]
     found = study.train(cases)
     lines = list(study.CAPTION)
     lines += study.table(
         ["network", "start", "from the start", *(f"`{t}`" for t in TUNERS), "batch norm"],
         (
-            [n, start, *(found.shown(n, start, t) for t in ("start", *TUNERS)),
-             found.shown(n + _NORM, start, "start")]
-            for n in names for start in STARTS
+            [
+                n,
+                start,
+                *(found.shown(n, start, t) for t in ("start", *TUNERS)),
+                found.shown(n + _NORM, start, "start"),
+            ]
+            for n in names
+            for start in STARTS
         ),
-    )  # fmt: skip
+    )
     lines += study.table(
         ["network", *SCHEMES],
         ([n, *(found.shown(n, "default", s) for s in SCHEMES)] for n in names),
@@ -72,8 +78,9 @@ def experiment(given: argparse.Namespace) -> Page:
         ]
         lines.append(
             f"- {name}: the best scheme is {best}; loss after `restore` over its loss, from "
-            + ", ".join(f"{s} {r}" for s, r in zip(STARTS, over, strict=True)) + "."
-        )  # fmt: skip
+            + ", ".join(f"{s} {r}" for s, r in zip(STARTS, over, strict=True))
+            + "."
+        )
     return Page(lines)
 
 

@@ -32,20 +32,34 @@ TREATMENTS = ("start", "restore")
 def experiment(given: argparse.Namespace) -> Page:
     depth = {"depth": 6} if given.quick else {}
     found = study.train(
-        Case(n, NETWORKS[n].but(**depth), start, treatment, seed, given.updates)
-        for n in CELLS.values() for start in STARTS for treatment in TREATMENTS
+        Case(
+            label=n,
+            network=NETWORKS[n].but(**depth),
+            start=start,
+            treatment=treatment,
+            seed=seed,
+            updates=given.updates,
+        )
+        for n in CELLS.values()
+        for start in STARTS
+        for treatment in TREATMENTS
         for seed in given.seeds
-    )  # fmt: skip
+    )
     lines = list(study.CAPTION)
     lines += study.table(
         ["start", "skips", "batch norm", "not tuned", "tuned", "tuned over not tuned", ""],
         (
-            [start, *cell, *(found.shown(n, start, t) for t in TREATMENTS),
-             study.ratio(d := found.differences((n, start, "restore"), (n, start, "start"))),
-             study.verdict(d)]
-            for start in STARTS for cell, n in CELLS.items()
+            [
+                start,
+                *cell,
+                *(found.shown(n, start, t) for t in TREATMENTS),
+                study.ratio(d := found.differences((n, start, "restore"), (n, start, "start"))),
+                study.verdict(d),
+            ]
+            for start in STARTS
+            for cell, n in CELLS.items()
         ),
-    )  # fmt: skip
+    )
     return Page(lines)
 
 

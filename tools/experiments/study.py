@@ -33,10 +33,7 @@ Result = TypeVar("Result")
 
 FOLDER = ROOT / "docs" / "evidence"
 #: Above a table of what :meth:`Study.shown` shows.
-CAPTION = (
-    "Median training loss, SGD / Adam, and the share of seeds that train if not all do:",
-    "",
-)
+CAPTION = ("Median training loss, SGD / Adam, and the share of seeds that train if not all do:", "")
 #: What ``--quick`` sets.
 QUICK = {"seeds": range(2), "updates": 30}
 #: The tuner was chosen on seeds 0 to 4 (docs/research/alternatives.md), so the evidence has others.
@@ -140,10 +137,13 @@ def _train(cases: Sequence[Case]) -> list[Row]:
 
 def row(case: Case, found: laboratory.Outcome) -> Row:
     return Row(
-        case.label, case.start, case.treatment, case.seed,
-        {o: found.best(o) for o in found.losses},
-        {o: found.largest_rate(o) for o in found.losses},
-    )  # fmt: skip
+        label=case.label,
+        start=case.start,
+        treatment=case.treatment,
+        seed=case.seed,
+        losses={o: found.best(o) for o in found.losses},
+        rates={o: found.largest_rate(o) for o in found.losses},
+    )
 
 
 _COLUMNS = ("network", "start", "treatment", "seed", "optimizer", "loss", "largest_rate")
@@ -231,10 +231,16 @@ class Page:
 
 
 def main(
-    module: str, document: str | None, experiment: Callable[[argparse.Namespace], Page],
-    *, seeds: int = 3, updates: int = 120, first_seed: int = FIRST_SEED, path: Path | None = None,
+    module: str,
+    document: str | None,
+    experiment: Callable[[argparse.Namespace], Page],
+    *,
+    seeds: int = 3,
+    updates: int = 120,
+    first_seed: int = FIRST_SEED,
+    path: Path | None = None,
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-) -> None:  # fmt: skip
+) -> None:
     """The command line of an experiment; ``module`` is its file, ``document`` its docstring."""
     name = Path(module).stem
     parser = argparse.ArgumentParser(description=(document or "").splitlines()[0])
@@ -255,8 +261,10 @@ def main(
     lines = [
         f"Seeds {given.seeds[0]} to {given.seeds[-1]}, {given.updates} updates; "
         f"{_computed() / 60:.0f} minutes of computing on {os.cpu_count()} cores, "
-        f"{minutes:.0f} by the clock.", "", *found.lines,
-    ]  # fmt: skip
+        f"{minutes:.0f} by the clock.",
+        "",
+        *found.lines,
+    ]
     print("\n".join(lines))
     if given.write:
         _write(page, f"<!-- tools/experiments/{name}.py --write -->", lines, found.pictures)

@@ -80,27 +80,49 @@ def job(cases: Sequence[Case]) -> list[Row]:
 def experiment(given: argparse.Namespace) -> Page:
     names = ["GRU"] if given.quick else list(EASY)
     jobs = [
-        [Case(n, EASY[n], start, "states", seed, given.updates)]
-        for n in names for start in STARTS for seed in given.seeds
-    ]  # fmt: skip
+        [
+            Case(
+                label=n,
+                network=EASY[n],
+                start=start,
+                treatment="states",
+                seed=seed,
+                updates=given.updates,
+            )
+        ]
+        for n in names
+        for start in STARTS
+        for seed in given.seeds
+    ]
     found = Study([r for rows in study.parallel(job, jobs) for r in rows])
     lines = [
         "Training loss over that from the start: geometric mean over seeds and optimisers, with "
-        "its 95% interval.", "",
-    ]  # fmt: skip
+        "its 95% interval.",
+        "",
+    ]
     lines += study.table(
         ["network", "start", "from the start", *WAYS],
         (
-            [n, start, found.shown(n, start, "start"),
-             *(study.ratio(found.differences((n, start, w), (n, start, "start"))) for w in WAYS)]
-            for n in names for start in STARTS
+            [
+                n,
+                start,
+                found.shown(n, start, "start"),
+                *(study.ratio(found.differences((n, start, w), (n, start, "start"))) for w in WAYS),
+            ]
+            for n in names
+            for start in STARTS
         ),
-    )  # fmt: skip
+    )
     return Page(lines)
 
 
 if __name__ == "__main__":
     study.main(
-        __file__, __doc__, experiment, seeds=6, updates=110, first_seed=400,
+        __file__,
+        __doc__,
+        experiment,
+        seeds=6,
+        updates=110,
+        first_seed=400,
         path=ROOT / "docs" / "research" / "ties.md",
-    )  # fmt: skip
+    )

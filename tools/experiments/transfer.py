@@ -45,9 +45,13 @@ def across_data(job: Job) -> list[Row]:
         found = s.random(seed) if source == "random" else s.workload.source
         states[source] = s.scaled(values, s.scales("restore", values, found))
     return [
-        study.row(Case(name, network, task, source, seed), s.outcome(state, seed))
-        for task, s in subjects.items() for source, state in states.items()
-    ]  # fmt: skip
+        study.row(
+            Case(label=name, network=network, start=task, treatment=source, seed=seed),
+            s.outcome(state, seed),
+        )
+        for task, s in subjects.items()
+        for source, state in states.items()
+    ]
 
 
 def across_widths(job: Job) -> list[Row]:
@@ -64,7 +68,12 @@ def across_widths(job: Job) -> list[Row]:
         for treatment, scales in (("start", {}), (_OWN, own), (_NARROWS, learnt)):
             state = s.scaled(values, scales)
             rows.append(
-                study.row(Case(name, wide, f"×{times}", treatment, seed), s.outcome(state, seed))
+                study.row(
+                    Case(
+                        label=name, network=wide, start=f"×{times}", treatment=treatment, seed=seed
+                    ),
+                    s.outcome(state, seed),
+                )
             )
     return rows
 
@@ -73,29 +82,33 @@ def experiment(given: argparse.Namespace) -> Page:
     names = ["mlp-tanh"] if given.quick else list(NAMES)
     depth = {"depth": 8} if given.quick else {}
     jobs = [
-        (n, NETWORKS[n].but(**depth), seed, given.updates)
-        for n in names for seed in given.seeds
-    ]  # fmt: skip
+        (n, NETWORKS[n].but(**depth), seed, given.updates) for n in names for seed in given.seeds
+    ]
     data = Study([r for rows in study.parallel(across_data, jobs) for r in rows])
     widths = Study([r for rows in study.parallel(across_widths, jobs) for r in rows])
     lines = [
         "Training loss over that from the start, geometric mean over "
-        + ", ".join(names) + " and seeds, with its 95% interval. Rows: trained on; columns: "
-        "scales found on.", "",
-    ]  # fmt: skip
+        + ", ".join(names)
+        + " and seeds, with its 95% interval. Rows: trained on; columns: "
+        "scales found on.",
+        "",
+    ]
     lines += study.table(
         ["trained on", *SOURCES],
-        ([t, *(_over(data, names, t, s, "start") for s in SOURCES)] for t in TASKS),
+        ([t, *(_over(data, names, t, s, base="start") for s in SOURCES)] for t in TASKS),
     )
     lines += ["Width: training loss over that from the start.", ""]
     lines += study.table(
         ["width", _OWN, _NARROWS, "the narrow one's over its own"],
         (
-            [f"×{k}", *(_over(widths, names, f"×{k}", t, "start") for t in (_OWN, _NARROWS)),
-             _over(widths, names, f"×{k}", _NARROWS, _OWN)]
+            [
+                f"×{k}",
+                *(_over(widths, names, f"×{k}", t, base="start") for t in (_OWN, _NARROWS)),
+                _over(widths, names, f"×{k}", _NARROWS, base=_OWN),
+            ]
             for k in TIMES
         ),
-    )  # fmt: skip
+    )
     return Page(lines)
 
 

@@ -79,10 +79,16 @@ def main() -> None:
             "defaults": {"updates": given.updates, "time-limit": given.time_limit},
             "models": [
                 *exported,
-                *({"source": str(p), "name": f"light/{p.stem.removeprefix('light_')}",
-                   "options": {"scheme": "he"}} for p in light),
+                *(
+                    {
+                        "source": str(p),
+                        "name": f"light/{p.stem.removeprefix('light_')}",
+                        "options": {"scheme": "he"},
+                    }
+                    for p in light
+                ),
             ],
-        }  # fmt: skip
+        }
         path = folder / "zoo.json"
         path.write_text(json.dumps(told))
         runs = {}

@@ -150,14 +150,19 @@ _DIVIDED = {
         MSE,
     ),
     "a root of a sum of squares": (
-        [("Mul", ["h", "h"], "q"), ("ReduceSum", ["q", "axis"], "s"), ("Add", ["s", "tiny"], "t"),
-         ("Sqrt", ["t"], "d"), ("Div", ["h", "d"], "y")],
+        [
+            ("Mul", ["h", "h"], "q"),
+            ("ReduceSum", ["q", "axis"], "s"),
+            ("Add", ["s", "tiny"], "t"),
+            ("Sqrt", ["t"], "d"),
+            ("Div", ["h", "d"], "y"),
+        ],
         MSE,
     ),
     # Cosines of angles to the classes' vectors: scores of classes.
     "the norm of what it is made of": ([("ReduceL2", ["x"], "d"), ("Div", ["h", "d"], "y")], CE),
     "a sum": ([("ReduceSum", ["h", "axis"], "d"), ("Div", ["h", "d"], "y")], CE),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("by", _DIVIDED)

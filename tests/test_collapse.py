@@ -171,12 +171,23 @@ ONES = np.ones(1)
 @pytest.mark.parametrize(
     ("other", "taken"),
     [
-        (Candidate(ONES, 1.0, 0.1, HEALTHY, 1.0), True),
-        (Candidate(ONES, 1.0, 0.1, Signs(0.65, (), 1.0), 1.0), False),
-        (Candidate(ONES, 1.0, 0.1, Signs(0.0, ("w",), 1.0), 1.0), False),
-        (Candidate(ONES, 1.0, 0.1, Signs(0.0, (), 1e-4), 1.0), False),
-        (Candidate(ONES, 2158.0, 0.1, HEALTHY, 1.0), False),
-        (Candidate(ONES, 1.0, 0.1, HEALTHY, np.inf), False),
+        (Candidate(scales=ONES, first=1.0, last=0.1, signs=HEALTHY, deviation=1.0), True),
+        (
+            Candidate(scales=ONES, first=1.0, last=0.1, signs=Signs(0.65, (), 1.0), deviation=1.0),
+            False,
+        ),
+        (
+            Candidate(
+                scales=ONES, first=1.0, last=0.1, signs=Signs(0.0, ("w",), 1.0), deviation=1.0
+            ),
+            False,
+        ),
+        (
+            Candidate(scales=ONES, first=1.0, last=0.1, signs=Signs(0.0, (), 1e-4), deviation=1.0),
+            False,
+        ),
+        (Candidate(scales=ONES, first=2158.0, last=0.1, signs=HEALTHY, deviation=1.0), False),
+        (Candidate(scales=ONES, first=1.0, last=0.1, signs=HEALTHY, deviation=np.inf), False),
     ],
     ids=["healthy", "vanished", "cut", "dead", "exploded", "not finite"],
 )
@@ -184,14 +195,16 @@ ONES = np.ones(1)
 def test_a_state_that_is_cut_off_is_not_taken(
     other: Candidate, taken: bool, saturates: bool
 ) -> None:
-    start = Candidate(ONES, 0.53, 0.5, HEALTHY, 2.0)
+    start = Candidate(scales=ONES, first=0.53, last=0.5, signs=HEALTHY, deviation=2.0)
     restorer = object.__new__(Restorer)
     assert (restorer.choose([start, other], saturates) is other) == taken
 
 
 def test_of_two_cut_states_the_trials_choose() -> None:
-    start = Candidate(ONES, 1.0, 1.0, Signs(1.0, ("a", "b"), 0.0), 1.0)
-    other = Candidate(ONES, 1.0, 0.1, Signs(0.6, (), 0.3), 1.0)
+    start = Candidate(
+        scales=ONES, first=1.0, last=1.0, signs=Signs(1.0, ("a", "b"), 0.0), deviation=1.0
+    )
+    other = Candidate(scales=ONES, first=1.0, last=0.1, signs=Signs(0.6, (), 0.3), deviation=1.0)
     assert object.__new__(Restorer).choose([start, other], False) is other
 
 
@@ -199,7 +212,9 @@ def test_where_other_batches_show_a_collapse_the_start_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the choice is made on need not show it."""
-    entry = graph_init.HistoryEntry(0, 1.0, 1.0, 1.0, 0.0)
+    entry = graph_init.HistoryEntry(
+        step=0, gradient_deviation=1.0, loss=1.0, gradient_norm=1.0, vanished_fraction=0.0
+    )
     dead = TuningResult(np.full(13, 0.05), 1, [entry], False)
     monkeypatch.setattr(Restorer, "__call__", lambda *_: dead)
     result = graph_init.initialize(deep_mlp())

@@ -49,9 +49,16 @@ def in_blocks(source: Path, target: Path) -> None:
     packed = np.random.default_rng(0).integers(0, 255, (4, 1, 8), np.uint8)
     scales = np.ones(4, np.float32)
     node = helper.make_node(
-        "MatMulNBits", ["x", "q", "s"], ["y"], "layer",
-        domain="com.microsoft", K=16, N=4, bits=4, block_size=16,
-    )  # fmt: skip
+        "MatMulNBits",
+        ["x", "q", "s"],
+        ["y"],
+        "layer",
+        domain="com.microsoft",
+        K=16,
+        N=4,
+        bits=4,
+        block_size=16,
+    )
     model = small_models.model(
         [node],
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],

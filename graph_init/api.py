@@ -87,7 +87,9 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         loss: ``auto`` (by evidence, see ``loss_reason``), ``cross-entropy`` (targets: integers of
             the output's shape without the class axis), ``binary-cross-entropy`` or ``mse``
             (targets: floats of the output's shape). Each is a mean over the target's elements.
-        output_name: the output that the loss reads; of several the losses are added.
+        output_name: the output that the loss reads; of several the losses are added. Without it
+            the first, and, where the loss is ``auto`` and there are no targets, those others to
+            which trainable tensors lead that lead to none before.
         dims: sizes of symbolic dimensions other than the batch; 32 for those not named.
         batch_norm: ``eval``: running statistics; ``train``: the batch's own.
         method: ``taylor``: Hg exactly; ``finite-difference``: (g(θ) − g(θ − h·g))/h in its place.
@@ -117,7 +119,7 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
     run, notes = fitted(call.loaded, call.options, attempt)
     ones = np.ones(len(run.scaled))
     found = run.measure(run.source.search, 1, ones, call.options.scale_gradient)
-    return replace(found, notes=notes)
+    return replace(found, notes=[*notes, *run.problem.objective.notes])
 
 
 def initialize(
@@ -198,7 +200,7 @@ def initialize(
         interrupted=found.interrupted,
         settings=_settings(call, run, weights, chosen),
         best_step=found.best_step,
-        notes=[*notes, *clamped],
+        notes=[*notes, *run.problem.objective.notes, *clamped],
         updated=new.updated,
         tensors=new.tensors,
         _subject=call.subject,

@@ -191,7 +191,66 @@ def test_a_generator_gives_what_a_list_does() -> None:
     ]
     assert [r.steps for r in found] == [5, 5, 5]
     assert found[0].scales == found[1].scales == found[2].scales
-    assert not found[0].notes
+    assert not any("rows" in note for note in found[0].notes)
+
+
+def stateful() -> onnx.ModelProto:
+    """y = (x·w)·scale + state[0], with rows in x alone; the state is (2, 3), the scale a number."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "w"),
+        helper.make_node("Mul", ["a", "scale"], ["b"], "scale"),
+        helper.make_node("Gather", ["state", "first"], ["s"], "first"),
+        helper.make_node("Add", ["b", "s"], ["y"], "s"),
+    ]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((4, 3)).astype(np.float32), "w"),
+        numpy_helper.from_array(np.array(0), "first"),
+    ]
+    shapes: dict[str, list[str | int]] = {"x": ["n", 4], "scale": [], "state": [2, 3]}
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])]
+    return model(nodes, inputs, outputs, weights)
+
+
+def stateful_rows(rows: int, scale: Array) -> dict[str, Array]:
+    state = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    return {**product_rows(rows), "state": state, "scale": scale}
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.5), np.array([0.5], np.float32)])
+def test_numbers_and_states_are_in_every_batch(scale: Array) -> None:
+    """All rows of x count, not two because the state has two; the loss is computed by hand."""
+    data = stateful_rows(12, np.asarray(scale))
+    weight = numpy_helper.to_array(stateful().graph.initializer[0])
+    y = data["x"] @ weight * 0.5 + data["state"][0]
+    for given in (data, [data]):
+        found = graph_init.measure(stateful(), data=given)
+        assert found.loss == pytest.approx(np.mean((y - data["target"]) ** 2), rel=1e-5)
+
+
+def test_batches_are_drawn_from_the_rows() -> None:
+    data = stateful_rows(60, np.asarray(np.float32(0.5)))
+    result = graph_init.initialize(stateful(), data=data, updates=2)
+    assert result.settings["batch_size"] == 16
+    assert not result.notes
+    plan = graph_init.Plan(schemes=["keep"], optimizers=["sgd"], updates=3, seeds=1)
+    compared = graph_init.compare(stateful(), data, plan=plan)
+    assert all(np.isfinite(r.final_loss) for r in compared.runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": np.zeros(2, np.float32)}, r"'scale' has shape \(2,\).*a single number"),
+        ({"state": np.zeros((2, 4), np.float32)}, r"'state' has shape \(2, 4\)"),
+        ({"target": np.float32(1)}, "'target' is a single number"),
+    ],
+)
+def test_numbers_and_states_that_do_not_fit(change: dict[str, Array], message: str) -> None:
+    data = stateful_rows(12, np.asarray(np.float32(0.5))) | change
+    with pytest.raises(UsageError, match=message):
+        graph_init.measure(stateful(), data=data)
 
 
 @pytest.mark.parametrize(

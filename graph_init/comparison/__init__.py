@@ -74,7 +74,9 @@ def compare(
         plan=plan,
         report=on_progress or (lambda *_: None),
     )
-    train, scored = _split(_rows(options.data), test, plan, options.seed)
+    train, scored = _split(
+        loaded, _rows(options.data), test, held_out=plan.held_out, seed=options.seed
+    )
     # A scheme also says what tensors are that no state changes: the same in all states.
     filling = InitialWeights(next((s for s in plan.schemes if s != "keep"), "keep"))
     base = initial_state.fill(
@@ -112,7 +114,7 @@ def compare(
         },
         _loaded=loaded,
         _parameters=parameters,
-        notes=load.source.notes if plan.on_data else (),
+        notes=(*load.problem.objective.notes, *(load.source.notes if plan.on_data else ())),
     )
 
 
@@ -134,33 +136,41 @@ def _joined(items: Iterable[Any]) -> dict[str, Array]:
 
 
 def _split(
-    arrays: dict[str, Array], test: data_files.Data | None, plan: Plan, seed: int
+    loaded: LoadedModel,
+    arrays: dict[str, Array],
+    test: data_files.Data | None,
+    *,
+    held_out: float,
+    seed: int,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Rows to train on and rows to score on."""
+    """Rows to train on and rows to score on; what has no rows is in both."""
     if test is not None:
         return arrays, _rows(test)
-    rows = min((len(a) for a in arrays.values() if a.ndim), default=0)
-    count = round(plan.held_out * rows)
+    whole = workload.without_rows(loaded, arrays)
+    rows = workload.rows_of(arrays, whole)
+    count = round(held_out * rows)
     if count < 1 or count >= rows:
-        raise UsageError(f"--data: {rows} rows are too few to hold {plan.held_out:.0%} of them out")
+        raise UsageError(f"--data: {rows} rows are too few to hold {held_out:.0%} of them out")
     order = np.random.default_rng([seed, 2]).permutation(rows)
-    chosen, others = np.sort(order[:count]), np.sort(order[count:])
-    return {k: a[others] for k, a in arrays.items()}, {k: a[chosen] for k, a in arrays.items()}
+    parts = np.sort(order[count:]), np.sort(order[:count])
+    train, score = ({k: a if k in whole else a[p] for k, a in arrays.items()} for p in parts)
+    return train, score
 
 
 def _held_out(
     subject: _Subject, load: workload.Workload, values: dict[str, Array], arrays: dict[str, Array]
 ) -> runner.Scorer:
     """The evaluation on the held-out rows, in batches as large as the model takes them."""
-    rows = min(len(a) for a in arrays.values())
-    fixed = {v.name for v in load.problem.inputs} - load.problem.batched
+    whole = workload.without_rows(subject.loaded, arrays)
+    rows = workload.rows_of(arrays, whole)
+    fixed = {v.name for v in load.problem.inputs} - load.problem.batched - whole
     size = load.problem.batch_size if fixed else min(rows, _SCORED_ROWS)
     if size > rows:
         raise UsageError(f"{rows} rows are held out, fewer than the model's batch of {size}")
     options = replace(subject.options, data=arrays, batch_size=size)
     scored = workload.build(subject.loaded, subject.parameters, values, options)
     assert scored.rows is not None
-    return runner.Scorer(scored.problem, scored.rows)
+    return runner.Scorer(scored.problem, scored.rows, whole=scored.whole)
 
 
 def _states(
@@ -254,7 +264,8 @@ def _train(
     ]
 
     def train(state: State, vector: Array, optimizer: str, rate: float) -> Run:
-        order = _until(stopped, runner.epochs(rows, problem.batch_size, state.seed))
+        drawn = runner.epochs(rows, problem.batch_size, state.seed)
+        order = ({**load.whole, **batch} for batch in _until(stopped, drawn))
         curve = trainers[optimizer](vector, order, plan.updates, rate)
         losses = [float(x) for x in curve.losses]
         score = held_out.worst if curve.diverged else held_out(curve.parameters)

@@ -96,7 +96,8 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
     different = {id(v): v for v in watched.values()}
     place = {key: k for k, key in enumerate(different)}
     outputs = [b.barrier(_counted(b, v)) for v in different.values()]
-    session = Session(b.program([*outputs, b.barrier(problem.objective.terms[0].prediction)]))
+    predictions = [b.barrier(t.prediction) for t in problem.objective.terms]
+    session = Session(b.program([*outputs, *predictions]))
     fixed = {n: _count(v.const) for n, v in watch.values.items() if v.const is not None}
     fixed |= {n: _count(array) for n, array in problem.fed.items()}
     for name, counts in fixed.items():
@@ -105,7 +106,8 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
     largest = 0.0
     for part in workload.layout.slices(batch):
         found = list(session({**problem.fed, **values, **part}).values())
-        largest = max(largest, float(np.abs(found[-1]).max(initial=0)))
+        ends = found[-len(predictions) :]
+        largest = max(largest, *(float(np.abs(a).max(initial=0)) for a in ends))
         seen = fixed | {n: _count(array) for n, array in part.items()}
         for name, value in watched.items():
             seen[name] = _Counts(value.size, *(int(c) for c in found[place[id(value)]]))

@@ -18,6 +18,8 @@ from graph_init.analysis import Parameter
 from graph_init.analysis.kinds import LINEAR
 from graph_init.engine.session import Session
 from graph_init.ir import Array, Builder, Value
+from graph_init.problem import output_choice
+from graph_init.problem.forward_graph import Problem
 from graph_init.problem.passes import GraphPass, LoweredNode
 from graph_init.problem.workload import Workload
 
@@ -36,12 +38,32 @@ def factors(
     """
     divisions = UnitVariance(parameters)
     problem = workload.rebuild(divisions)
-    if not divisions.factors:
+    wanted = reached(problem, divisions.factors)
+    if not wanted:
         return {}
-    session = Session(problem.builder.program(list(divisions.factors.values())))
+    session = Session(problem.builder.program(list(wanted.values())))
     batch = next(workload.layout.slices(workload.source.search.batch(0)))
     found = session({**problem.fed, **values, **batch}).values()
-    return {n: float(f) for n, f in zip(divisions.factors, found, strict=True)}
+    return {n: float(f) for n, f in zip(wanted, found, strict=True)}
+
+
+def reached(problem: Problem, factors: Mapping[str, Value]) -> dict[str, Value]:
+    """Those of ``factors``, scalars by tensor, whose tensors lead to the loss.
+
+    The others lead only to outputs that it does not read; batches lack the inputs of these.
+    """
+    b = problem.builder
+    used = set(output_choice.trainable(b, [problem.objective.loss]))
+    found = {name: value for name, value in factors.items() if name in used}
+    known = {v.name for v in problem.inputs} | set(problem.fed)
+    strange = {id(v) for v in b.inputs if not v.requires_grad and v.name not in known}
+
+    def fed(value: Value) -> bool:
+        read = (v for node in b.needed([value]) for v in node.inputs)
+        return not any(v is not None and id(v) in strange for v in read)
+
+    # A layer may be used twice, and first for another output.
+    return {n: v for n, v in found.items() if not strange or fed(v)}
 
 
 class UnitVariance(GraphPass):

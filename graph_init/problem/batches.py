@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,9 +75,17 @@ def rename_target(arrays: Mapping[str, Array], terms: Sequence[Term]) -> dict[st
 
 
 def check_arrays(
-    arrays: Mapping[str, Array], inputs: Sequence[Value], objective: Objective, size: int
+    arrays: Mapping[str, Array],
+    inputs: Sequence[Value],
+    objective: Objective,
+    size: int,
+    *,
+    whole: Container[str] = frozenset(),
 ) -> dict[str, Array]:
-    """``arrays`` in the graph's types, one row count, with labels in range; else UsageError."""
+    """``arrays`` in the graph's types, one row count, with labels in range; else UsageError.
+
+    Those in ``whole`` have no rows.
+    """
     arrays = rename_target(arrays, objective.terms)
     wanted = {v.name: v for v in [*inputs, *objective.targets]}
     missing = [n for n in wanted if n not in arrays]
@@ -90,8 +98,11 @@ def check_arrays(
     for name, value in wanted.items():
         array = _converted(name, np.asarray(arrays[name]), value)
         expected: Shape = value.dims
-        if not array.ndim:
-            raise UsageError(f"--data: '{name}' is a single number; rows are counted by its axis 0")
+        if expected and not array.ndim:
+            raise UsageError(f"--data: '{name}' is a single number; the model wants {expected}")
+        if name in whole or not expected:
+            result[name] = _as_whole(name, array, expected)
+            continue
         single = array[:1].size == math.prod(expected[1:]) == 1
         if value in objective.targets and single:
             array = array.reshape(array.shape[0], *expected[1:])
@@ -105,9 +116,16 @@ def check_arrays(
         result[name] = array
     for term in objective.terms:
         _check_labels(term, result[term.target.name])
-    if len({a.shape[0] for a in result.values()}) > 1:
+    if len({a.shape[0] for n, a in result.items() if n not in whole and a.ndim}) > 1:
         raise UsageError("--data: the arrays have different numbers of rows")
     return result
+
+
+def _as_whole(name: str, array: Array, expected: Shape) -> Array:
+    if array.shape == expected or (not expected and array.size == 1):
+        return array.reshape(expected)
+    wanted = expected or "a single number"
+    raise UsageError(f"--data: '{name}' has shape {array.shape}, but the model wants {wanted}")
 
 
 def _converted(name: str, array: Array, value: Value) -> Array:

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array, Builder, Shape, Value
 from graph_init.lowering.activation import softplus
-from graph_init.problem import written_out
+from graph_init.problem import output_choice, written_out
 from graph_init.problem.class_axis import places
 from graph_init.problem.loss_choice import AUTO, BINARY, CLASSES, SQUARES, Choice, Facts, choose
 
@@ -54,6 +54,8 @@ class Objective:
 
     loss: Value
     terms: tuple[Term, ...]
+    #: What the loss does not see, in sentences.
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -78,8 +80,10 @@ def attach(
     names: Sequence[str] = (),
     facts: Facts = _NO_FACTS,
 ) -> Objective:
-    """Append the loss on the outputs called ``names`` (by default one) to ``b``.
+    """Append the loss on the outputs called ``names`` to ``b``; see ``output_choice`` for none.
 
+    Several are read by themselves only where every loss is chosen by ``auto`` and there are no
+    targets, which would be of one of them.
     ``auto`` decides by ``facts`` (see ``loss_choice``); a ``Choice`` is taken as it is. Cross-
     entropy reads what a final Softmax or LogSoftmax read, binary cross-entropy what a final Sigmoid
     read.
@@ -88,8 +92,8 @@ def attach(
     """
     if isinstance(kind, str) and kind not in LOSSES:
         raise UsageError(f"unknown loss '{kind}'; choose one of {', '.join(LOSSES)}")
-    chosen = [_choose(outputs, name) for name in dict.fromkeys(names)] or [_choose(outputs, None)]
-    several = len(chosen) > 1
+    chosen = output_choice.choose(b, outputs, names, kind == AUTO and not facts.targets)
+    several = len(chosen.read) > 1
     terms = [
         _term(
             b,
@@ -99,12 +103,12 @@ def attach(
             target_name=f"{TARGET}:{output}" if several else TARGET,
             facts=facts,
         )
-        for output, value in chosen
+        for output, value in chosen.read
     ]
     loss = terms[0].loss
     for term in terms[1:]:
         loss = b.add(loss, term.loss)
-    return Objective(loss, tuple(terms))
+    return Objective(loss, tuple(terms), chosen.notes)
 
 
 def _term(
@@ -158,28 +162,6 @@ def _term(
         target=target,
         classes=None,
         choice=choice,
-    )
-
-
-def _choose(outputs: Sequence[tuple[str, Value]], name: str | None) -> tuple[str, Value]:
-    if name is not None:
-        for output, value in outputs:
-            if output == name:
-                if not value.requires_grad:
-                    raise UnsupportedModelError(
-                        f"output '{name}' does not depend on any trainable parameter"
-                    )
-                return output, value
-        raise UsageError(
-            f"--output-name: the model has no output '{name}'; it has "
-            + ", ".join(o for o, _ in outputs)
-        )
-    for output, value in outputs:
-        if value.requires_grad and value.is_float:
-            return output, value
-    raise UnsupportedModelError(
-        "no output depends on a trainable parameter through differentiable operators; "
-        "see `graph-init inspect`, and --trainable to mark parameters"
     )
 
 

@@ -67,13 +67,17 @@ def random(layout: Layout, ranges: Mapping[str, int], seed: int) -> Source:
     )
 
 
-def of_rows(arrays: Mapping[str, Array], size: int, seed: int) -> Source:
+def of_rows(
+    arrays: Mapping[str, Array], size: int, seed: int, whole: Mapping[str, Array] = {}
+) -> Source:
     """Batches of ``size`` rows of a file, whose rows are split once, by the seed.
+
+    What is in ``whole`` is in every batch as it is.
 
     A fifth of the rows (a batch at least) is to select on, another to report on. With fewer rows
     than three batches those to report on are apart, and with fewer than two nothing is.
     """
-    rows = next(iter(arrays.values())).shape[0]
+    rows = len(next(iter(arrays.values())))
     order = np.random.default_rng([seed, _SPLIT]).permutation(rows)
     aside = max(size, rows // _SHARE)
     parts = {_SEARCH: order[2 * aside :], _SELECT: order[aside : 2 * aside]}
@@ -81,12 +85,13 @@ def of_rows(arrays: Mapping[str, Array], size: int, seed: int) -> Source:
     if rows < 3 * size:
         report = order[: size if rows >= 2 * size else rows]
         parts = dict.fromkeys(parts, order[size:] if rows >= 2 * size else order)
-    search, select = (_Rows(arrays, p, size, (seed, key)) for key, p in parts.items())
+    table = _Table(arrays, whole)
+    search, select = (_Rows(table, p, size, (seed, key)) for key, p in parts.items())
     advice = f"a --batch-size of {rows // 3} or less, or more rows" if rows >= 3 else "more rows"
     return Source(
         search,
         select,
-        _Rows(arrays, report, size, (seed, _REPORT)),
+        _Rows(table, report, size, (seed, _REPORT)),
         _shared(f"--data has {rows} rows", f"batches of {size}", rows // size, advice),
     )
 
@@ -158,22 +163,35 @@ class _Random:
         return np.ones(shape, dtype)
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Arrays with rows, and what every batch has beside them."""
+
+    arrays: Mapping[str, Array]
+    whole: Mapping[str, Array]
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def taken(self, rows: Array) -> dict[str, Array]:
+        return {**{k: v[rows] for k, v in self.arrays.items()}, **self.whole}
+
+
 class _Rows:
     """Rows of one part, drawn without replacement; all of them in order if they are one batch."""
 
-    def __init__(
-        self, arrays: Mapping[str, Array], rows: Array, size: int, key: tuple[int, int]
-    ) -> None:
-        self._arrays, self._size, self._key = dict(arrays), size, key
+    def __init__(self, table: _Table, rows: Array, size: int, key: tuple[int, int]) -> None:
+        self._table, self._size, self._key = table, size, key
         self._rows = np.sort(rows)
 
     def batch(self, number: int) -> dict[str, Array]:
         rows = self._rows
         if len(rows) > self._size:
             rows = np.random.default_rng([*self._key, number]).choice(rows, self._size, False)
-        elif len(rows) == len(next(iter(self._arrays.values()))):
-            return dict(self._arrays)
-        return {k: v[rows] for k, v in self._arrays.items()}
+        elif len(rows) == self._table.rows:
+            return {**self._table.arrays, **self._table.whole}
+        return self._table.taken(rows)
 
 
 class _Listed:

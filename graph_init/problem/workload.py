@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from graph_init.analysis import Parameter
@@ -22,15 +23,19 @@ from graph_init.problem.passes import GraphPass
 
 @dataclass(frozen=True)
 class Given:
-    """What ``--data`` holds: the ``arrays`` of a file, or of an iterable's first batch."""
+    """What ``--data`` holds: the ``arrays`` of a file, or of an iterable's first batch.
+
+    Those named in ``whole`` have no rows: every batch has all of them.
+    """
 
     arrays: Mapping[str, Array]
+    whole: frozenset[str] = frozenset()
     batches: Iterable[Any] | None = None
 
     @property
     def rows(self) -> int:
-        """As many as every array has."""
-        return min(len(a) for a in self.arrays.values() if a.ndim)
+        """As many as every array has that has rows."""
+        return rows_of(self.arrays, self.whole)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Workload:
     rebuild: Callable[[GraphPass | None], forward_graph.Problem]
     #: All rows of a file; None where the batches are random, or those of an iterable.
     rows: Mapping[str, Array] | None = None
+    #: What each batch of a file has beside its rows.
+    whole: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -74,7 +81,15 @@ def build(
     input_sizes: dict[str, Shape] = {}
     if arrays is not None:
         assert size is not None
-        input_sizes = {n: (size, *arrays[n].shape[1:]) for n in names if n in arrays}
+        assert given is not None
+        numbers = {
+            v.name for v in loaded.ir.graph.inputs if v.shape is not None and not v.shape.dims
+        }
+        input_sizes = {
+            n: arrays[n].shape if n in given.whole else (size, *arrays[n].shape[1:])
+            for n in names
+            if n in arrays and n not in numbers
+        }
         _check_static(loaded, input_sizes)
 
     settings = forward_graph.GraphSettings(
@@ -92,10 +107,21 @@ def build(
 
     problem = rebuild()
     layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
-    source, rows = _source(problem, layout, given, names, options=options, size=size)
-    return Workload(
-        problem=problem, layout=layout, source=source, options=options, rebuild=rebuild, rows=rows
+    made = partial(
+        Workload, problem=problem, layout=layout, options=options, rebuild=rebuild
     )
+    if given is None:
+        return made(source=_random(problem, layout, options))
+    assert size is not None
+    rows = size * count
+    if given.batches is not None:
+        return made(source=_of_batches(problem, given, names, rows))
+    checked = batches.check_arrays(
+        given.arrays, problem.inputs, problem.objective, rows, whole=given.whole
+    )
+    whole = {n: checked.pop(n) for n in given.whole if n in checked}
+    source = streams.of_rows(checked, rows, options.seed, whole)
+    return made(source=source, rows=checked, whole=whole)
 
 
 def read(loaded: LoadedModel, data: data_files.Data | Given | None) -> Given | None:
@@ -104,16 +130,48 @@ def read(loaded: LoadedModel, data: data_files.Data | Given | None) -> Given | N
         return data
     found = data_files.read(data)
     if isinstance(found, Mapping):
-        given = Given(found)
+        given = Given(found, without_rows(loaded, found))
     else:
         items = _Remembered(found) if iter(found) is found else found
         first = next(iter(items), None)
         if first is None:
             raise UsageError("--data holds no batch")
-        given = Given(data_files.as_batch(first, _input_names(loaded), TARGET), items)
-    if not any(a.ndim for a in given.arrays.values()) or given.rows == 0:
+        arrays = data_files.as_batch(first, _input_names(loaded), TARGET)
+        given = Given(arrays, without_rows(loaded, arrays), items)
+    if not given.rows:
         raise UsageError("--data holds no rows")
     return given
+
+
+def without_rows(loaded: LoadedModel, arrays: Mapping[str, Array]) -> frozenset[str]:
+    """Those of ``arrays`` that are the same for every row: single numbers, states, tables.
+
+    They are as long as the model declares the first axis of their input, while that of another
+    input is free, or another input has as many rows as the target.
+    """
+    first = {}
+    whole = {n for n, a in arrays.items() if not a.ndim}
+    for value in loaded.ir.graph.inputs:
+        name = value.name or ""
+        if name not in arrays or name in whole or value.shape is None:
+            continue
+        if value.shape.dims:
+            first[name] = value.shape[0] if isinstance(value.shape[0], int) else None
+        else:
+            whole.add(name)
+    labels = {len(a) for n, a in arrays.items() if n.split(":")[0] == TARGET and a.ndim}
+    free = any(size is None for size in first.values())
+    agrees = any(len(arrays[n]) in labels for n in first)
+    for name, size in first.items():
+        fits = size == len(arrays[name])
+        if fits and (free or (agrees and size not in labels)):
+            whole.add(name)
+    return frozenset(whole)
+
+
+def rows_of(arrays: Mapping[str, Array], whole: frozenset[str]) -> int:
+    """The least first axis of all arrays but those named in ``whole``; 0 if there is none."""
+    return min((len(a) for n, a in arrays.items() if n not in whole), default=0)
 
 
 class _Remembered:
@@ -145,7 +203,8 @@ def batch_rows(loaded: LoadedModel, given: Given | None, options: Options) -> in
         return options.batch_size
     if options.whole_file or given.batches is not None:
         return given.rows
-    size = options.batch_size or _fixed_batch(loaded, given.arrays) or forward_graph.DEFAULT_BATCH
+    names = given.arrays.keys() - given.whole
+    size = options.batch_size or _fixed_batch(loaded, names) or forward_graph.DEFAULT_BATCH
     return min(size, given.rows)
 
 
@@ -167,36 +226,31 @@ def _outputs(options: Options, arrays: Mapping[str, Array] | None) -> Sequence[s
     return [k[len(prefix) :] for k in arrays or () if k.startswith(prefix)]
 
 
-def _source(
-    problem: forward_graph.Problem,
-    layout: batches.Layout,
-    given: Given | None,
-    names: Sequence[str],
-    options: Options,
-    size: int | None,
-) -> tuple[streams.Source, Mapping[str, Array] | None]:
-    """The streams, and all rows of a file."""
-    if given is None:
-        drawn = (v for v in [*problem.inputs, *problem.objective.targets])
-        needed = 4 * sum(math.prod(layout.shape(v)) for v in drawn)
-        memory.require(
-            needed, options.memory_limit, [memory.FEWER_ROWS, "smaller sizes with --dim"]
-        )
-        ranges = batches.index_ranges(problem.builder, problem.inputs)
-        return streams.random(layout, ranges, options.seed), None
-    assert size is not None
-    rows = size * layout.count
-    if given.batches is None:
-        checked = batches.check_arrays(given.arrays, problem.inputs, problem.objective, rows)
-        return streams.of_rows(checked, rows, options.seed), checked
+def _random(
+    problem: forward_graph.Problem, layout: batches.Layout, options: Options
+) -> streams.Source:
+    drawn = (v for v in [*problem.inputs, *problem.objective.targets])
+    needed = 4 * sum(math.prod(layout.shape(v)) for v in drawn)
+    memory.require(needed, options.memory_limit, [memory.FEWER_ROWS, "smaller sizes with --dim"])
+    ranges = batches.index_ranges(problem.builder, problem.inputs)
+    return streams.random(layout, ranges, options.seed)
+
+
+def _of_batches(
+    problem: forward_graph.Problem, given: Given, names: Sequence[str], rows: int
+) -> streams.Source:
+    """Those batches of an iterable that have ``rows`` rows."""
 
     def check(item: Any) -> dict[str, Array] | None:
         arrays = data_files.as_batch(item, names, TARGET)
-        if min(len(a) for a in arrays.values()) < rows:
+        if rows_of(arrays, given.whole) < rows:
             return None
-        return batches.check_arrays(arrays, problem.inputs, problem.objective, rows)
+        return batches.check_arrays(
+            arrays, problem.inputs, problem.objective, rows, whole=given.whole
+        )
 
-    return streams.of_batches(given.batches, check), None
+    assert given.batches is not None
+    return streams.of_batches(given.batches, check)
 
 
 def _slice_count(loaded: LoadedModel, options: Options, rows: int) -> int:

@@ -141,8 +141,18 @@ class Score:
 class Scorer:
     """The forward pass on held-out data, in batches of the problem's size."""
 
-    def __init__(self, problem: Problem, arrays: Mapping[str, Array], threads: int = 1) -> None:
-        """``arrays`` hold a multiple of the problem's batch size of rows."""
+    def __init__(
+        self,
+        problem: Problem,
+        arrays: Mapping[str, Array],
+        threads: int = 1,
+        *,
+        whole: Mapping[str, Array] = {},
+    ) -> None:
+        """``arrays`` hold a multiple of the problem's batch size of rows.
+
+        Each batch has ``whole`` beside its rows.
+        """
         self._problem = problem
         b = problem.builder
         self._terms = problem.objective.terms
@@ -152,7 +162,7 @@ class Scorer:
         loss = b.barrier(problem.objective.loss)
         loss.name = _LOSS
         self._session = Session(b.program([loss, *predictions]), threads=threads)
-        self._session.fix(problem.fed)
+        self._session.fix({**problem.fed, **whole})
         self._batches = list(in_batches(arrays, problem.batch_size))
 
     @property

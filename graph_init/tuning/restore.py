@@ -30,6 +30,7 @@ from graph_init.deviation.result import DeviationResult, finite
 from graph_init.engine import memory
 from graph_init.engine.session import Session
 from graph_init.errors import NumericalError
+from graph_init.init import lsuv
 from graph_init.init.lsuv import UnitVariance
 from graph_init.ir import Array
 from graph_init.options import Restore
@@ -179,10 +180,11 @@ class Restorer:
     def _restoration(self) -> tuple[Any, Session, frozenset[str]] | None:
         visitor = UnitVariance(self._parameters, tables=True, stds=self._stds)
         problem = self._workload.rebuild(visitor)
-        if not visitor.factors:
+        factors = lsuv.reached(problem, visitor.factors)
+        if not factors:
             return None
-        session = Session(problem.builder.program(list(visitor.factors.values())))
-        names = tuple(visitor.factors)
+        session = Session(problem.builder.program(list(factors.values())))
+        names = tuple(factors)
         return (problem, names), session, frozenset(set(names) - visitor.inner)
 
     def restored(

@@ -46,12 +46,12 @@ def text(results: Results, zoo: Mapping[str, Any] | None, program: str, missing:
         f"{os.cpu_count()} cores, Python {platform.python_version()}; graph-init at {program}.",
         f"ONNX files as packages of the Python registry ship them: {len(results)} files with "
         f"different bytes from {len(packages)} packages, at most {MOST} of one package (those with "
-        "the least digests). `inspect`, `measure` and `initialize "
-        f"--updates {UPDATES}` run on each, with no other option, each command in a process of "
-        f"its own, which may take {TIME} s of a processor and {MEMORY >> 30} GiB. What is written is "
-        "compared with the original tensor by tensor by `tools/verify_written.py`, which shares no code "
-        f"with the program. About one file in {ASIDE}, chosen by its digest, is set aside: nobody "
-        "looks at it while the program is changed."
+        f"the least digests). `inspect`, `measure` and `initialize --updates {UPDATES}` run on "
+        "each, with no other option, each command in a process of its own, which may take "
+        f"{TIME} s of a processor and {MEMORY >> 30} GiB. What is written is compared with the "
+        "original tensor by tensor by `tools/verify_written.py`, which shares no code with the "
+        f"program. About one file in {ASIDE}, chosen by its digest, is set aside: nobody looks at "
+        "it while the program is changed."
         + (f" {missing} more files of the list have not been tried." if missing else ""),
         _SHARES + "\n" + "\n".join(
             _shares(title, part)

@@ -80,16 +80,14 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
 
     Args:
         data: arrays by input name, and ``target``: a mapping, an ``.npz`` file, a folder of
-            ``.npy`` files; or an iterable of batches. All arrays have as many rows. None: random
-            batches.
+            ``.npy`` files; or batches. All that have rows have as many. None: random batches.
         batch_size: rows of a random batch; 16 unless the model fixes it.
         seed: of what is random.
         loss: ``auto`` (by evidence, see ``loss_reason``), ``cross-entropy`` (targets: integers of
             the output's shape without the class axis), ``binary-cross-entropy`` or ``mse``
             (targets: floats of the output's shape). Each is a mean over the target's elements.
         output_name: the output that the loss reads; of several the losses are added. Without it
-            the first, and, where the loss is ``auto`` and there are no targets, those others to
-            which trainable tensors lead that lead to none before.
+            the first, and others with trainable tensors of their own (``docs/how-to/own-loss.md``).
         dims: sizes of symbolic dimensions other than the batch; 32 for those not named.
         batch_norm: ``eval``: running statistics; ``train``: the batch's own.
         method: ``taylor``: Hg exactly; ``finite-difference``: (g(θ) − g(θ − h·g))/h in its place.

@@ -34,7 +34,7 @@ def heads(outputs: Sequence[str]) -> onnx.ModelProto:
         for n, k in (("x", 6), ("m", 4))
     ]
     given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
-    graph = helper.make_graph(nodes, "g", inputs, given, weights)
+    graph = helper.make_graph(nodes, "g", inputs, given, initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

@@ -86,7 +86,9 @@ def test_other_bytes_than_those_of_the_list(registry: Path) -> None:
 
 
 def test_no_package_speaks_for_all() -> None:
-    files = [catalog.RealFile("p", "1", "p.whl", f"{k}.onnx", f"{k:064x}") for k in range(40)]
+    files = [
+        catalog.RealFile("p", "1", "p.whl", f"{k}.onnx", sha256=f"{k:064x}") for k in range(40)
+    ]
     taken = catalog.added([], reversed(files))
     assert [int(f.sha256, 16) for f in taken] == list(range(catalog.MOST))
     assert catalog.added(taken, files[: catalog.MOST]) == taken
@@ -107,8 +109,16 @@ def test_limits_of_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_that_is_written_wrongly_is_not_initialised() -> None:
-    run = runs.Run(0, "", 1.0, 1.0, 1)
-    outcome = runs.Outcome(runs.Facts(), run, run, run, 5, {}, ["tensor 'w' is missing"], "ran")
+    run = runs.Run(status=0, error="", seconds=1.0, processor=1.0, peak=1)
+    outcome = runs.Outcome(
+        runs.Facts(),
+        inspect=run,
+        measure=run,
+        initialize=run,
+        elements=5,
+        differences=["tensor 'w' is missing"],
+        ran="ran",
+    )
     assert not outcome.initialized
     assert outcome.failure == "written wrongly: tensor 'w' is missing"
     assert runs.from_json(json.loads(json.dumps(runs.to_json(outcome)))) == outcome

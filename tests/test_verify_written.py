@@ -31,7 +31,7 @@ def branch(name: str) -> onnx.GraphProto:
     """h times a matrix of the branch."""
     nodes = [helper.make_node("MatMul", ["h", name], [f"{name}_y"], f"{name}_matmul")]
     output = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)
-    return helper.make_graph(nodes, name, [], [output], [tensor(name, (4, 4))])
+    return helper.make_graph(nodes, name, [], [output], initializer=[tensor(name, (4, 4))])
 
 
 def original() -> onnx.ModelProto:
@@ -45,10 +45,14 @@ def original() -> onnx.ModelProto:
         helper.make_node("MatMul", ["d", "wide"], ["e"], "third"),
         helper.make_node("MatMul", ["e", "thin"], ["h"], "fourth"),
         helper.make_node(
-            "If", ["flag"], ["y"], "choice",
-            then_branch=branch("in_then"), else_branch=branch("in_else"),
+            "If",
+            ["flag"],
+            ["y"],
+            "choice",
+            then_branch=branch("in_then"),
+            else_branch=branch("in_else"),
         ),
-    ]  # fmt: skip
+    ]
     graph = helper.make_graph(
         nodes,
         "g",
@@ -57,7 +61,7 @@ def original() -> onnx.ModelProto:
             helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
         ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
-        [tensor("w", (3, 4)), tensor("b", (4,)), tensor("half", (4, 4), np.float16)],
+        initializer=[tensor("w", (3, 4)), tensor("b", (4,)), tensor("half", (4, 4), np.float16)],
     )
     values = numpy_helper.from_array(np.array([0.5, -2], np.float32), "thin")
     places = numpy_helper.from_array(np.array([1, 7], np.int64), "thin_indices")
@@ -249,7 +253,8 @@ def computed() -> onnx.ModelProto:
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, [tensor("w", (3, 4)), tensor("v", (4,))])
+    weights = [tensor("w", (3, 4)), tensor("v", (4,))]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

@@ -176,7 +176,7 @@ def _computed(original: Outline, name: str) -> Held:
         if not place and n in needed and not any(n in node.output for node in nodes)
     ]
     value = helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
-    part = helper.make_model(helper.make_graph(nodes, "part", [], [value], constants))
+    part = helper.make_model(helper.make_graph(nodes, "part", [], [value], initializer=constants))
     del part.opset_import[:]
     part.opset_import.extend(original.model.opset_import)
     (array,) = ReferenceEvaluator(part).run(None, {})

@@ -78,20 +78,7 @@ def build(
     count = _slice_count(loaded, options, size or forward_graph.DEFAULT_BATCH)
     if count > 1:
         size = options.micro_batch
-    input_sizes: dict[str, Shape] = {}
-    if arrays is not None:
-        assert size is not None
-        assert given is not None
-        numbers = {
-            v.name for v in loaded.ir.graph.inputs if v.shape is not None and not v.shape.dims
-        }
-        input_sizes = {
-            n: arrays[n].shape if n in given.whole else (size, *arrays[n].shape[1:])
-            for n in names
-            if n in arrays and n not in numbers
-        }
-        _check_static(loaded, input_sizes)
-
+    input_sizes = {} if given is None or size is None else _sizes(loaded, given, size)
     settings = forward_graph.GraphSettings(
         loss=options.loss,
         output_names=_outputs(options, arrays),
@@ -107,9 +94,7 @@ def build(
 
     problem = rebuild()
     layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
-    made = partial(
-        Workload, problem=problem, layout=layout, options=options, rebuild=rebuild
-    )
+    made = partial(Workload, problem=problem, layout=layout, options=options, rebuild=rebuild)
     if given is None:
         return made(source=_random(problem, layout, options))
     assert size is not None
@@ -285,6 +270,19 @@ def uncut(loaded: LoadedModel, options: Options) -> str | None:
                 "a dynamic batch"
             )
     return None
+
+
+def _sizes(loaded: LoadedModel, given: Given, size: int) -> dict[str, Shape]:
+    """The shapes of the inputs for which there are arrays, in a batch of ``size`` rows."""
+    arrays = given.arrays
+    numbers = {v.name for v in loaded.ir.graph.inputs if v.shape is not None and not v.shape.dims}
+    found = {
+        n: arrays[n].shape if n in given.whole else (size, *arrays[n].shape[1:])
+        for n in _input_names(loaded)
+        if n in arrays and n not in numbers
+    }
+    _check_static(loaded, found)
+    return found
 
 
 def _check_static(loaded: LoadedModel, sizes: Mapping[str, tuple[int, ...]]) -> None:

@@ -46,7 +46,13 @@ def contents(cache: Path, package: str, version: str | None) -> list[RealFile]:
     version, archive = unpack(cache, package, version)
     folder = _folder(cache, package, version)
     return [
-        RealFile(package, version, archive, path.relative_to(folder).as_posix(), digest(path))
+        RealFile(
+            package=package,
+            version=version,
+            archive=archive,
+            path=path.relative_to(folder).as_posix(),
+            sha256=digest(path),
+        )
         for path in sorted(folder.rglob("*.onnx"))
     ]
 
@@ -77,8 +83,11 @@ def _downloaded(package: str, version: str | None, folder: Path) -> Path:
     try:
         done = subprocess.run(
             [*command, str(folder), wanted],
-            capture_output=True, text=True, check=False, timeout=_PATIENCE,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE,
+        )
     except subprocess.TimeoutExpired as error:
         raise Missing(f"{wanted}: not downloaded in {_PATIENCE} s") from error
     found = [p for p in folder.iterdir() if p.is_file()]

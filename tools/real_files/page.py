@@ -53,7 +53,9 @@ def text(results: Results, zoo: Mapping[str, Any] | None, program: str, missing:
         f"program. About one file in {ASIDE}, chosen by its digest, is set aside: nobody looks at "
         "it while the program is changed."
         + (f" {missing} more files of the list have not been tried." if missing else ""),
-        _SHARES + "\n" + "\n".join(
+        _SHARES
+        + "\n"
+        + "\n".join(
             _shares(title, part)
             for title, part in (("all", results), ("set aside", aside), ("others", known))
         ),
@@ -64,13 +66,13 @@ def text(results: Results, zoo: Mapping[str, Any] | None, program: str, missing:
         "## Why files are refused",
         _causes(o.failure for _, o in results),
         "## By package",
-        _SHARES.replace("| |", "| package |", 1) + "\n" + "\n".join(
-            _shares(name, packages[name]) for name in sorted(packages)
-        ),
+        _SHARES.replace("| |", "| package |", 1)
+        + "\n"
+        + "\n".join(_shares(name, packages[name]) for name in sorted(packages)),
         "## Files",
         "Peak is the larger of the two commands'. ◦ marks what is set aside.",
         _FILES + "\n" + "\n".join(_row(f, o) for f, o in sorted(results, key=lambda r: r[0])),
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,15 @@ def tried(path: Path) -> Outcome:
         if made.ok:
             differences, ran = _verified(path, written, scales, _shapes(facts, sizes))
     return Outcome(
-        facts, inspected, measured, made, content["elements"], sizes, differences, ran
-    )  # fmt: skip
+        facts=facts,
+        inspect=inspected,
+        measure=measured,
+        initialize=made,
+        elements=content["elements"],
+        sizes=sizes,
+        differences=differences,
+        ran=ran,
+    )
 
 
 def _facts(path: Path) -> Facts:
@@ -173,7 +180,7 @@ def command(*arguments: str) -> tuple[Run, dict[str, Any]]:
     try:
         return run, json.loads(output) if run.ok else {}
     except ValueError:
-        return Run(1, "no JSON was printed", run.seconds, run.processor, run.peak), {}
+        return replace(run, status=1, error="no JSON was printed"), {}
 
 
 def process(arguments: Sequence[str]) -> tuple[Run, str]:
@@ -182,9 +189,13 @@ def process(arguments: Sequence[str]) -> tuple[Run, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "1000"}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(
-            arguments, stdout=output, stderr=errors, cwd=ROOT, env=environment,
+            arguments,
+            stdout=output,
+            stderr=errors,
+            cwd=ROOT,
+            env=environment,
             start_new_session=True,
-        )  # fmt: skip
+        )
         watch = _Watch(child.pid)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)

@@ -102,6 +102,21 @@ def test_the_loss_is_that_of_pytorch(end: str) -> None:
         assert "classes are on" not in found.loss_reason
 
 
+def test_a_sequence_of_tensors_has_no_axes() -> None:
+    """Parts of the channels, held in a sequence, from which the output is taken."""
+    made = segmentation("channels first")
+    made.graph.node.pop()
+    made.graph.node.extend(
+        [
+            helper.make_node("SplitToSequence", ["c", "one"], ["parts"], axis=1),
+            helper.make_node("ConcatFromSequence", ["parts"], ["y"], axis=1),
+        ]
+    )
+    made.graph.initializer.append(numpy_helper.from_array(np.array(1), "one"))
+    found = graph_init.measure(made, batch_size=4, loss="cross-entropy")
+    assert "classes are on axis 1, as the other axes have the sizes" in found.loss_reason
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_without_targets_a_guess_is_called_one(end: str) -> None:
     found = graph_init.measure(segmentation(end), batch_size=4, loss="cross-entropy")

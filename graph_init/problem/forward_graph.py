@@ -134,7 +134,7 @@ def build(
     outputs = [
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
     ]
-    shapes = {n: v.dims for n, v in environment.items() if v is not None}
+    shapes = {n: v.shape for n, v in environment.items() if v is not None and v.shape}
     heads = {o.name or "": output_head.find(graph, o, parameters, shapes) for o in graph.outputs}
     facts = Facts(heads, [v.dims for v in inputs.values() if v.is_float], settings.targets)
     objective = attach(b, outputs, settings.loss, settings.output_names, facts=facts)

@@ -107,6 +107,14 @@ SLICES, SMALLER_SLICES, FEWER_ROWS = (
 )
 
 
+def refusal_of_whole_batch(
+    refusal: MemoryLimitError, closed: Sequence[str], others: Sequence[str]
+) -> MemoryLimitError:
+    """``refusal`` without the remedies that are ``closed`` to this model, and with ``others``."""
+    remedies = [r for r in refusal.remedies if r not in closed]
+    return _refusal(refusal.measure, refusal.needed, refusal.room, [*remedies, *others])
+
+
 def refusal_of_one_row(refusals: Sequence[MemoryLimitError]) -> MemoryLimitError:
     """The one that says that nothing fits, after ``refusals`` of batches down to one row."""
     least = min(refusals, key=lambda error: error.needed)

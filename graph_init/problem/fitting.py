@@ -60,8 +60,20 @@ def fitted(
             first = refusals[0].measure.replace("this needs", f"{rows} rows at once need", 1)
             return made, [f"{first}; {choice.words}"]
     if len(refusals) == 1:
-        raise refusals[0]
+        raise _with_what_helps(loaded, options, refusals[0])
     raise memory.refusal_of_one_row(refusals)
+
+
+def _with_what_helps(
+    loaded: LoadedModel, options: Options, refusal: MemoryLimitError
+) -> MemoryLimitError:
+    """``refusal`` without advice that this model refuses."""
+    if workload.uncut(loaded, options) is None:
+        return refusal
+    if workload.fixed_batch(loaded) is None:
+        return memory.refusal_of_whole_batch(refusal, [memory.SLICES], [])
+    closed = [memory.SLICES, memory.FEWER_ROWS]
+    return memory.refusal_of_whole_batch(refusal, closed, ["a model with a dynamic batch"])
 
 
 def _choices(loaded: LoadedModel, options: Options) -> Iterator[_Choice]:

@@ -87,12 +87,12 @@ def of_rows(
         parts = dict.fromkeys(parts, order[size:] if rows >= 2 * size else order)
     table = _Table(arrays, whole)
     search, select = (_Rows(table, p, size, (seed, key)) for key, p in parts.items())
-    advice = f"a --batch-size of {rows // 3} or less, or more rows" if rows >= 3 else "more rows"
+    counted = f"--data has {rows} row{'s' if rows > 1 else ''}"
     return Source(
         search,
         select,
         _Rows(table, report, size, (seed, _REPORT)),
-        _shared(f"--data has {rows} rows", f"batches of {size}", rows // size, advice),
+        _shared(counted, f"batches of {size}", rows // size, _remedy(rows // 3)),
     )
 
 
@@ -118,6 +118,13 @@ def of_batches(batches: Iterable[Any], check: Callable[[Any], dict[str, Array] |
         _Listed(report),
         _shared(f"--data has {len(head)} batches", "batches", len(head), "more batches"),
     )
+
+
+def _remedy(size: int) -> str:
+    """What would keep streams apart; of batches of ``size`` rows there would be three."""
+    if size < 1:
+        return "more rows"
+    return f"a --batch-size of {size}{' or less' if size > 1 else ''}, or more rows"
 
 
 def _shared(given: str, what: str, count: int, remedy: str) -> tuple[str, ...]:

@@ -262,13 +262,19 @@ def uncut(loaded: LoadedModel, options: Options) -> str | None:
             "with --batch-norm train the statistics are the whole batch's, which slices do not "
             "see; leave one of the options out"
         )
+    fixed = fixed_batch(loaded)
+    if fixed is None:
+        return None
+    name, rows = fixed
+    return f"input '{name}' has the fixed batch size {rows}; export the model with a dynamic batch"
+
+
+def fixed_batch(loaded: LoadedModel) -> tuple[str, int] | None:
+    """The first input whose first axis has a size in the model, and that size."""
     for value in loaded.ir.graph.inputs:
         dims = value.shape
         if value.name not in loaded.ir.graph.initializers and dims and isinstance(dims[0], int):
-            return (
-                f"input '{value.name}' has the fixed batch size {dims[0]}; export the model with "
-                "a dynamic batch"
-            )
+            return value.name or "", dims[0]
     return None
 
 

@@ -508,6 +508,28 @@ def test_what_rounds_a_bias_is_named() -> None:
     assert found.reason.startswith("no gradient comes through Floor 'Floor:d'")
 
 
+def test_weights_that_only_a_body_reads_have_a_gradient() -> None:
+    """A branch of If reads the weight by its name in the outer graph."""
+    bodies = {
+        f"{branch}_branch": helper.make_graph(
+            [node("MatMul", f"x {weight}", branch)],
+            branch,
+            [],
+            [helper.make_tensor_value_info(branch, TensorProto.FLOAT, None)],
+        )
+        for branch, weight in (("then", "w"), ("else", "v"))
+    }
+    found = by_name(
+        build(
+            [node("ReduceSum", "x", "s", keepdims=0), node("Less", "s zero", "c"),
+             node("If", "c", "y", **bodies)],
+            {"w": rand(4, 4), "v": rand(4, 4), "zero": np.array(0.0, np.float32)},
+        )
+    )  # fmt: skip
+    assert found["w"].kind == found["v"].kind == "matrix"
+    assert found["w"].trainable and found["v"].scalable
+
+
 def reordered_lstm(arranged: bool, factors: tuple[float, float] = (1.0, 1.0)) -> onnx.ModelProto:
     """An LSTM whose gates Slice and Concat bring from the order i, f, c, o into ONNX's i, o, f, c.
 

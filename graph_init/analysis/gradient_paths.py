@@ -39,7 +39,7 @@ def smooth(model: ir.Model) -> set[int]:
         ]
         for body in subgraphs(node):
             # A body reads values of the outer graph by name; its own course is not followed.
-            pending += body.outputs
+            pending += list(body.outputs)
             pending += [v for inner, _ in walk(body) for v in inner.inputs if v is not None]
     return found
 

@@ -57,7 +57,12 @@ def fold(
 
 
 def evaluate(
-    op: str, values: Sequence[Array | None], attrs: Mapping[str, Any], count: int
+    op: str,
+    values: Sequence[Array | None],
+    attrs: Mapping[str, Any],
+    count: int,
+    *,
+    opset: int = OPSET,
 ) -> list[Array] | None:
     """Run one standard operator on constants with ONNX's reference implementation."""
     from onnx.reference import ReferenceEvaluator
@@ -79,7 +84,7 @@ def evaluate(
         ],
         [helper.make_empty_tensor_value_info(f"o{k}") for k in range(count)],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(model).run(

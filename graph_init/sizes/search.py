@@ -1,0 +1,200 @@
+"""Sizes for all open axes under which every node of the model is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graph_init.errors import UnsupportedModelError, printable
+from graph_init.sizes.dry_run import DryRun, Outcome
+from graph_init.sizes.unknowns import Unknown
+
+#: Runs through the model that the search may take.
+_RUNS = 600
+#: The largest size that is tried.
+_LARGEST = 1 << 20
+#: So many sizes after and before the one at hand are tried one by one.
+_NEAR = 40
+
+
+@dataclass
+class Search:
+    """Changes open sizes until nothing conflicts. ``attempt`` goes through the model with them."""
+
+    unknowns: Sequence[Unknown]
+    attempt: Callable[[int | None], Outcome]
+    _run: DryRun
+
+    def solve(self) -> Outcome:
+        """The outcome of the last run: without conflict, or with one that no open size decides.
+
+        Raises:
+            UnsupportedModelError: Two nodes, or a node and an option, contradict each other.
+        """
+        while True:
+            outcome = self.attempt(None)
+            if outcome.conflict is None or self._run.runs > _RUNS:
+                return outcome
+            if not outcome.conflict.marks:
+                # Of another rank, for instance: what the branches on the way were taken by.
+                outcome.conflict.marks = outcome.steered
+            followed = self._followed(outcome.conflict.marks)
+            if not followed:
+                return outcome
+            by_branch = [u for u in self._followed(outcome.steered) if u not in followed]
+            free = [u for u in followed if not u.fixed]
+            if not self._mend(outcome, free, [u for u in by_branch if not u.fixed]):
+                raise self._contradiction(outcome, followed)
+
+    def _followed(self, marks: int) -> list[Unknown]:
+        return [u for k, u in enumerate(self.unknowns) if marks >> k & 1]
+
+    def _mend(
+        self, outcome: Outcome, free: Sequence[Unknown], by_branch: Sequence[Unknown]
+    ) -> bool:
+        """Change sizes so that the run comes past the node; False if none do.
+
+        ``free`` are those that the conflict follows from; another one of ``by_branch`` might take
+        another branch.
+        """
+        assert outcome.conflict is not None and outcome.node is not None
+        place = outcome.place
+        for group in _groups(free, by_branch):
+            before = [u.size for u in group]
+            for size in self._candidates(outcome, group):
+                if not 1 <= size <= _LARGEST:
+                    continue
+                for u in group:
+                    u.size = size
+                if self._passed(outcome, group):
+                    words = f"node '{_name(outcome.node)}' {outcome.conflict.words}"
+                    for u in group:
+                        u.reason, u.solved = f"{words} otherwise", True
+                    return True
+                if self._run.runs > _RUNS:
+                    break
+            for u, size in zip(group, before, strict=True):
+                u.size = size
+        return False
+
+    def _passed(self, outcome: Outcome, group: Sequence[Unknown]) -> bool:
+        """Whether the run comes past the conflict now, or to another one at the same node."""
+        now = self.attempt(outcome.place - 1)
+        if now.conflict is None or now.place > outcome.place:
+            return True
+        changed = sum(1 << k for k, u in enumerate(self.unknowns) if any(u is g for g in group))
+        assert outcome.conflict is not None
+        before, after = outcome.conflict.marks, now.conflict.marks
+        return now.node is outcome.node and bool(before & changed and after & ~changed == after != 0)
+
+    def _candidates(self, outcome: Outcome, group: Sequence[Unknown]) -> Iterator[int]:
+        """Sizes to try: by the residual where it can be followed, then near and far ones."""
+        conflict, start = outcome.conflict, max(u.size for u in group)
+        assert conflict is not None
+        tried: set[int] = set()
+
+        def fresh(size: int) -> bool:
+            new = size not in tried and size != start and 1 <= size <= _LARGEST
+            tried.add(size)
+            return new
+
+        found, wanted = int(conflict.found), int(conflict.wanted)
+        if found and wanted:
+            for size in (start + wanted - found, start * wanted // found, wanted):
+                if fresh(size):
+                    yield size
+            for size in self._bisected(outcome, group, start):
+                if fresh(size):
+                    yield size
+        for k in range(1, 8):
+            if fresh(size := -(-start >> k) + 1 << k) or fresh(size := (start >> k) + 1 << k):
+                yield size
+        for step in range(1, _NEAR):
+            if fresh(start + step):
+                yield start + step
+        for k in range(1, 12):
+            for size in (start << k, start >> k):
+                if fresh(size):
+                    yield size
+        for size in range(min(start, _NEAR), 0, -1):
+            if fresh(size):
+                yield size
+
+    def _bisected(
+        self, outcome: Outcome, group: Sequence[Unknown], start: int
+    ) -> Iterator[int]:
+        """The size at which the residual at this node changes its sign, if it does."""
+
+        def residual(size: int) -> int | None:
+            for u in group:
+                u.size = size
+            now = self.attempt(outcome.place - 1)
+            if now.conflict is None or now.place > outcome.place:
+                return 0
+            return now.conflict.residual if now.node is outcome.node else None
+
+        assert outcome.conflict is not None
+        here, sign = start, outcome.conflict.residual > 0
+        there = start
+        for _ in range(14):
+            there = there // 2 if sign else there * 2
+            if not 1 <= there <= _LARGEST:
+                return
+            value = residual(there)
+            if value is None:
+                continue
+            if value == 0:
+                break
+            if (value > 0) != sign:
+                break
+            here = there
+        else:
+            return
+        low, high = min(here, there), max(here, there)
+        # The smallest at which the residual is not below zero.
+        while high - low > 1:
+            middle = (low + high) // 2
+            value = residual(middle)
+            if value is None or value < 0:
+                low = middle
+            else:
+                high = middle
+        yield high
+        yield low
+
+    def _contradiction(
+        self, outcome: Outcome, followed: Sequence[Unknown]
+    ) -> UnsupportedModelError:
+        assert outcome.conflict is not None and outcome.node is not None
+        node = outcome.node
+        given = "; ".join(f"{u.name} is {u.size} ({u.reason})" for u in followed)
+        names = ", ".join(f"--dim {u.name}=SIZE" for u in followed)
+        return UnsupportedModelError(
+            printable(
+                f"node '{_name(node)}' ({node.op_type}) {outcome.conflict.words}, and no size was "
+                f"found that fits it: {given}. Give {names}"
+            )
+        )
+
+
+def _name(node: ir.Node) -> str:
+    return node.name or (node.outputs[0].name if node.outputs else "") or ""
+
+
+def _groups(
+    free: Sequence[Unknown], by_branch: Sequence[Unknown]
+) -> Iterator[Sequence[Unknown]]:
+    """Which sizes are changed together: sides of an image, then one alone, the rows last."""
+    sides: dict[str, list[Unknown]] = {}
+    for u in free:
+        if u.kind == "pixels":
+            sides.setdefault(u.places[0][0], []).append(u)
+    for group in sides.values():
+        if len(group) > 1:
+            yield group
+    others = [u for u in free if u.kind != "rows"]
+    yield from ([u] for u in sorted(others, key=lambda u: u.solved))
+    yield from ([u] for u in by_branch if u.kind != "rows")
+    yield from ([u] for u in free if u.kind == "rows")

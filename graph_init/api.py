@@ -23,7 +23,7 @@ from graph_init.frontends.resolve import ResolvedModel
 from graph_init.init import initial_state
 from graph_init.init.initial_state import InitialState
 from graph_init.ir import Array
-from graph_init.model import scales_file
+from graph_init.model import branches, scales_file
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
@@ -41,7 +41,8 @@ from graph_init.options.fields import require_known
 from graph_init.problem import forward_graph, streams
 from graph_init.problem.data_files import Data
 from graph_init.problem.fitting import fitted
-from graph_init.problem.workload import build
+from graph_init.problem.signature import signature
+from graph_init.problem.workload import build, read
 from graph_init.results import Applied, Initialized, Inspection
 from graph_init.training import artifacts
 from graph_init.tuning import dtype_limits, registry
@@ -63,12 +64,20 @@ def inspect(model: Any, **options: Unpack[InspectKeywords]) -> Inspection:
         export: options of the framework's frontend.
         trainable: regular expressions; tensors in whose name one is found are parameters.
         freeze: the same for tensors that are not.
+        dims: sizes of open axes, by their name or as ``input[axis]``; the others are solved: they
+            are what every node of the model fits, near what the axis seems to be.
+        input: values of inputs that only steer (a rate, a length, a flag), by name; others that
+            branches or sizes follow from get the first value under which the model is valid.
 
     Raises:
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UsageError: An expression is wrong, or is found in no name.
     """
-    return Inspection(_resolve(model, options, InspectKeywords).parameters)
+    call = _resolve(model, options, InspectKeywords)
+    try:
+        return Inspection(call.parameters, signature(call.loaded, call.options))
+    except UnsupportedModelError as error:  # the tensors are there all the same
+        return Inspection(call.parameters, None, [str(error)])
 
 
 def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
@@ -88,7 +97,7 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
             (targets: floats of the output's shape). Each is a mean over the target's elements.
         output_name: the output that the loss reads; of several the losses are added. Without it
             the first, and others with trainable tensors of their own (``docs/how-to/own-loss.md``).
-        dims: sizes of symbolic dimensions other than the batch; 32 for those not named.
+        dims, input: those of :func:`inspect`.
         batch_norm: ``eval``: running statistics; ``train``: the batch's own.
         method: ``taylor``: Hg exactly; ``finite-difference``: (g(θ) − g(θ − h·g))/h in its place.
         difference_step: h; by default h·‖g‖ is 0.0001 of ‖θ‖.
@@ -117,7 +126,7 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
     run, notes = fitted(call.loaded, call.options, attempt)
     ones = np.ones(len(run.scaled))
     found = run.measure(run.source.search, 1, ones, call.options.scale_gradient)
-    return replace(found, notes=[*notes, *run.problem.objective.notes])
+    return replace(found, notes=[*found.notes, *notes, *run.problem.objective.notes])
 
 
 def initialize(
@@ -171,6 +180,7 @@ def initialize(
     scales = dict(zip(run.scaled, found.scales.tolist(), strict=True))
     factors, clamped = dtype_limits.clamped(scales, state.values, call.parameters)
     after = run.measure(*held_out, np.array(list(factors.values())), False)
+    notes = [*before.notes, *notes]
     if found.history:
         notes += run.source.notes
     if before.problem:
@@ -278,6 +288,11 @@ def _resolve(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed:
         output_name=subject.output_name(options.output_name),
         dims=subject.dims(options.dims),
     )
+    if branches.hold_weights(subject.loaded):
+        given = read(subject.loaded, options.data)
+        options = replace(options, data=given)
+        fed = signature(subject.loaded, options, None if given is None else given.arrays)
+        subject = replace(subject, loaded=branches.with_branches(subject.loaded, fed))
     chosen = (options.trainable, options.freeze)
     parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)
     if known is not InspectKeywords:

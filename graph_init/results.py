@@ -19,17 +19,27 @@ from graph_init.ir import Array
 from graph_init.model import scales_file
 from graph_init.model.load import LoadedModel
 from graph_init.model.save import NewValue, save, with_values
+from graph_init.sizes import Signature
 from graph_init.tuning.loop import HistoryEntry
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the graph analyzer found, in the order of the model's initializers."""
+    """What the graph analyzer found, in the order of the model's initializers.
+
+    ``signature``: the inputs with their sizes; None where none were found, and ``notes`` say why.
+    """
 
     parameters: list[Parameter]
+    signature: Signature | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {"parameters": [p.to_json() for p in self.parameters]}
+        return {
+            "parameters": [p.to_json() for p in self.parameters],
+            "inputs": [] if self.signature is None else self.signature.inputs(),
+            "notes": self.notes,
+        }
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -44,6 +45,23 @@ def _sizes(
     return sizes
 
 
+def _values(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> dict[str, float | bool]:
+    values: dict[str, float | bool] = {}
+    for item in given:
+        name, _, text = item.rpartition("=")
+        flag = {"true": True, "false": False}.get(text.lower())
+        try:
+            number = float(text) if flag is None else flag
+        except ValueError:
+            number = math.nan
+        if not name or not math.isfinite(number):
+            raise click.BadParameter(f"'{item}' is not NAME=VALUE with a number, true or false")
+        values[name] = number
+    return values
+
+
 def _choice(check: OneOf) -> dict[str, Any]:
     # Names that are called otherwise elsewhere are answered by the library with the name here.
     if check.others:
@@ -59,6 +77,7 @@ _DECLARED: Mapping[type[Any], Callable[[Any], dict[str, Any]]] = {
     checks.Texts: lambda check: {"multiple": True},
     checks.Patterns: lambda check: {"multiple": True},
     checks.Dimensions: lambda check: {"multiple": True, "callback": _sizes},
+    checks.Values: lambda check: {"multiple": True, "callback": _values},
     checks.Data: lambda check: {"type": FILE},
 }
 

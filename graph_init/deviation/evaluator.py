@@ -55,6 +55,7 @@ class Measurement:
         loss_kind: which loss it was.
         notes: what was taken in place of a batch that does not fit into memory, in sentences.
         loss_reason: why it was that one, a sentence; it says so if it was a guess.
+        dims: by input and axis, the size and why it is that one.
         engine: the build of onnxruntime that computed it, and its version.
     """
 
@@ -72,6 +73,7 @@ class Measurement:
     #: Why the numbers are not finite, where that is allowed.
     problem: str | None = None
     notes: list[str] = field(default_factory=list)
+    dims: dict[str, Any] = field(default_factory=dict)
     engine: str = ""
 
     @property
@@ -215,6 +217,8 @@ class Evaluator:
             loss_kind=self.problem.objective.kind,
             loss_reason=self.problem.objective.reason,
             problem=None if problem is None else problem.words,
+            notes=self.workload.signature.notes(),
+            dims=self.workload.signature.to_json(),
             engine=runtime.installed_version(),
         )
 

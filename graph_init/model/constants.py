@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from graph_init.engine import memory
 from graph_init.errors import UnsupportedModelError, printable
 from graph_init.model.fold_cost import MAX_FOLDED_ELEMENTS, is_bounded
+from graph_init.model.places import PLACE
 
 MAX_FOLDED_BYTES = 2**32
 """Bytes that all values computed from constants may take together."""
@@ -147,6 +148,8 @@ def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, folded: 
     initializer = onnx_ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
     initializer.meta[COMPUTED_BY] = folded.computed_by
     initializer.meta[ARRANGED_BY] = folded.arranged_by
+    if PLACE in value.meta:
+        initializer.meta[PLACE] = value.meta[PLACE]
     value.replace_all_uses_with(initializer)
     graph.register_initializer(initializer)
 

@@ -22,6 +22,7 @@ from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelEr
 from graph_init.model.checks import check
 from graph_init.model.constants import fold_constants, subgraphs_of
 from graph_init.model.external_data import check_external, is_external, tensors
+from graph_init.model.places import note_places
 from graph_init.model.protobuf_limits import check_field_count
 
 _MAX_MESSAGE = 2**31 - 1
@@ -41,6 +42,10 @@ class LoadedModel:
     path: Path | None
     ir: onnx_ir.Model
     base_dir: Path | None = None
+    #: Signatures that were found, by what was asked for.
+    solved: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    #: What is fed where branches stand in the place of their Ifs: it decides which.
+    fed: Any = field(default=None, repr=False, compare=False)
     #: Data files that are still needed when their names have gone: an open file by location.
     _kept: dict[str, IO[bytes]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -97,7 +102,7 @@ def load(
     check_external(proto, base_dir, label)
     _check_valid(proto, label)
     try:
-        ir = _normalise(proto, base_dir)
+        ir = normalise(proto, base_dir)
     except GraphInitError:
         raise
     except MemoryError as error:
@@ -228,11 +233,14 @@ def _if_newer(proto: onnx.ModelProto) -> str:
     )
 
 
-def _normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:
+def normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:
+    """A copy of ``proto`` to work on; see :class:`LoadedModel`."""
     proto = _without_sparse(proto)
     model: onnx_ir.Model = onnx_ir.from_proto(proto)
     if model.functions:
         passes.InlinePass()(model)
+    else:
+        note_places(model.graph)
     passes.RemoveInitializersFromInputsPass()(model)
     if base_dir is not None:
         onnx_ir.external_data.set_base_dir(model.graph, base_dir)

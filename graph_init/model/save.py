@@ -30,6 +30,7 @@ from graph_init.model.new_values import (
     set_attribute,
     set_tensor,
 )
+from graph_init.model.places import Place, graph_at, places
 from graph_init.output import targets
 from graph_init.output.transaction import Transaction
 
@@ -137,7 +138,7 @@ def _edited(
     """A changed copy of the model, and the changes left to do in external tensors."""
     proto = onnx.ModelProto()
     proto.CopyFrom(loaded.proto)
-    sites = _Sites(proto.graph)
+    sites = _Sites(proto.graph, places(loaded.ir.graph))
     if not all(name in sites for name in new_values):
         # The name exists only in a function body: the inlined model has to be written.
         proto = onnx_ir.to_proto(loaded.ir)
@@ -169,8 +170,9 @@ def _edited(
 class _Sites:
     """Where in ``graph`` each named constant is: initializer, Constant attribute or other node."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, inside: Mapping[str, Place] = {}) -> None:
         self._graph = graph
+        self._inside = {n: (place, _Sites(graph_at(graph, place))) for n, place in inside.items()}
         self._initializers: dict[str, onnx.TensorProto] = {
             tensor.name: tensor for tensor in graph.initializer
         }
@@ -179,10 +181,14 @@ class _Sites:
         self._replaced: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._initializers or name in self._sparse or name in self._producers
+        here = (self._initializers, self._sparse, self._producers, self._inside)
+        return any(name in found for found in here)
 
     def tensor(self, name: str) -> onnx.TensorProto | onnx.AttributeProto | None:
         """What holds the value of ``name``; None if it is computed by a node."""
+        if name in self._inside:
+            place, sites = self._inside[name]
+            return sites.tensor(place.name)
         if name in self._initializers:
             return self._initializers[name]
         if name in self._sparse:

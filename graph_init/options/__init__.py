@@ -26,6 +26,7 @@ from graph_init.options.checks import (
     Patterns,
     Size,
     Texts,
+    Values,
 )
 from graph_init.options.fields import Checked, of, option
 
@@ -77,7 +78,14 @@ class ProblemOptions(Checked):
         Dimensions(),
         flag="dim",
         metavar="NAME=SIZE",
-        absent="batch 16, others 32",
+        absent="solved, see inspect",
+    )
+    input: Mapping[str, float | bool] | None = option(
+        None,
+        "Value of an input that only steers: a rate, a length, a flag, a mask.",
+        Values(),
+        metavar="NAME=VALUE",
+        absent="found, see inspect",
     )
     batch_norm: str = option(
         "eval", "Running statistics, or the batch's own.", OneOf(("eval", "train"))
@@ -350,6 +358,9 @@ class ParameterKeywords(TypedDict, total=False):
 class InspectKeywords(ExampleKeywords, ParameterKeywords, total=False):
     """Those of :func:`graph_init.inspect`."""
 
+    dims: Mapping[str, int] | None
+    input: Mapping[str, float | bool] | None
+
 
 class BatchKeywords(ParameterKeywords, total=False):
     """Those of the functions that compute a loss."""
@@ -359,6 +370,7 @@ class BatchKeywords(ParameterKeywords, total=False):
     loss: str
     output_name: str | Sequence[str] | None
     dims: Mapping[str, int] | None
+    input: Mapping[str, float | bool] | None
     batch_norm: str
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from graph_init.errors import UsageError, suggestion
 
 
@@ -113,6 +115,18 @@ class Dimensions:
             raise UsageError(f"{name}: {value!r} is not a mapping of dimensions to positive sizes")
         size = Number(int, 1)
         return {str(k): size(f"{name} {k}", v) for k, v in value.items()}
+
+
+class Values:
+    """Numbers or flags by the name of an input."""
+
+    def __call__(self, name: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{name}: {value!r} is not a mapping of inputs to values")
+        for key, given in value.items():
+            if np.asarray(given).dtype.kind not in "biuf":
+                raise UsageError(f"{name} {key}: {given!r} is not a number, a flag or an array")
+        return {str(k): np.asarray(v).tolist() for k, v in value.items()}
 
 
 class Data:

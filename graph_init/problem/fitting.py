@@ -14,7 +14,9 @@ from graph_init.engine import memory
 from graph_init.errors import GraphInitError, MemoryLimitError
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
-from graph_init.problem import forward_graph, workload
+from graph_init.problem import workload
+from graph_init.problem.signature import signature
+from graph_init.sizes import Signature
 
 T = TypeVar("T")
 
@@ -82,7 +84,8 @@ def _choices(loaded: LoadedModel, options: Options) -> Iterator[_Choice]:
     yield _Choice(options, rows)
     if options.micro_batch is not None or _names_batch(loaded, options):
         return
-    slices = [] if workload.uncut(loaded, options) else _divisors(rows)
+    whole = _whole(loaded, options)
+    slices = [] if workload.uncut(loaded, options, whole) else _divisors(rows)
     free = options.batch_size is None and (
         given is None or not (options.whole_file or given.batches is not None)
     )
@@ -99,20 +102,24 @@ def _choices(loaded: LoadedModel, options: Options) -> Iterator[_Choice]:
 def _rows(loaded: LoadedModel, options: Options) -> int:
     """Those of a batch, as far as options and data say it."""
     given = workload.read(loaded, options.data)
-    return workload.batch_rows(loaded, given, options) or forward_graph.DEFAULT_BATCH
+    return workload.batch_rows(loaded, given, options) or _whole(loaded, options).rows or 1
+
+
+def _whole(loaded: LoadedModel, options: Options) -> Signature:
+    """The inputs as they are for a whole batch."""
+    given = workload.read(loaded, options.data)
+    rows = workload.batch_rows(loaded, given, options)
+    return signature(loaded, options, None if given is None else given.arrays, rows)
 
 
 def _names_batch(loaded: LoadedModel, options: Options) -> bool:
-    """Whether the model or ``--dim`` fixes the first axis of some input of more than one."""
-    shapes = [
-        v.shape
-        for v in loaded.ir.graph.inputs
-        if v.name not in loaded.ir.graph.initializers and v.shape
-    ]
-    return any(
-        len(shape) > 1 if isinstance(shape[0], int) else shape[0].value in (options.dims or {})
-        for shape in shapes
-    )
+    """Whether the model or ``--dim`` fixes how many rows a batch has."""
+    whole = _whole(loaded, options)
+    rows = whole.rows
+    if rows is None:
+        return True
+    asked = options.batch_size is not None or options.data is not None
+    return not (whole.any_rows or asked)
 
 
 def _divisors(rows: int) -> list[int]:

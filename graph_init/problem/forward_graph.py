@@ -11,18 +11,15 @@ import onnx
 import onnx_ir
 
 from graph_init.analysis import Parameter
-from graph_init.errors import ModelFileError, UnsupportedModelError, UsageError
-from graph_init.ir import FLOATS, Array, Builder, Shape, Value
+from graph_init.errors import ModelFileError, UnsupportedModelError
+from graph_init.ir import FLOATS, Array, Builder, Value
 from graph_init.lowering import RULES, Context, run
 from graph_init.model.load import LoadedModel
 from graph_init.problem import output_head
 from graph_init.problem.loss import Objective, attach
 from graph_init.problem.loss_choice import AUTO, Choice, Facts, Target
 from graph_init.problem.passes import GraphPass, LoweredNode
-
-#: Sizes of symbolic dimensions that --dim does not give.
-DEFAULT_BATCH = 16
-DEFAULT_SIZE = 32
+from graph_init.sizes import Signature, inputs_of
 
 #: Frozen tensors above this many elements are fed instead of stored in the graph.
 _EMBED_LIMIT = 1 << 16
@@ -54,48 +51,19 @@ class Problem:
     outputs: Mapping[str, Value]
 
 
-def input_shape(
-    name: str,
-    dims: Sequence[int | str | None],
-    sizes: Mapping[str, int],
-    batch_size: int | None,
-) -> Shape:
-    """Static sizes: the first symbolic axis is the batch, others come from --dim or a default."""
-    shape = []
-    for axis, dim in enumerate(dims):
-        if isinstance(dim, int):
-            if axis == 0 and batch_size is not None and dim != batch_size and len(dims) > 1:
-                raise UsageError(
-                    f"--batch-size {batch_size}: input '{name}' has the fixed batch size {dim}; "
-                    "leave the option out or export the model with a dynamic batch"
-                )
-            shape.append(dim)
-        elif dim is not None and dim in sizes:
-            shape.append(sizes[dim])
-        elif axis == 0:
-            shape.append(batch_size or DEFAULT_BATCH)
-        else:
-            shape.append(DEFAULT_SIZE)
-    return tuple(shape)
-
-
 @dataclass(frozen=True)
 class GraphSettings:
-    """What a forward graph is built for: its loss, and the sizes of its inputs.
+    """What a forward graph is built for: its inputs, and its loss.
 
     ``loss`` and ``output_names`` are as in :func:`graph_init.problem.loss.attach`, and ``targets``
-    says what the labels of the data are like. ``dims`` gives symbolic dimensions their sizes,
-    ``batch_size`` the batch its rows (None: a default); ``input_sizes`` overrules both for the
-    inputs in it, since real data has its own shapes. ``batch_norm`` is the mode of the model's
+    says what the labels of the data are like. ``batch_norm`` is the mode of the model's
     BatchNormalization, eval or train.
     """
 
+    signature: Signature
     loss: str | Choice = AUTO
     output_names: Sequence[str] = ()
     targets: Mapping[str, Target] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
-    batch_size: int | None = None
-    input_sizes: Mapping[str, Shape] = field(default_factory=dict)
     batch_norm: str = "eval"
 
 
@@ -114,15 +82,14 @@ def build(
     for a model that cannot be lowered or has no output to put a loss on.
     """
     graph = loaded.ir.graph
-    _check_dims(graph, settings.dims)
     _check_names(graph)
     b = Builder()
-    inputs = _add_inputs(b, graph, settings)
+    inputs, steering = _add_inputs(b, loaded.ir, settings.signature)
     trainable = {p.name: p for p in parameters if p.trainable}
     weights, fed = _add_initializers(b, graph, values, trainable)
     for name in _tie(b, weights, trainable):
         del trainable[name]
-    environment: dict[str, Value | None] = {"": None, **inputs, **weights}
+    environment: dict[str, Value | None] = {"": None, **inputs, **steering, **weights}
     opset = loaded.ir.opset_imports.get("", 1)
     context = Context((RULES,), settings.batch_norm)
     lower = partial(run, b, environment=environment, opset=opset, context=context)
@@ -148,28 +115,11 @@ def build(
         inputs=tuple(v for v in inputs.values() if id(v) in used),
         parameters=tuple(trainable.values()),
         fed=fed,
-        batch_size=next(leading, settings.batch_size or DEFAULT_BATCH),
+        batch_size=settings.signature.rows or next(leading, 1),
         extras=tuple(m.name for m in moments),
-        batched=frozenset(
-            v.name or "" for v in _inputs(graph) if v.shape and not isinstance(v.shape[0], int)
-        ),
+        batched=settings.signature.batched,
         outputs={name: v for name, v in outputs if v.is_float and v.node is not None},
     )
-
-
-def _inputs(graph: onnx_ir.Graph) -> list[onnx_ir.Value]:
-    """The inputs that are fed; old models list their initializers among them."""
-    return [v for v in graph.inputs if (v.name or "") not in graph.initializers]
-
-
-def _check_dims(graph: onnx_ir.Graph, dims: Mapping[str, int]) -> None:
-    known = {str(d.value) for v in graph.inputs for d in (v.shape or ()) if not isinstance(d, int)}
-    for name in dims:
-        if name not in known:
-            raise UsageError(
-                f"--dim {name}: the model has no such symbolic dimension; it has "
-                + (", ".join(sorted(known - {"None"})) or "none")
-            )
 
 
 def _check_names(graph: onnx_ir.Graph) -> None:
@@ -181,22 +131,20 @@ def _check_names(graph: onnx_ir.Graph) -> None:
             )
 
 
-def _add_inputs(b: Builder, graph: onnx_ir.Graph, settings: GraphSettings) -> dict[str, Value]:
-    """The model's inputs, with static shapes."""
-    added = {}
-    for value in _inputs(graph):
-        name = value.name or ""
-        if value.dtype is None or value.shape is None:
-            raise UnsupportedModelError(
-                f"input '{name}' has no element type or shape; export the model with both"
-            )
-        declared = [d if isinstance(d, int) else d.value for d in value.shape]
-        shape = settings.input_sizes.get(name) or input_shape(
-            name, declared, settings.dims, settings.batch_size
-        )
-        dtype = int(value.dtype.value)
-        added[name] = b.input(name, b.precision if dtype in FLOATS else dtype, shape)
-    return added
+def _add_inputs(
+    b: Builder, model: onnx_ir.Model, signature: Signature
+) -> tuple[dict[str, Value], dict[str, Value]]:
+    """The model's inputs with static shapes, and as constants those that steer."""
+    added, steering = {}, {}
+    for value in inputs_of(model):
+        name, dtype = value.name or "", value.dtype
+        assert dtype is not None  # else there is no signature
+        if name in signature.values:
+            steering[name] = b.literal(signature.values[name].value)
+        else:
+            kind = b.precision if int(dtype.value) in FLOATS else int(dtype.value)
+            added[name] = b.input(name, kind, signature.shape(name))
+    return added, steering
 
 
 def _add_initializers(

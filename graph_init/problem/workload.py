@@ -12,13 +12,16 @@ from graph_init.analysis import Parameter
 from graph_init.engine import memory
 from graph_init.engine.session import require_device
 from graph_init.errors import UnsupportedModelError, UsageError
-from graph_init.ir import Array, Shape
+from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
 from graph_init.problem import batches, data_files, forward_graph, streams
 from graph_init.problem.loss import TARGET
 from graph_init.problem.loss_choice import targets
 from graph_init.problem.passes import GraphPass
+from graph_init.problem.signature import signature
+from graph_init.sizes import Signature, inputs_of
+from graph_init.sizes.unknowns import SUGGESTED, declared
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Workload:
     layout: batches.Layout
     source: streams.Source
     options: Options
+    #: The inputs, as they are for a slice.
+    signature: Signature
     #: Builds the problem again, with a pass over its nodes.
     rebuild: Callable[[GraphPass | None], forward_graph.Problem]
     #: All rows of a file; None where the batches are random, or those of an iterable.
@@ -75,17 +80,15 @@ def build(
     arrays = None if given is None else given.arrays
     names = _input_names(loaded)
     size = batch_rows(loaded, given, options)
-    count = _slice_count(loaded, options, size or forward_graph.DEFAULT_BATCH)
-    if count > 1:
-        size = options.micro_batch
-    input_sizes = {} if given is None or size is None else _sizes(loaded, given, size)
+    entire = fed_signature(loaded, options, given, size)
+    count = _slice_count(loaded, options, entire)
+    fed = entire if count == 1 else fed_signature(loaded, options, given, options.micro_batch)
+    size = fed.rows if size is None else size // count
     settings = forward_graph.GraphSettings(
+        signature=fed,
         loss=options.loss,
         output_names=_outputs(options, arrays),
         targets=targets(arrays or {}, TARGET),
-        dims=options.dims or {},
-        batch_size=size,
-        input_sizes=input_sizes,
         batch_norm=options.batch_norm,
     )
 
@@ -94,7 +97,9 @@ def build(
 
     problem = rebuild()
     layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
-    made = partial(Workload, problem=problem, layout=layout, options=options, rebuild=rebuild)
+    made = partial(
+        Workload, problem=problem, layout=layout, options=options, signature=fed, rebuild=rebuild
+    )
     if given is None:
         return made(source=_random(problem, layout, options))
     assert size is not None
@@ -189,7 +194,7 @@ def batch_rows(loaded: LoadedModel, given: Given | None, options: Options) -> in
     if options.whole_file or given.batches is not None:
         return given.rows
     names = given.arrays.keys() - given.whole
-    size = options.batch_size or _fixed_batch(loaded, names) or forward_graph.DEFAULT_BATCH
+    size = options.batch_size or _fixed_batch(loaded, names) or SUGGESTED["rows"]
     return min(size, given.rows)
 
 
@@ -238,9 +243,9 @@ def _of_batches(
     return streams.of_batches(given.batches, check)
 
 
-def _slice_count(loaded: LoadedModel, options: Options, rows: int) -> int:
-    """Into how many slices --micro-batch cuts a batch of ``rows``."""
-    micro = options.micro_batch
+def _slice_count(loaded: LoadedModel, options: Options, entire: Signature) -> int:
+    """Into how many slices --micro-batch cuts a batch."""
+    micro, rows = options.micro_batch, entire.rows or 1
     if micro is None or micro >= rows:
         return 1
     if rows % micro:
@@ -249,58 +254,47 @@ def _slice_count(loaded: LoadedModel, options: Options, rows: int) -> int:
             f"--micro-batch {micro} does not divide the batch of {rows}; choose one of "
             + ", ".join(divisors)
         )
-    why = uncut(loaded, options)
+    why = uncut(loaded, options, entire)
     if why is not None:
         raise UsageError(f"--micro-batch: {why}")
     return rows // micro
 
 
-def uncut(loaded: LoadedModel, options: Options) -> str | None:
+def uncut(loaded: LoadedModel, options: Options, entire: Signature) -> str | None:
     """Why a batch cannot be done in slices; None if it can."""
     if options.batch_norm == "train":
         return (
             "with --batch-norm train the statistics are the whole batch's, which slices do not "
             "see; leave one of the options out"
         )
-    fixed = fixed_batch(loaded)
-    if fixed is None:
-        return None
-    name, rows = fixed
-    return f"input '{name}' has the fixed batch size {rows}; export the model with a dynamic batch"
+    for value in inputs_of(loaded.ir):
+        name, dims = value.name or "", entire.axes[value.name or ""]
+        if name in entire.across:
+            return (
+                f"input '{name}' has the rows of the batch along another axis than the first, and "
+                "slices are cut along the first"
+            )
+        if dims and name not in entire.batched and name not in entire.values:
+            return (
+                f"input '{name}' has the fixed batch size {dims[0].size}; export the model with "
+                "a dynamic batch"
+            )
+    return None
 
 
 def fixed_batch(loaded: LoadedModel) -> tuple[str, int] | None:
     """The first input whose first axis has a size in the model, and that size."""
-    for value in loaded.ir.graph.inputs:
-        dims = value.shape
-        if value.name not in loaded.ir.graph.initializers and dims and isinstance(dims[0], int):
+    for value in inputs_of(loaded.ir):
+        dims = declared(value)
+        if dims and isinstance(dims[0], int):
             return value.name or "", dims[0]
     return None
 
 
-def _sizes(loaded: LoadedModel, given: Given, size: int) -> dict[str, Shape]:
-    """The shapes of the inputs for which there are arrays, in a batch of ``size`` rows."""
-    arrays = given.arrays
-    numbers = {v.name for v in loaded.ir.graph.inputs if v.shape is not None and not v.shape.dims}
-    found = {
-        n: arrays[n].shape if n in given.whole else (size, *arrays[n].shape[1:])
-        for n in _input_names(loaded)
-        if n in arrays and n not in numbers
-    }
-    _check_static(loaded, found)
-    return found
-
-
-def _check_static(loaded: LoadedModel, sizes: Mapping[str, tuple[int, ...]]) -> None:
-    for value in loaded.ir.graph.inputs:
-        shape = sizes.get(value.name or "")
-        if shape is None or value.shape is None:
-            continue
-        declared = [d if isinstance(d, int) else None for d in value.shape]
-        if len(declared) != len(shape) or any(
-            d is not None and d != s for d, s in zip(declared, shape, strict=False)
-        ):
-            raise UsageError(
-                f"--data: '{value.name}' has shape {shape}, but the model declares "
-                f"{[d if isinstance(d, int) else str(d.value) for d in value.shape]}"
-            )
+def fed_signature(
+    loaded: LoadedModel, options: Options, given: Given | None, rows: int | None
+) -> Signature:
+    """The inputs for a batch of ``rows``."""
+    if given is None:
+        return signature(loaded, options, rows=rows)
+    return signature(loaded, options, given.arrays, rows=rows, whole=given.whole)

@@ -66,9 +66,10 @@ def contents(c: Call) -> list[Known] | None:
 def _quotient(a: Array, b: Array) -> Array:
     """Integers are divided towards zero."""
     if a.dtype.kind != "i":
-        return np.true_divide(a, b).astype(a.dtype)
+        return np.asarray(np.true_divide(a, b), a.dtype)
     exact = np.abs(a) // np.maximum(np.abs(b), 1)
-    return (np.sign(a) * np.sign(b) * exact).astype(a.dtype)
+    signed: Array = (np.sign(a) * np.sign(b) * exact).astype(a.dtype)
+    return signed
 
 
 def _others(

@@ -1,8 +1,9 @@
-"""Going through a model with sizes alone: what fits, what does not, and which branches are taken."""
+"""Going through a model with sizes alone: what fits, and which branches are taken."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,10 +78,8 @@ class DryRun:
         for value in self._graph.inputs:
             if value.name in inputs:
                 environment[id(value)] = inputs[value.name or ""]
-        try:
+        with suppress(_End):
             self._walk(self._graph, environment, outcome, until)
-        except _End:
-            pass
         return outcome
 
     def _walk(
@@ -105,16 +104,15 @@ class DryRun:
             for value, known in zip(node.outputs, made, strict=False):
                 environment[id(value)] = known
 
-    def _node(
-        self, node: ir.Node, environment: dict[int, Known], outcome: Outcome
-    ) -> list[Known]:
+    def _node(self, node: ir.Node, environment: dict[int, Known], outcome: Outcome) -> list[Known]:
         ins = [None if v is None else environment.get(id(v), _NOTHING) for v in node.inputs]
         kept = self._kept.get(id(node))
         if kept is not None and not self._looping:
             return kept
         call = Call(node, ins, self._opset)
         if node.op_type in _CONTROL and node.domain in ("", "ai.onnx"):
-            return _CONTROL[node.op_type](self, call, environment, outcome)
+            inside: list[Known] = _CONTROL[node.op_type](self, call, environment, outcome)
+            return inside
         try:
             made = _outputs(call)
         except UnknownShape:
@@ -134,9 +132,7 @@ class DryRun:
 
     # -- control flow ---------------------------------------------------------------------------
 
-    def _if(
-        self, c: Call, environment: dict[int, Known], outcome: Outcome
-    ) -> list[Known]:
+    def _if(self, c: Call, environment: dict[int, Known], outcome: Outcome) -> list[Known]:
         condition = c.get(0)
         if condition is None or condition.content is None:
             outcome.needed.append((c.node, 0))
@@ -148,9 +144,7 @@ class DryRun:
         self._walk(body, environment, outcome)
         return [environment.get(id(v), _NOTHING) for v in body.outputs]
 
-    def _loop(
-        self, c: Call, environment: dict[int, Known], outcome: Outcome
-    ) -> list[Known]:
+    def _loop(self, c: Call, environment: dict[int, Known], outcome: Outcome) -> list[Known]:
         count, going, body = c.get(0), c.get(1), c.attr("body")
         states = list(c.ins[2:])
         if count is not None and count.content is None:
@@ -180,9 +174,7 @@ class DryRun:
         ]
         return [*(s or _NOTHING for s in states), *stacked]
 
-    def _scan(
-        self, c: Call, environment: dict[int, Known], outcome: Outcome
-    ) -> list[Known]:
+    def _scan(self, c: Call, environment: dict[int, Known], outcome: Outcome) -> list[Known]:
         body, scanned = c.attr("body"), int(c.attr("num_scan_inputs"))
         if self._opset < 9:
             return []
@@ -214,7 +206,7 @@ _NOTHING = Known(0, None)
 _CONTROL: dict[str, Any] = {"If": DryRun._if, "Loop": DryRun._loop, "Scan": DryRun._scan}
 
 
-class _End(Exception):  # noqa: N818
+class _End(Exception):
     """The run is at its end."""
 
 

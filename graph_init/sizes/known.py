@@ -62,6 +62,7 @@ def marks_of(*sizes: int) -> int:
 
 
 def product(sizes: Iterable[int]) -> int:
+    """Of sizes, with the unknowns of all of them."""
     found: int = Dim(1)
     for size in sizes:
         found = found * size
@@ -112,7 +113,7 @@ def of_sizes(sizes: Sequence[int]) -> Known:
     return of_content(numbers, np.array([marks_of(s) for s in sizes], np.int64))
 
 
-class Conflict(Exception):  # noqa: N818  it is an answer, not a failure of the program
+class Conflict(Exception):
     """A node to which its inputs' sizes do not fit.
 
     ``found`` should be ``wanted``, or with ``least`` at least that; ``marks`` are the unknowns that
@@ -131,7 +132,7 @@ class Conflict(Exception):  # noqa: N818  it is an answer, not a failure of the 
         return int(self.found) - int(self.wanted)
 
 
-class Need(Exception):  # noqa: N818
+class Need(Exception):
     """The sizes behind a node follow from numbers that are not known: those of its input."""
 
     def __init__(self, slot: int) -> None:
@@ -180,5 +181,5 @@ class Call:
         return self.numbers(slot) if self.get(slot) is not None else None
 
 
-class UnknownShape(Exception):  # noqa: N818
+class UnknownShape(Exception):
     """An input's sizes are not known, so neither are those of the outputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,8 @@ from graph_init.errors import UnsupportedModelError, printable
 from graph_init.sizes.dry_run import DryRun, Outcome
 from graph_init.sizes.unknowns import Unknown
 
-#: Runs through the model that the search may take.
-_RUNS = 600
+#: Runs through the model that one search may take.
+_RUNS = 300
 #: The largest size that is tried.
 _LARGEST = 1 << 20
 #: So many sizes after and before the one at hand are tried one by one.
@@ -33,6 +34,7 @@ class Search:
         Raises:
             UnsupportedModelError: Two nodes, or a node and an option, contradict each other.
         """
+        self._run.runs = 0
         while True:
             outcome = self.attempt(None)
             if outcome.conflict is None or self._run.runs > _RUNS:
@@ -60,7 +62,6 @@ class Search:
         another branch.
         """
         assert outcome.conflict is not None and outcome.node is not None
-        place = outcome.place
         for group in _groups(free, by_branch):
             before = [u.size for u in group]
             for size in self._candidates(outcome, group):
@@ -70,8 +71,8 @@ class Search:
                     u.size = size
                 if self._passed(outcome, group):
                     words = f"node '{_name(outcome.node)}' {outcome.conflict.words}"
-                    for u in group:
-                        u.reason, u.solved = f"{words} otherwise", True
+                    for u, old in zip(group, before, strict=True):
+                        u.reason, u.solved = f"with {old}, {words}", True
                     return True
                 if self._run.runs > _RUNS:
                     break
@@ -86,45 +87,27 @@ class Search:
             return True
         changed = sum(1 << k for k, u in enumerate(self.unknowns) if any(u is g for g in group))
         assert outcome.conflict is not None
-        before, after = outcome.conflict.marks, now.conflict.marks
-        return now.node is outcome.node and bool(before & changed and after & ~changed == after != 0)
+        other = now.node is outcome.node and now.conflict.words != outcome.conflict.words
+        return other and now.conflict.marks != 0 and not now.conflict.marks & changed
 
     def _candidates(self, outcome: Outcome, group: Sequence[Unknown]) -> Iterator[int]:
         """Sizes to try: by the residual where it can be followed, then near and far ones."""
-        conflict, start = outcome.conflict, max(u.size for u in group)
-        assert conflict is not None
-        tried: set[int] = set()
+        start = max(u.size for u in group)
+        tried = {start}
+        for size in itertools.chain(self._followed_up(outcome, group, start), _around(start)):
+            if size not in tried and 1 <= size <= _LARGEST:
+                tried.add(size)
+                yield size
 
-        def fresh(size: int) -> bool:
-            new = size not in tried and size != start and 1 <= size <= _LARGEST
-            tried.add(size)
-            return new
-
-        found, wanted = int(conflict.found), int(conflict.wanted)
+    def _followed_up(self, outcome: Outcome, group: Sequence[Unknown], start: int) -> Iterator[int]:
+        """Sizes that the difference between what was found and what is wanted leads to."""
+        assert outcome.conflict is not None
+        found, wanted = int(outcome.conflict.found), int(outcome.conflict.wanted)
         if found and wanted:
-            for size in (start + wanted - found, start * wanted // found, wanted):
-                if fresh(size):
-                    yield size
-            for size in self._bisected(outcome, group, start):
-                if fresh(size):
-                    yield size
-        for k in range(1, 8):
-            if fresh(size := -(-start >> k) + 1 << k) or fresh(size := (start >> k) + 1 << k):
-                yield size
-        for step in range(1, _NEAR):
-            if fresh(start + step):
-                yield start + step
-        for k in range(1, 12):
-            for size in (start << k, start >> k):
-                if fresh(size):
-                    yield size
-        for size in range(min(start, _NEAR), 0, -1):
-            if fresh(size):
-                yield size
+            yield from (start + wanted - found, start * wanted // found, wanted)
+            yield from self._bisected(outcome, group, start)
 
-    def _bisected(
-        self, outcome: Outcome, group: Sequence[Unknown], start: int
-    ) -> Iterator[int]:
+    def _bisected(self, outcome: Outcome, group: Sequence[Unknown], start: int) -> Iterator[int]:
         """The size at which the residual at this node changes its sign, if it does."""
 
         def residual(size: int) -> int | None:
@@ -179,13 +162,21 @@ class Search:
         )
 
 
+def _around(start: int) -> Iterator[int]:
+    """Multiples of powers of two, then one by one, then far away, then the smallest."""
+    for k in range(1, 8):
+        yield from ((-(-start >> k) + 1) << k, ((start >> k) + 1) << k)
+    yield from range(start + 1, start + _NEAR)
+    for k in range(1, 12):
+        yield from (start << k, start >> k)
+    yield from range(min(start, _NEAR), 0, -1)
+
+
 def _name(node: ir.Node) -> str:
     return node.name or (node.outputs[0].name if node.outputs else "") or ""
 
 
-def _groups(
-    free: Sequence[Unknown], by_branch: Sequence[Unknown]
-) -> Iterator[Sequence[Unknown]]:
+def _groups(free: Sequence[Unknown], by_branch: Sequence[Unknown]) -> Iterator[Sequence[Unknown]]:
     """Which sizes are changed together: sides of an image, then one alone, the rows last."""
     sides: dict[str, list[Unknown]] = {}
     for u in free:

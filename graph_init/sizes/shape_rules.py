@@ -14,6 +14,8 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Register the rule of these operators."""
+
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(ops, function))
         return function
@@ -129,15 +131,15 @@ def _reshape(c: Call) -> list[Known]:
     x = c.dims(0)
     if not c.attr("allowzero"):
         target = [x[k] if n == 0 and k < len(x) else n for k, n in enumerate(target)]
-    whole, given = product(x), product(n for n in target if n != -1)
+    whole, part = product(x), product(n for n in target if n != -1)
     if -1 in target:
-        if given == 0 or whole % given:
-            words = f"cuts {int(whole)} elements into parts of {int(given)}, which leaves a rest"
-            raise Conflict(words, whole, max(given, 1) * max(whole // max(given, 1), 1))
-        target[target.index(-1)] = whole // given
-    elif whole != given:
+        if part == 0 or whole % part:
+            words = f"cuts {int(whole)} elements into parts of {int(part)}, which leaves a rest"
+            raise Conflict(words, whole, max(part, 1) * max(whole // max(part, 1), 1))
+        target[target.index(-1)] = whole // part
+    elif whole != part:
         words = f"makes the shape {[int(n) for n in target]} of {int(whole)} elements"
-        raise Conflict(words, whole, given)
+        raise Conflict(words, whole, part)
     return _made(c, tuple(target))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from graph_init.analysis.graph import dtype_name
 from graph_init.errors import UnsupportedModelError, UsageError, printable
 from graph_init.ir import Array, Shape
 from graph_init.sizes import steering
@@ -24,18 +25,40 @@ _GIVEN = 1 << 62
 _COMBINATIONS = 24
 
 
+class Open(NamedTuple):
+    """An open axis as it was taken."""
+
+    size: int
+    reason: str
+    solved: bool
+
+
 @dataclass(frozen=True)
 class Request:
     """What options and data say of the inputs.
 
     ``dims``: sizes by the names of symbolic axes, or as ``input[axis]``. ``rows``: of a batch.
-    ``shapes``: of the arrays that are given. ``values``: of inputs that steer.
+    ``shapes``: of the arrays that are given, and ``given`` are those of them that could steer.
+    ``start``: open axes as they were taken before, by name.
+    ``values``: of inputs, one number for all elements or an array of the input's shape.
     """
 
     dims: Mapping[str, int] = field(default_factory=dict)
     rows: int | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     values: Mapping[str, Array] = field(default_factory=dict)
+    given: Mapping[str, Array] = field(default_factory=dict)
+    start: Mapping[str, Open] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Any:
+        """Equal for equal requests."""
+        arrays = [
+            (n, a.tobytes(), str(a.dtype), a.shape)
+            for n, a in (*sorted(self.values.items()), *sorted(self.given.items()))
+        ]
+        named = [sorted(d.items()) for d in (self.dims, self.shapes, self.start)]
+        return repr((named, self.rows, arrays))
 
 
 @dataclass(frozen=True)
@@ -45,32 +68,68 @@ class Axis:
     declared: int | str | None
     size: int
     reason: str
+    solved: bool = False
 
 
 @dataclass(frozen=True)
 class Signature:
     """The model's inputs as they are fed.
 
-    ``axes``: of each input. ``values``: of inputs that steer, with the reasons. ``batched`` are
-    the inputs of which each row of a batch has its own part, along axis 0. ``taken``: for each If
-    with a known condition, by name, whether its first branch is.
+    ``axes``: of each input. ``values``: of inputs that steer, with the reasons. ``rows`` of a
+    batch, None where no axis 0 is open; ``any_rows``: as far as is known, others fit as well.
+    ``batched`` are the inputs of which each row has its own part, along axis 0, and ``across``
+    those that have it along another axis. ``taken``: for each If with a known condition, by name,
+    whether its first branch is.
     """
 
     axes: Mapping[str, tuple[Axis, ...]]
     values: Mapping[str, steering.Choice]
+    rows: int | None
+    any_rows: bool
     batched: frozenset[str]
+    across: frozenset[str]
     taken: Mapping[str, bool]
+    dtypes: Mapping[str, str]
+    opens: Mapping[str, Open]
 
     def shape(self, name: str) -> Shape:
         return tuple(axis.size for axis in self.axes[name])
 
+    def notes(self) -> list[str]:
+        """What was taken that nobody asked for and that the usual sizes are not, in sentences."""
+        found: dict[str, None] = {}
+        for name, axes in self.axes.items():
+            for k, axis in enumerate(axes):
+                if axis.solved:
+                    found[f"axis {k} of input '{name}' is {axis.size}: {axis.reason}"] = None
+            chosen = self.values.get(name)
+            if chosen is not None and not chosen.asked:
+                number = chosen.value.reshape(-1)[0].item()
+                found[
+                    f"input '{name}' steers the graph and is {number}: {chosen.reason}; another "
+                    f"with --input {name}=VALUE"
+                ] = None
+        return list(found)
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The entries of ``inspect --json``: type, declared and solved sizes, and values."""
+        return [
+            {
+                "name": name,
+                "dtype": self.dtypes[name],
+                "declared": [a.declared for a in axes],
+                "shape": [a.size for a in axes],
+                "reasons": [a.reason for a in axes],
+                "value": None if name not in self.values else self.values[name].value.tolist(),
+                "value_reason": None if name not in self.values else self.values[name].reason,
+            }
+            for name, axes in self.axes.items()
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """``dims`` of the JSON: by input and axis, the size and its reason."""
         return {
-            name: {
-                str(k): {"declared": a.declared, "size": a.size, "reason": a.reason}
-                for k, a in enumerate(axes)
-            }
+            name: {str(k): {"size": a.size, "reason": a.reason} for k, a in enumerate(axes)}
             for name, axes in self.axes.items()
         }
 
@@ -101,12 +160,19 @@ class _Solver:
                 )
         self._by_name = {v.name or "": v for v in self._inputs}
         self._unknowns = unknowns(self._inputs)
+        self._trivial = not self._unknowns and not any(map(steering.steers, self._inputs))
+        self._trivial &= not any(n.op_type == "If" for n in model.graph)
         self._order = list(self._unknowns.values())
         self._values: dict[str, steering.Choice] = {}
+        self._given = request.given
         self._run = DryRun(model)
         self._apply(request)
 
     def _apply(self, request: Request) -> None:
+        for name, taken in request.start.items():
+            if name in self._unknowns:
+                u = self._unknowns[name]
+                u.size, u.reason, u.solved = taken
         for name, size in request.dims.items():
             if name not in self._unknowns:
                 raise UsageError(
@@ -126,7 +192,7 @@ class _Solver:
                     f"--input {name}: the model has no such input; it has "
                     + (", ".join(self._by_name) or "none")
                 )
-            self._values[name] = steering.Choice(array, "given by --input")
+            self._values[name] = steering.Choice(array, "given by --input", asked=True)
 
     def _take(self, value: ir.Value, shape: Shape) -> None:
         """The sizes of an array that is given."""
@@ -144,7 +210,7 @@ class _Solver:
                     u.set(n, "the data's own", fixed=True)
 
     def __call__(self) -> Signature:
-        outcome = self._solve()
+        outcome = Outcome() if self._trivial else self._solve()
         for _ in self._inputs:
             names = self._steering(outcome)
             if not names:
@@ -163,9 +229,7 @@ class _Solver:
         fed: dict[str, Known] = {}
         for name, value in self._by_name.items():
             dims = tuple(
-                Dim(d)
-                if isinstance(d, int)
-                else Dim(self._unknowns[u].size, bits.get(u, 0))
+                Dim(d) if isinstance(d, int) else Dim(self._unknowns[u].size, bits.get(u, 0))
                 for axis, d in enumerate(declared(value))
                 for u in (key(value, axis, d),)
             )
@@ -225,6 +289,9 @@ class _Solver:
         lists = []
         for name in names:
             value = self._by_name[name]
+            if name in self._given:
+                lists.append([self._chosen(name)])
+                continue
             shape = tuple(self._size(value, k) for k in range(len(declared(value))))
             others = [
                 (not isinstance(d, int), self._size(v, k))
@@ -236,6 +303,16 @@ class _Solver:
             sizes = [n for _, n in sorted(others, reverse=True)]
             lists.append(list(steering.choices(value, shape, sizes)))
         return itertools.product(*lists)
+
+    def _chosen(self, name: str) -> steering.Choice:
+        """The value that the data have: one, since it decides what is computed."""
+        array = self._given[name]
+        if array.ndim and len(array) > 1 and (array != array[:1]).any():
+            raise UsageError(
+                f"--data: the sizes or the branches of the model follow from '{name}', so it must "
+                f"be the same in every row; give one value with --input {name}=VALUE"
+            )
+        return steering.Choice(array, "the data's own", asked=True)
 
     def _size(self, value: ir.Value, axis: int) -> int:
         d = declared(value)[axis]
@@ -250,7 +327,8 @@ class _Solver:
             for k, d in enumerate(declared(value)):
                 u = None if isinstance(d, int) else self._unknowns[key(value, k, d)]
                 reason = "declared by the file" if u is None else u.reason
-                entries.append(Axis(d, self._size(value, k), reason))
+                solved = u is not None and u.solved
+                entries.append(Axis(d, self._size(value, k), reason, solved))
             axes[name] = tuple(entries)
         values = {
             n: steering.Choice(
@@ -258,26 +336,43 @@ class _Solver:
                     self._dtype(self._by_name[n])
                 ),
                 c.reason,
+                c.asked,
             )
             for n, c in self._values.items()
         }
-        return Signature(axes, values, self._batched(), outcome.taken)
+        rows = self._rows()
+        return Signature(
+            axes=axes,
+            values=values,
+            rows=None if rows is None else rows.size,
+            any_rows=rows is not None and not rows.fixed and not rows.solved,
+            batched=frozenset(self._with_rows(rows, first=True)) - values.keys(),
+            across=frozenset(self._with_rows(rows, first=False)) - values.keys(),
+            taken=outcome.taken,
+            dtypes={n: dtype_name(v) for n, v in self._by_name.items()},
+            opens={n: Open(u.size, u.reason, u.solved) for n, u in self._unknowns.items()},
+        )
 
     @staticmethod
     def _dtype(value: ir.Value) -> Any:
         assert value.dtype is not None
         return value.dtype.numpy()
 
-    def _batched(self) -> frozenset[str]:
-        """Inputs whose axis 0 is the same open size as that of the first input that has one."""
-        rows: Unknown | None = None
-        found = set()
+    def _rows(self) -> Unknown | None:
+        """The open size that counts rows: that of the first input whose axis 0 is one."""
+        return next((u for u in self._order if u.kind == "rows"), None)
+
+    def _with_rows(self, rows: Unknown | None, *, first: bool) -> Iterator[str]:
+        """Inputs of which each row has its own part: along axis 0, or along another."""
+        if rows is None:
+            return
         for name, value in self._by_name.items():
-            sizes = declared(value)
-            if not sizes or isinstance(sizes[0], int):
-                continue
-            u = self._unknowns[key(value, 0, sizes[0])]
-            rows = rows or u
-            if u is rows or u.size == rows.size:
-                found.add(name)
-        return frozenset(found)
+            here = [
+                self._unknowns[key(value, k, d)] if not isinstance(d, int) else None
+                for k, d in enumerate(declared(value))
+            ]
+            # Other names at axis 0 count rows too, where they have come out alike.
+            head = here[0] if here else None
+            along = head is not None and (head is rows or head.size == rows.size)
+            if along if first else not along and any(u is rows for u in here):
+                yield name

@@ -27,6 +27,7 @@ class Choice(NamedTuple):
 
     value: Array
     reason: str
+    asked: bool = False
 
 
 def behind(value: ir.Value | None) -> set[str] | None:

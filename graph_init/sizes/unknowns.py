@@ -88,6 +88,16 @@ def _kind(value: ir.Value, axis: int) -> str:
     return "steps"
 
 
+def _stored_shape(kernel: ir.Value | None) -> Sequence[int] | None:
+    """Of a tensor that is an initializer or a Constant in a branch."""
+    tensor = None if kernel is None else kernel.const_value
+    maker = None if kernel is None else kernel.producer()
+    if tensor is None and maker is not None and maker.op_type == "Constant":
+        given = maker.attributes.get("value")
+        tensor = None if given is None else given.as_tensor()
+    return None if tensor is None else [int(n) for n in tensor.shape.numpy()]
+
+
 def _meets_convolution(value: ir.Value) -> bool:
     """Whether the first layer is a convolution along one axis that reads one channel."""
     pending, seen = [value], set[int]()
@@ -100,8 +110,7 @@ def _meets_convolution(value: ir.Value) -> bool:
             if node.op_type in ("STFT", "DFT"):
                 return True
             if node.op_type == "Conv" and slot == 0:
-                kernel = node.inputs[1]
-                shape = None if kernel is None else kernel.shape
+                shape = _stored_shape(node.inputs[1])
                 return shape is not None and len(shape) == 3 and shape[1] == 1
             if node.op_type in _ON_THE_WAY:
                 pending.extend(node.outputs)

@@ -51,6 +51,7 @@ def signature(
         values={k: np.asarray(v) for k, v in (options.input or {}).items()},
         given=given,
         start={} if loaded.fed is None else loaded.fed.opens,
+        steered={} if loaded.fed is None else loaded.fed.values,
     )
     if request.key not in loaded.solved:
         loaded.solved[request.key] = sizes.solve(loaded.ir, request)

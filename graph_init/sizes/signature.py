@@ -39,7 +39,7 @@ class Request:
 
     ``dims``: sizes by the names of symbolic axes, or as ``input[axis]``. ``rows``: of a batch.
     ``shapes``: of the arrays that are given, and ``given`` are those of them that could steer.
-    ``start``: open axes as they were taken before, by name.
+    ``start``: open axes as they were taken before, by name, and ``steered`` the values.
     ``values``: of inputs, one number for all elements or an array of the input's shape.
     """
 
@@ -49,6 +49,7 @@ class Request:
     values: Mapping[str, Array] = field(default_factory=dict)
     given: Mapping[str, Array] = field(default_factory=dict)
     start: Mapping[str, Open] = field(default_factory=dict)
+    steered: Mapping[str, steering.Choice] = field(default_factory=dict)
 
     @property
     def key(self) -> Any:
@@ -169,6 +170,7 @@ class _Solver:
         self._apply(request)
 
     def _apply(self, request: Request) -> None:
+        self._values.update(request.steered)
         for name, taken in request.start.items():
             if name in self._unknowns:
                 u = self._unknowns[name]

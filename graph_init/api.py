@@ -13,36 +13,33 @@ import numpy as np
 
 from graph_init import comparison
 from graph_init import options as all_options
-from graph_init.analysis import Parameter, analyze, quantized
+from graph_init.analysis import Parameter
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
 from graph_init.engine import runtime
 from graph_init.errors import UnsupportedModelError, printable
-from graph_init.frontends import resolve as frontends
+from graph_init.frontends.call import Call, resolve_call
 from graph_init.frontends.resolve import ResolvedModel
 from graph_init.init import initial_state
 from graph_init.init.initial_state import InitialState
 from graph_init.ir import Array
 from graph_init.model import branches, scales_file
-from graph_init.model.load import LoadedModel, load
+from graph_init.model.load import load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
-from graph_init.options import (
+from graph_init.options import InitialWeights, Options, Tuner
+from graph_init.options.keywords import (
     ArtifactKeywords,
     CompareKeywords,
     InitializeKeywords,
-    InitialWeights,
     InspectKeywords,
     MeasureKeywords,
-    Options,
-    Tuner,
 )
-from graph_init.options.fields import require_known
 from graph_init.problem import forward_graph, streams
 from graph_init.problem.data_files import Data
 from graph_init.problem.fitting import fitted
 from graph_init.problem.signature import signature
-from graph_init.problem.workload import build, read
+from graph_init.problem.workload import build
 from graph_init.results import Applied, Initialized, Inspection
 from graph_init.training import artifacts
 from graph_init.tuning import dtype_limits, registry
@@ -73,7 +70,7 @@ def inspect(model: Any, **options: Unpack[InspectKeywords]) -> Inspection:
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UsageError: An expression is wrong, or is found in no name.
     """
-    call = _resolve(model, options, InspectKeywords)
+    call = resolve_call(model, options, InspectKeywords)
     try:
         return Inspection(call.parameters, signature(call.loaded, call.options))
     except UnsupportedModelError as error:  # the tensors are there all the same
@@ -117,7 +114,7 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         NumericalError: The loss or the deviation is not finite.
         EngineError: onnxruntime is not installed, or not the build that ``engine`` names.
     """
-    call = _resolve(model, options, MeasureKeywords, whole_file=True)
+    call = resolve_call(model, options, MeasureKeywords, whole_file=True)
     values = forward_graph.initial_values(call.loaded)
 
     def attempt(options: Options) -> Evaluator:
@@ -162,7 +159,7 @@ def initialize(
     start = time.perf_counter()
     chosen = all_options.tuner(tuner, all_options.tuner_settings(options))
     weights = InitialWeights.of(options)
-    call = _resolve(model, options, InitializeKeywords, scale_gradient=chosen.scale_gradient)
+    call = resolve_call(model, options, InitializeKeywords, scale_gradient=chosen.scale_gradient)
 
     def attempt(options: Options) -> tuple[InitialState, Evaluator, registry.PreparedTuner]:
         state = _initial_state(call, weights, options)
@@ -236,7 +233,7 @@ def compare(
         plan: which states, optimisers, learning rates and seeds, and for how many updates.
         on_progress: receives what is being done, how much of it is done, and how much there is.
     """
-    call = _resolve(
+    call = resolve_call(
         model, {"batch_norm": "train", **options}, CompareKeywords, data=data, scale_gradient=True
     )
     test = call.subject.data(test)
@@ -256,59 +253,12 @@ def write_artifacts(
     These are ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx`` (``adamw`` or
     ``sgd``) and ``checkpoint``, with static shapes. Targets are an input after the model's own.
     """
-    call = _resolve(model, options, ArtifactKeywords)
+    call = resolve_call(model, options, ArtifactKeywords)
     state = _initial_state(call, InitialWeights.of(options), call.options)
     artifacts.write(state.workload.problem, state.values, optimizer, Path(folder))
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A model with its parameters, and the options as they take effect for it."""
-
-    subject: ResolvedModel
-    parameters: list[Parameter]
-    options: Options
-
-    @property
-    def loaded(self) -> LoadedModel:
-        return self.subject.loaded
-
-
-def _resolve(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed: Any) -> _Call:
-    """What a call is about; ``known`` are the keywords that there are, ``fixed`` win over them."""
-    require_known(keywords, known.__annotations__)
-    options = Options.of({**keywords, **fixed})
-    example = (keywords.get(k) for k in ("args", "kwargs", "export"))
-    subject = frontends.resolve(model, *example)
-    options = replace(
-        options,
-        data=subject.data(options.data),
-        batch_size=subject.batch_size(options.batch_size),
-        loss=subject.loss(options.loss, options.output_name),
-        output_name=subject.output_name(options.output_name),
-        dims=subject.dims(options.dims),
-    )
-    if branches.hold_weights(subject.loaded):
-        given = read(subject.loaded, options.data)
-        options = replace(options, data=given)
-        fed = signature(subject.loaded, options, None if given is None else given.arrays)
-        subject = replace(subject, loaded=branches.with_branches(subject.loaded, fed))
-    chosen = (options.trainable, options.freeze)
-    parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)
-    if known is not InspectKeywords:
-        _require_floats(subject.loaded, parameters)
-    return _Call(subject, parameters, options)
-
-
-def _require_floats(loaded: LoadedModel, parameters: list[Parameter]) -> None:
-    """UnsupportedModelError for a quantized file, before sizes or operators are looked at."""
-    reason = quantized.refusal(loaded.ir, parameters)
-    if reason is not None:
-        where = "" if loaded.path is None else f"{printable(str(loaded.path))}: "
-        raise UnsupportedModelError(where + reason)
-
-
-def _initial_state(call: _Call, weights: InitialWeights, options: Options) -> InitialState:
+def _initial_state(call: Call, weights: InitialWeights, options: Options) -> InitialState:
     return initial_state.fill(
         call.loaded,
         call.parameters,
@@ -350,7 +300,7 @@ def _write(
 
 
 def _provenance(
-    call: _Call, run: Evaluator, weights: InitialWeights, tuner: Tuner
+    call: Call, run: Evaluator, weights: InitialWeights, tuner: Tuner
 ) -> dict[str, str]:
     """What the file's ``metadata_props`` will say."""
     content = {
@@ -366,7 +316,7 @@ def _provenance(
     return {f"graph_init.{k}": str(v) for k, v in content.items()}
 
 
-def _settings(call: _Call, run: Evaluator, weights: InitialWeights, tuner: Tuner) -> dict[str, Any]:
+def _settings(call: Call, run: Evaluator, weights: InitialWeights, tuner: Tuner) -> dict[str, Any]:
     """The options as they took effect."""
     return {
         **weights.to_json(),
@@ -389,7 +339,8 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
         NumericalError: A product does not fit the tensor's type.
     """
     read = scales_file.read(scales)
-    factors, loaded = read.factors, load(model)
+    factors = read.factors
+    loaded = branches.with_constants(load(model), factors)
     for name in factors:
         found = loaded.ir.graph.initializers.get(name)
         if found is None:

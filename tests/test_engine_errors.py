@@ -67,7 +67,7 @@ def _product() -> onnx.ModelProto:
             helper.make_node("MatMul", ["x", "w"], ["h"], "enc/fc1"),
             helper.make_node("MatMul", ["h", "w2"], ["y"], "enc/fc2"),
         ],
-        {"x": (_FLOAT, ["n", "width"])},
+        {"x": (_FLOAT, ["n", 32])},
         [_weight("w", 8, 6), _weight("w2", 6, 3)],
     )
 
@@ -78,7 +78,7 @@ def _join() -> onnx.ModelProto:
             helper.make_node("Concat", ["x", "z"], ["h"], "join", axis=1),
             helper.make_node("MatMul", ["h", "w"], ["y"], "head"),
         ],
-        {"x": (_FLOAT, ["n", 8, "height"]), "z": (_FLOAT, ["n", 8, 5])},
+        {"x": (_FLOAT, ["n", 8, 32]), "z": (_FLOAT, ["n", 8, 5])},
         [_weight("w", 5, 3)],
     )
 
@@ -89,12 +89,12 @@ def _view() -> onnx.ModelProto:
             helper.make_node("Reshape", ["x", "s"], ["h"], "flat/view"),
             helper.make_node("MatMul", ["h", "w"], ["y"], "head"),
         ],
-        {"x": (_FLOAT, ["n", "width"])},
+        {"x": (_FLOAT, ["n", 32])},
         [_ints("s", -1, 7), _weight("w", 7, 3)],
     )
 
 
-def _images(op: str, channels: str | int, **attributes: Any) -> onnx.ModelProto:
+def _images(op: str, channels: int, **attributes: Any) -> onnx.ModelProto:
     return _model(
         [
             helper.make_node(op, ["x", "k"], ["h"], "stem/conv", **attributes),
@@ -124,7 +124,7 @@ _CASES = {
         ["'flat/view' (Reshape)", "4×32", "Input shape:{4,32}, requested shape:{18,7}", "--dim"],
     ),
     "channels that do not fit, at run": (
-        _images("Conv", "channels"),
+        _images("Conv", 32),
         ["'stem/conv' (Conv)", "4×32×8×8 and 3×3×3×3", "kernel channels: 3", "--dim"],
     ),
     "a negative stride, before any engine": (

@@ -29,8 +29,10 @@ from torch import nn
 
 from graph_init.analysis import analyze
 from graph_init.frontends.resolve import resolve
+from graph_init.options import Options
 from graph_init.problem import forward_graph, loss
 from graph_init.problem.loss_choice import BINARY, CLASSES, SQUARES, Choice, Evidence, choose
+from graph_init.problem.signature import signature
 from tests.architectures import ENCODER, tokens
 
 TABLE = ROOT / "docs" / "losses.md"
@@ -460,10 +462,10 @@ def gathered(model: Model) -> Choice | Evidence:
         loaded = found.loaded
         parameters = analyze(loaded.ir, trained=found.trained, buffers=found.buffers)
         with patch.object(loss, "choose", wraps=choose) as choosing:
+            options = Options.of({"dims": found.dims(None)})
             settings = forward_graph.GraphSettings(
+                signature(loaded, options, rows=found.batch_size(None)),
                 output_names=[n for n in [found.output_name(None)] if n],
-                dims=found.dims(None) or {},
-                batch_size=found.batch_size(None),
             )
             values = forward_graph.initial_values(loaded)
             forward_graph.build(loaded, parameters, values, settings)

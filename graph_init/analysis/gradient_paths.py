@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graph_init.analysis.graph import dtype_name, reads_shape_only, subgraphs, walk
+from graph_init.analysis.graph import subgraphs, walk
 from graph_init.analysis.kinds import FLOATS
+from graph_init.model.reading import dtype_name, reads_shape_only
 
 #: What these give is constant wherever it has a derivative.
 STEPS = frozenset(

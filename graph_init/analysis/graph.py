@@ -9,9 +9,8 @@ from typing import Any
 import networkx
 import onnx_ir as ir
 
-from graph_init.analysis.kinds import FLOATS, RANDOM, SHAPE_ONLY, SHAPE_ONLY_SLOTS
-
-ONNX_NAMES = {"float": "float32", "double": "float64"}
+from graph_init.analysis.kinds import FLOATS, RANDOM
+from graph_init.model.reading import dtype_name, reads_shape_only
 
 
 class Depends(enum.Flag):
@@ -21,15 +20,6 @@ class Depends(enum.Flag):
     DATA = enum.auto()  # a graph input, or noise drawn in the graph
     FLOAT_DATA = enum.auto()  # such a value that is not an integer
     WEIGHT = enum.auto()  # a float initializer of more than one element
-
-
-def dtype_name(value: ir.Value) -> str:
-    """Name of a value's element type as ONNX and numpy write it, for instance ``"float32"``."""
-    dtype = value.dtype
-    if dtype is None and value.const_value is not None:
-        dtype = value.const_value.dtype
-    name = "undefined" if dtype is None else dtype.name.lower()
-    return ONNX_NAMES.get(name, name)
 
 
 def static_shape(value: ir.Value) -> tuple[int, ...] | None:
@@ -65,11 +55,6 @@ def walk(graph: ir.Graph, owner: ir.Node | None = None) -> Iterator[tuple[ir.Nod
         for body in subgraphs(node):
             yield from walk(body, node)
         yield node, owner
-
-
-def reads_shape_only(node: ir.Node, slot: int) -> bool:
-    """Whether the node's input ``slot`` is read for its shape or type alone."""
-    return node.op_type in SHAPE_ONLY or (node.op_type, slot) in SHAPE_ONLY_SLOTS
 
 
 def to_networkx(model: ir.Model) -> networkx.MultiDiGraph[Any]:

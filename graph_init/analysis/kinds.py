@@ -35,9 +35,6 @@ VIEWS = frozenset(
     "Transpose Reshape Flatten Cast CastLike Identity Squeeze Unsqueeze Expand Split Slice "
     "Tile Dropout DepthToSpace SpaceToDepth".split()
 )
-# Only the shape or the type of the input is read.
-SHAPE_ONLY = frozenset({"Shape", "Size", "ConstantOfShape", "EyeLike"})
-SHAPE_ONLY_SLOTS = frozenset({("CastLike", 1), ("RandomNormalLike", 0), ("RandomUniformLike", 0)})
 RANDOM = frozenset(
     "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial".split()
 )

@@ -16,10 +16,11 @@ from graph_init.analysis.facts import constant_filled, wide_axes
 from graph_init.analysis.fans import Use, attribute
 from graph_init.analysis.following import activation_after
 from graph_init.analysis.gradient_paths import first_step
-from graph_init.analysis.graph import dtype_name, label, tensor_shape, to_networkx
+from graph_init.analysis.graph import label, tensor_shape, to_networkx
 from graph_init.analysis.uses import Uses, best
 from graph_init.errors import ModelFileError, UsageError, printable
 from graph_init.model.constants import ARRANGED_BY, COMPUTED_BY
+from graph_init.model.reading import dtype_name
 
 __all__ = ["Parameter", "analyze", "to_networkx"]
 

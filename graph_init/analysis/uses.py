@@ -23,10 +23,10 @@ from graph_init.analysis.graph import (
     dependencies,
     label,
     live_keys,
-    reads_shape_only,
     static_shape,
     tensor_shape,
 )
+from graph_init.model.reading import reads_shape_only
 
 LAYERS = frozenset({"convolution kernel", "matrix"})  # kinds stored in one of two orders
 SEARCH_DEPTH = 8  # nodes looked at on each side to recognise a written-out norm or gate

@@ -7,7 +7,7 @@ The file keeps its If: a weight is written back where it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from graph_init.model.constants import COMPUTED_BY, fold_constants, subgraphs_of
 from graph_init.model.load import LoadedModel, normalise
-from graph_init.model.places import PLACE
+from graph_init.model.places import PLACE, constants
 
 
 class Fed(Protocol):
@@ -49,6 +49,31 @@ def with_branches(loaded: LoadedModel, fed: Fed) -> LoadedModel:
             # Made by nodes of the branch: the file has no tensor to write it to.
             value.meta[COMPUTED_BY] = value.meta.get(COMPUTED_BY) or ("If",)
     return replace(loaded, ir=model, solved={}, fed=fed)
+
+
+def with_constants(loaded: LoadedModel, names: Iterable[str]) -> LoadedModel:
+    """``loaded``, with the tensors of these names that bodies hold as initializers, to be scaled.
+
+    Nothing in the outer graph reads them.
+    """
+    wanted = set(names) - loaded.ir.graph.initializers.keys()
+    if not wanted or loaded.proto.functions:
+        return loaded
+    model = normalise(loaded.proto, loaded.base_dir)
+    for body in _bodies(model.graph):
+        for value in (*body.initializers.values(), *constants(body)):
+            if value.name in wanted and body is not model.graph:
+                tensor = _tensor(value)
+                lifted = ir.Value(name=value.name, type=value.type, const_value=tensor)
+                lifted.meta[PLACE] = value.meta[PLACE]
+                model.graph.register_initializer(lifted)
+    return replace(loaded, ir=model, solved={})
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    maker = value.producer()
+    given = None if maker is None else maker.attributes.get("value")
+    return value.const_value if given is None else given.as_tensor()
 
 
 def _held(node: ir.Node, taken: Mapping[str, bool]) -> bool:

@@ -144,7 +144,7 @@ def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, folded: 
     name, tensor = value.name, folded.tensor
     shape = onnx_ir.Shape(tensor.shape)
     kind = onnx_ir.TensorType(tensor.dtype)
-    tensor = _renamed(tensor, name)
+    tensor = renamed(tensor, name)
     initializer = onnx_ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
     initializer.meta[COMPUTED_BY] = folded.computed_by
     initializer.meta[ARRANGED_BY] = folded.arranged_by
@@ -154,7 +154,7 @@ def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, folded: 
     graph.register_initializer(initializer)
 
 
-def _renamed(tensor: Any, name: str | None) -> Any:
+def renamed(tensor: Any, name: str | None) -> Any:
     """A tensor of the same data called ``name``.
 
     Always a new object: several copies of a function body share one, and a tensor that wraps a

@@ -20,7 +20,7 @@ from onnx_ir.passes import common as passes
 
 from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, printable
 from graph_init.model.checks import check
-from graph_init.model.constants import fold_constants, subgraphs_of
+from graph_init.model.constants import fold_constants, renamed, subgraphs_of
 from graph_init.model.external_data import check_external, is_external, tensors
 from graph_init.model.places import note_places
 from graph_init.model.protobuf_limits import check_field_count
@@ -300,7 +300,10 @@ def _name_everything(graph: onnx_ir.Graph) -> None:
         seen.add(id(value))
         name = unique(value.name, prefix, value_names)
         if name != value.name:
+            tensor, value.const_value = value.const_value, None
             value.name = name
+            # The tensor is a message of the user's model, which keeps its name.
+            value.const_value = None if tensor is None else renamed(tensor, name)
 
     seen: set[int] = set()
     subgraphs = [

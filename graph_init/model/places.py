@@ -30,12 +30,13 @@ def note_places(graph: ir.Graph, way: tuple[tuple[int, str], ...] = ()) -> None:
                 continue
             body = attribute.as_graph()
             inside = (*way, (number, attribute.name))
-            for value in (*body.initializers.values(), *_constants(body)):
+            for value in (*body.initializers.values(), *constants(body)):
                 value.meta[PLACE] = Place(inside, value.name or "")
             note_places(body, inside)
 
 
-def _constants(graph: ir.Graph) -> Iterator[ir.Value]:
+def constants(graph: ir.Graph) -> Iterator[ir.Value]:
+    """What the Constant nodes of ``graph`` give."""
     for node in graph:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             yield node.outputs[0]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from graph_init.analysis.graph import dtype_name
 from graph_init.errors import UnsupportedModelError, UsageError, printable
 from graph_init.ir import Array, Shape
+from graph_init.model.reading import dtype_name
 from graph_init.sizes import steering
 from graph_init.sizes.dry_run import DryRun, Outcome, array_input
 from graph_init.sizes.known import Dim, Known

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from graph_init.analysis.graph import reads_shape_only
 from graph_init.ir import Array, Shape
+from graph_init.model.reading import reads_shape_only
 
 #: Between an input and what it is compared with, and between a size and the input it follows from.
 _VIEWS = frozenset("Cast Identity Squeeze Unsqueeze Reshape Gather Slice Flatten".split())

@@ -1,0 +1,65 @@
+"""A call of the public functions: its model, the parameters of that, and the options for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graph_init.analysis import Parameter, analyze, quantized
+from graph_init.errors import UnsupportedModelError, printable
+from graph_init.frontends.resolve import ResolvedModel, resolve
+from graph_init.model import branches
+from graph_init.model.load import LoadedModel
+from graph_init.options import Options
+from graph_init.options.fields import require_known
+from graph_init.options.keywords import InspectKeywords
+from graph_init.problem.signature import signature
+from graph_init.problem.workload import read
+
+
+@dataclass(frozen=True)
+class Call:
+    """A model with its parameters, and the options as they take effect for it."""
+
+    subject: ResolvedModel
+    parameters: list[Parameter]
+    options: Options
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.subject.loaded
+
+
+def resolve_call(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed: Any) -> Call:
+    """What a call is about; ``known`` are the keywords that there are, ``fixed`` win over them."""
+    require_known(keywords, known.__annotations__)
+    options = Options.of({**keywords, **fixed})
+    example = (keywords.get(k) for k in ("args", "kwargs", "export"))
+    subject = resolve(model, *example)
+    options = replace(
+        options,
+        data=subject.data(options.data),
+        batch_size=subject.batch_size(options.batch_size),
+        loss=subject.loss(options.loss, options.output_name),
+        output_name=subject.output_name(options.output_name),
+        dims=subject.dims(options.dims),
+    )
+    if branches.hold_weights(subject.loaded):
+        given = read(subject.loaded, options.data)
+        options = replace(options, data=given)
+        fed = signature(subject.loaded, options, None if given is None else given.arrays)
+        subject = replace(subject, loaded=branches.with_branches(subject.loaded, fed))
+    chosen = (options.trainable, options.freeze)
+    parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)
+    if known is not InspectKeywords:
+        _require_floats(subject.loaded, parameters)
+    return Call(subject, parameters, options)
+
+
+def _require_floats(loaded: LoadedModel, parameters: list[Parameter]) -> None:
+    """UnsupportedModelError for a quantized file, before sizes or operators are looked at."""
+    reason = quantized.refusal(loaded.ir, parameters)
+    if reason is not None:
+        where = "" if loaded.path is None else f"{printable(str(loaded.path))}: "
+        raise UnsupportedModelError(where + reason)

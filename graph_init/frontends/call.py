@@ -14,8 +14,7 @@ from graph_init.model.load import LoadedModel
 from graph_init.options import Options
 from graph_init.options.fields import require_known
 from graph_init.options.keywords import InspectKeywords
-from graph_init.problem.signature import signature
-from graph_init.problem.workload import read
+from graph_init.problem.workload import batch_rows, fed_signature, read
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ def resolve_call(model: Any, keywords: Mapping[str, Any], known: type[Any], **fi
     if branches.hold_weights(subject.loaded):
         given = read(subject.loaded, options.data)
         options = replace(options, data=given)
-        fed = signature(subject.loaded, options, None if given is None else given.arrays)
+        rows = batch_rows(subject.loaded, given, options)
+        fed = fed_signature(subject.loaded, options, given, rows)
         subject = replace(subject, loaded=branches.with_branches(subject.loaded, fed))
     chosen = (options.trainable, options.freeze)
     parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)

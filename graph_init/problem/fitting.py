@@ -15,7 +15,6 @@ from graph_init.errors import GraphInitError, MemoryLimitError
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
 from graph_init.problem import workload
-from graph_init.problem.signature import signature
 from graph_init.sizes import Signature
 
 T = TypeVar("T")
@@ -70,7 +69,7 @@ def _with_what_helps(
     loaded: LoadedModel, options: Options, refusal: MemoryLimitError
 ) -> MemoryLimitError:
     """``refusal`` without advice that this model refuses."""
-    if workload.uncut(loaded, options) is None:
+    if workload.uncut(loaded, options, _whole(loaded, options)) is None:
         return refusal
     if workload.fixed_batch(loaded) is None:
         return memory.refusal_of_whole_batch(refusal, [memory.SLICES], [])
@@ -109,7 +108,7 @@ def _whole(loaded: LoadedModel, options: Options) -> Signature:
     """The inputs as they are for a whole batch."""
     given = workload.read(loaded, options.data)
     rows = workload.batch_rows(loaded, given, options)
-    return signature(loaded, options, None if given is None else given.arrays, rows)
+    return workload.fed_signature(loaded, options, given, rows)
 
 
 def _names_batch(loaded: LoadedModel, options: Options) -> bool:

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from tests import small_models
+from tests import sized_models, small_models
 from tests.docs_pages import ROOT, Fixture
 
 #: A factor on weights that makes a network one that the tuner will not leave alone.
@@ -41,6 +41,11 @@ def models(names: dict[str, Any]) -> None:
     Path("models/vision").mkdir(parents=True)
     onnx.save(classifier(), "models/first.onnx")
     onnx.save(classifier(2), "models/vision/second.onnx")
+
+
+def open_sizes(names: dict[str, Any]) -> None:
+    onnx.save(sized_models.recurrent(), "recurrent.onnx")
+    onnx.save(sized_models.rates(), "rates.onnx")
 
 
 def broken_file(names: dict[str, Any]) -> None:
@@ -72,7 +77,7 @@ def broken_models(names: dict[str, Any]) -> None:
         tensor.CopyFrom(numpy_helper.from_array(equal, tensor.name))
     onnx.save(placeholder, "placeholder.onnx")
     wide = small_models.one_layer()
-    wide.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "width"
+    wide.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 32
     onnx.save(wide, "wide.onnx")
     fixed = classifier()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
@@ -265,6 +270,7 @@ def installed(module: str) -> Fixture:
 FIXTURES: dict[str, Fixture] = {
     "model.onnx": model_file,
     "models": models,
+    "open-sizes": open_sizes,
     "broken": broken_file,
     "mended": mended,
     "train.npz": data_file,

@@ -10,9 +10,11 @@ import onnx_ir as ir
 #: What an open size is at first, by what it seems to be.
 SUGGESTED: Mapping[str, int] = {"rows": 16, "pixels": 64, "samples": 16_000, "steps": 32}
 _WORDS: Mapping[str, str] = {
-    "rows": "rows of a batch", "pixels": "the side of an image", "samples": "samples of a signal",
-    "steps": "steps of a sequence, or another size that nothing fixes",
-}  # fmt: skip
+    "rows": "the rows of a batch",
+    "pixels": "a side of an image",
+    "samples": "the samples of a signal",
+    "steps": "a sequence, or another size",
+}
 
 #: Names that say nothing, so that two axes of this name may differ.
 _NAMELESS = frozenset({"", "?", "None", "-1", "0", "unk", "unknown"})
@@ -68,7 +70,7 @@ def unknowns(inputs: Sequence[ir.Value]) -> dict[str, Unknown]:
             if kind == "rows" or entry.kind == "steps":
                 entry.kind, entry.size = kind, SUGGESTED[kind]
             entry.places.append((value.name or "", axis))
-            entry.reason = f"{_WORDS[entry.kind]}: {entry.size} unless something speaks against it"
+            entry.reason = f"the default for {_WORDS[entry.kind]}"
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -117,9 +118,14 @@ def _line(row: Row) -> str:
     if row.error is not None:
         return f"{row.name}: {row.error['class']}: {row.error['message']}"
     assert row.before is not None and row.after is not None
-    deviations = (m["gradient_deviation"] for m in (row.before, row.after))
+    deviations = " → ".join(_deviation(m) for m in (row.before, row.after))
     took = f"{row.seconds or 0:.1f} s, {(row.peak_memory or 0) / 1e6:.0f} MB"
-    return f"{row.name}: GD {' → '.join(f'{d:.4g}' for d in deviations)}, {took}"
+    return f"{row.name}: GD {deviations}, {took}"
+
+
+def _deviation(figures: Mapping[str, float | None]) -> str:
+    found = figures["gradient_deviation"]
+    return "not finite" if found is None else f"{found:.4g}"
 
 
 class _Lines:

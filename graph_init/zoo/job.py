@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import graph_init
-from graph_init.deviation.result import FIGURES
+from graph_init.deviation.result import FIGURES, finite
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, UsageError
 from graph_init.output import debug_log
@@ -125,8 +125,8 @@ def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> dict[str,
     store.place(folder / "out", names)
     shutil.rmtree(folder, ignore_errors=True)
     return {
-        "before": {f: getattr(result.before, f) for f in FIGURES},
-        "after": {f: getattr(result.after, f) for f in FIGURES},
+        "before": _figures(result.before),
+        "after": _figures(result.after),
         "elements": result.after.elements,
         "loss_kind": result.after.loss_kind,
         "loss_reason": result.after.loss_reason,
@@ -136,6 +136,11 @@ def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> dict[str,
         "notes": result.notes,
         "outputs": names,
     }
+
+
+def _figures(found: graph_init.Measurement) -> dict[str, float | None]:
+    """Those of the whole model; None for what is not finite, which JSON cannot say."""
+    return {f: finite(getattr(found, f)) for f in FIGURES}
 
 
 def _write(result: graph_init.Initialized, name: str, folder: Path) -> list[str]:

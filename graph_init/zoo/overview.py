@@ -26,17 +26,18 @@ class Row:
     """One model. ``seconds`` are wall clock, ``peak_memory`` bytes of its process.
 
     ``status`` is ``done``, ``failed`` (``error`` has ``class``, ``message`` and ``exit_status``) or
-    ``unfinished``. ``before`` and ``after`` have the figures of the whole model; what there is for
-    each tensor is in the model's own JSON, :meth:`Zoo.result`. ``notes`` say what was not as it
-    should be, and what was done about it. ``outputs`` are the files written.
+    ``unfinished``. ``before`` and ``after`` have the figures of the whole model, None for one that
+    is not finite; what there is for each tensor is in the model's own JSON, :meth:`Zoo.result`.
+    ``notes`` say what was not as it should be, and what was done about it. ``outputs`` are the
+    files written.
     """
 
     name: str
     source: str
     status: str
     error: dict[str, Any] | None = None
-    before: dict[str, float] | None = None
-    after: dict[str, float] | None = None
+    before: dict[str, float | None] | None = None
+    after: dict[str, float | None] | None = None
     elements: int | None = None
     loss_kind: str | None = None
     loss_reason: str | None = None

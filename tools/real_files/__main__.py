@@ -57,7 +57,10 @@ def kept(cache: Path, files: Sequence[RealFile]) -> Iterator[tuple[RealFile, Out
 
 
 def try_all(cache: Path, files: Sequence[RealFile], jobs: int) -> None:
-    """Try what has not been tried; results are kept one by one."""
+    """Try what has not been tried; results are kept one by one.
+
+    In the order of the digests: what has been done at any moment is a fair part of the whole.
+    """
 
     def one(file: RealFile) -> None:
         stored = outcome_file(cache, file)
@@ -76,7 +79,7 @@ def try_all(cache: Path, files: Sequence[RealFile], jobs: int) -> None:
         print(f"{file.name}: {outcome.failure or 'initialised'}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, files))
+        list(pool.map(one, sorted(files, key=lambda f: f.sha256)))
 
 
 def run_zoo(cache: Path, files: Sequence[RealFile]) -> dict[str, Any]:

@@ -559,7 +559,7 @@ def reordered_lstm(arranged: bool, factors: tuple[float, float] = (1.0, 1.0)) ->
         "lstm",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 2, 4))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (3, 2, 5))],
-        weights,
+        initializer=weights,
     )
     imports = [helper.make_opsetid("", 17)]
     return helper.make_model(graph, opset_imports=imports, ir_version=8)

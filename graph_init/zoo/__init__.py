@@ -7,7 +7,8 @@ to a ``cluster``, whose workers (``node``) have each done in a process (``isolat
 ``journal``.
 """
 
-from graph_init.zoo.overview import Row, Zoo, read
+from graph_init.zoo.overview import Zoo, read
+from graph_init.zoo.records import Failure, Figures, Row
 from graph_init.zoo.runner import View, run
 
-__all__ = ["Row", "View", "Zoo", "read", "run"]
+__all__ = ["Failure", "Figures", "Row", "View", "Zoo", "read", "run"]

@@ -14,13 +14,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from graph_init.errors import OutputError
 from graph_init.zoo.catalog import JOURNAL
+from graph_init.zoo.records import Record
 from graph_init.zoo.store import Folder, ObjectStore, Store
 
-Record = dict[str, Any]
 _END = ".jsonl"
 
 
@@ -51,17 +50,19 @@ class Journal:
 
     def __getitem__(self, name: str) -> Record:
         self._file.seek(self._places[name])
-        found: Record = json.loads(self._file.readline())
-        return found
+        return Record.from_json(json.loads(self._file.readline()))
 
     def get(self, name: str) -> Record | None:
-        return self[name] if name in self else None
+        try:
+            return self[name]
+        except KeyError:
+            return None
 
     def append(self, records: Sequence[Record]) -> None:
         """On the disk, or in the object store, when this returns."""
         if not records:
             return
-        lines = [json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records]
+        lines = [json.dumps(r.to_json(), separators=(",", ":")).encode() + b"\n" for r in records]
         at = self._file.seek(0, os.SEEK_END)
         try:
             self._file.write(b"".join(lines))
@@ -74,7 +75,7 @@ class Journal:
             self._parts += 1
             self._store.write(f"{JOURNAL}/{self._parts:08d}{_END}", b"".join(lines))
         for record, line in zip(records, lines, strict=True):
-            self._places[record["name"]] = at
+            self._places[record.row.name] = at
             at += len(line)
 
     def close(self) -> None:
@@ -97,6 +98,7 @@ class Journal:
 
 @contextlib.contextmanager
 def opened(store: Store) -> Iterator[Journal]:
+    """The journal of ``store``, closed at the end."""
     journal = Journal(store)
     try:
         yield journal

@@ -61,8 +61,8 @@ class _StandardOutput(_Terminal):
             super().print(*objects, **options)
 
 
-out = _StandardOutput()
-err = _Terminal(stderr=True)
+out: Console = _StandardOutput()
+err: Console = _Terminal(stderr=True)
 
 
 def examples(*commands: str) -> str:

@@ -45,7 +45,7 @@ class Accumulator:
         self._session = session
         self._prefix = prefix
         self._shapes = shapes
-        self.names = [n for n in shapes if prefix + n in session.outputs]
+        self.names: list[str] = [n for n in shapes if prefix + n in session.outputs]
         self._scratch: dict[str, Array] = {}
 
     def buffers(self) -> dict[str, Array]:
@@ -80,8 +80,8 @@ class Weights:
     """The parameters times their scales, in arrays that are used again."""
 
     def __init__(self, values: Mapping[str, Array], scaled: Sequence[str]) -> None:
-        self.values = values
-        self.scaled = list(scaled)
+        self.values: Mapping[str, Array] = values
+        self.scaled: list[str] = list(scaled)
         self._buffers: dict[str, Array] = {}
 
     def set_parameters(self, values: Mapping[str, Array]) -> None:

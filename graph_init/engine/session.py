@@ -126,8 +126,8 @@ class Session:
         options.enable_mem_reuse = False
         options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED  # the order of the file
         options.intra_op_num_threads = _threads_by_environment() if threads is None else threads
-        self.inputs = frozenset(i.name for i in model.graph.input)
-        self.outputs = tuple(o.name for o in model.graph.output)
+        self.inputs: frozenset[str] = frozenset(i.name for i in model.graph.input)
+        self.outputs: tuple[str, ...] = tuple(o.name for o in model.graph.output)
         self._device = device
         self._sites = program.sites
         self._run_options = runtime.RunOptions()

@@ -54,8 +54,8 @@ class Folder:
     """On a file system, which several machines may share."""
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path).absolute()
-        self.url = str(self.path)
+        self.path: Path = Path(path).absolute()
+        self.url: str = str(self.path)
 
     def create(self) -> None:
         """UsageError if there can be no such folder."""
@@ -119,7 +119,7 @@ class ObjectStore:
     """What fsspec writes to; unfinished work lies in this machine's temporary folder."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._fs, self._path = catalog.filesystem(self.url)
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         self._local = Path(tempfile.gettempdir()) / f"graph-init-zoo-{digest}"

@@ -514,7 +514,22 @@ def test_the_journal_survives_a_cut_line(tmp_path: Path) -> None:
 
 def test_records_survive_the_journal_and_the_way_from_the_process() -> None:
     error = zoo.Failure("Killed", "its process was killed", exit_status=1)
-    before, after = Figures(0.5, 2.0, 0.1, 0.0, 1.0), Figures(0.1, 2.0, 0.1, 0.0, 1.0)
+    before, after = (
+        Figures(
+            gradient_deviation=0.5,
+            loss=2.0,
+            gradient_norm=0.1,
+            vanished_fraction=0.0,
+            output_std=1.0,
+        ),
+        Figures(
+            gradient_deviation=0.1,
+            loss=2.0,
+            gradient_norm=0.1,
+            vanished_fraction=0.0,
+            output_std=1.0,
+        ),
+    )
     found = Finding(
         before=before,
         after=after,

@@ -9,7 +9,7 @@ Where the trials cannot tell, the start is kept if its output has a sound std an
 that can saturate, no other state has a clearly lower gradient deviation.
 If none of these states is alive (numbers overflow, or the signal dies before it can be measured),
 the same is done once more from weights of std 1/√fan-in.
-What this rests on is in docs/tuning.md.
+The experiments that led to these choices are described in docs/tuning.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What was done, a line a model, written to the disk before the next one counts.
+"""The journal of a run: one line for each model that was done, on the disk before it counts.
 
-In a folder this is one file, ``journal.jsonl``, that only grows; in an object store, where nothing
-can grow, an object ``journal/NUMBER.jsonl`` a write. A model's last line is the one that counts. A
-line that a kill has cut short is left out when the journal is read.
+In a folder the journal is one file, ``journal.jsonl``, to which lines are appended. Objects of an
+object store cannot be appended to, so there each write makes one: ``journal/NUMBER.jsonl``. If a
+model has several lines, the last one counts. A line that is cut short, because the run was killed
+while it was written, is left out when the journal is read.
 """
 
 from __future__ import annotations

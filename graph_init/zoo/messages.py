@@ -1,4 +1,4 @@
-"""What a model's process is told, its task, and what it says: a JSON object a line."""
+"""The task that a model's process is given, and its messages: one JSON object on each line."""
 
 from __future__ import annotations
 

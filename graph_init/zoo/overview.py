@@ -1,4 +1,4 @@
-"""The overview of a run: a row a model, as JSON and as CSV, and read back."""
+"""The overview of a run, one row for each model: written as JSON and as CSV, and read back."""
 
 from __future__ import annotations
 

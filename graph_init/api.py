@@ -16,7 +16,7 @@ from graph_init import options as all_options
 from graph_init.analysis import Parameter, analyze, quantized
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
-from graph_init.engine import runtime
+from graph_init.engine.runtime import bindings
 from graph_init.errors import UnsupportedModelError, printable
 from graph_init.frontends import resolve as frontends
 from graph_init.frontends.resolve import ResolvedModel
@@ -27,17 +27,15 @@ from graph_init.model import scales_file
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
-from graph_init.options import (
+from graph_init.options import InitialWeights, Options, Tuner
+from graph_init.options.fields import require_known
+from graph_init.options.keywords import (
     ArtifactKeywords,
     CompareKeywords,
     InitializeKeywords,
-    InitialWeights,
     InspectKeywords,
     MeasureKeywords,
-    Options,
-    Tuner,
 )
-from graph_init.options.fields import require_known
 from graph_init.problem import forward_graph, streams
 from graph_init.problem.data_files import Data
 from graph_init.problem.fitting import fitted
@@ -93,12 +91,12 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         method: ``taylor``: Hg exactly; ``finite-difference``: (g(θ) − g(θ − h·g))/h in its place.
         difference_step: h; by default h·‖g‖ is 0.0001 of ‖θ‖.
         micro_batch: rows computed at a time, a divisor of the batch; the result is the batch's.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda``, ``mps``; ``auto``: the accelerator that is there, else the CPU.
         memory_limit: such as ``"8GB"``, by default what is available. A batch that needs more is
             done in slices or, where its size was left open, made smaller (the result's ``notes``).
-        engine: ``auto``: the fastest operators that the installed onnxruntime has; ``onnxruntime``:
-            those of the standard alone; ``onnxruntime-training``: gradients by the training build's
-            own builder.
+        engine: ``onnxruntime``: operators of the standard; ``onnxruntime-training``: gradients by
+            that build's own builder; ``torch``: PyTorch; ``auto``: the onnxruntime that is
+            installed, with the operators that it has; ``torch`` where it lacks the device.
         scale_gradient: also ∂GD/∂log s of every scalable tensor, ``log_scale_gradient`` in its row.
 
     Raises:
@@ -106,7 +104,7 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UnsupportedModelError: A node cannot be differentiated, or memory does not suffice.
         NumericalError: The loss or the deviation is not finite.
-        EngineError: onnxruntime is not installed, or not the build that ``engine`` names.
+        EngineError: Neither onnxruntime nor PyTorch is installed, or not what ``engine`` names.
     """
     call = _resolve(model, options, MeasureKeywords, whole_file=True)
     values = forward_graph.initial_values(call.loaded)
@@ -245,7 +243,9 @@ def write_artifacts(
 
     These are ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx`` (``adamw`` or
     ``sgd``) and ``checkpoint``, with static shapes. Targets are an input after the model's own.
+    They need the extra ``training``; EngineError without it.
     """
+    bindings()  # refused now, not after the work
     call = _resolve(model, options, ArtifactKeywords)
     state = _initial_state(call, InitialWeights.of(options), call.options)
     artifacts.write(state.workload.problem, state.values, optimizer, Path(folder))
@@ -358,7 +358,7 @@ def _settings(call: _Call, run: Evaluator, weights: InitialWeights, tuner: Tuner
         "tuner": tuner.name,
         **tuner.to_json(),
         **run.workload.options.to_json(),
-        "engine": runtime.installed_version(),
+        "engine": run.workload.engine.version,
         "data": call.options.to_json()["data"],
         "loss": run.problem.objective.kind,
         "batch_size": run.workload.batch_size,

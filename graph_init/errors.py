@@ -65,7 +65,7 @@ class OutputError(GraphInitError):
 
 
 class EngineError(GraphInitError):
-    """The installed onnxruntime is missing or is not a training build."""
+    """No engine is installed, or not the one that is needed."""
 
     exit_status = 1
 

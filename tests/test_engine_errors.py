@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.engine import failures
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.errors import UnsupportedModelError
 from graph_init.ir import Builder, Site, Value
 from graph_init.lowering import run
@@ -215,7 +215,7 @@ def test_a_lack_of_memory_says_how_much_and_what_takes_less(
     run(b, [helper.make_node("Expand", ["x", "s"], ["y"], "blow/up")], environment, 17)
     y = environment["y"]
     assert y is not None
-    session = Session(b.program([b.sum(y)]))
+    session = open_session(b.program([b.sum(y)]))
     with pytest.raises(UnsupportedModelError) as caught:
         session({"x": np.ones(1, np.float32)})
     said = str(caught.value)
@@ -235,7 +235,7 @@ def test_an_operator_that_the_engine_does_not_have_is_named(
     y = environment["y"]
     assert y is not None
     with pytest.raises(UnsupportedModelError, match=r"'cut/here' \(Neg\).*refused by the engine"):
-        Session(b.program([y]))
+        open_session(b.program([y]))
     assert capfd.readouterr().err == ""
 
 

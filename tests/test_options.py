@@ -13,6 +13,7 @@ import graph_init
 from graph_init import options
 from graph_init.cli import cli
 from graph_init.errors import UsageError
+from graph_init.options import keywords
 from graph_init.options.fields import of, require_known
 from graph_init.zoo import manifest
 from tests.small_models import plain_cnn
@@ -34,12 +35,12 @@ def fields(*kinds: type[Any]) -> set[str]:
 def test_the_keywords_are_the_fields() -> None:
     example = {"args", "kwargs", "export"}
     shared = fields(*GROUPS[:3])
-    for keywords, expected in (
-        (options.InspectKeywords, example | fields(options.ParameterOptions)),
-        (options.MeasureKeywords, example | shared | fields(options.GradientOptions)),
-        (options.InitializeKeywords, example | fields(*GROUPS)),
+    for kind, expected in (
+        (keywords.InspectKeywords, example | fields(options.ParameterOptions)),
+        (keywords.MeasureKeywords, example | shared | fields(options.GradientOptions)),
+        (keywords.InitializeKeywords, example | fields(*GROUPS)),
     ):
-        assert set(keywords.__annotations__) == expected
+        assert set(kind.__annotations__) == expected
 
 
 def test_every_option_is_on_the_command_line_and_in_manifests() -> None:

@@ -151,7 +151,7 @@ report_option: Decorator = click.option(
 )
 choose_parameters: Decorator = declared(ParameterOptions)
 scheme_option: Decorator = declared(InitialWeights, only=("scheme",))
-method_option: Decorator = declared(ComputationOptions, only=("method",))
+computing: Decorator = declared(ComputationOptions, only=("method", "device", "engine"))
 
 
 def posing(batch_norm: str = "eval") -> Callable[..., Any]:

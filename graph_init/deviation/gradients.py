@@ -9,7 +9,8 @@ import numpy as np
 
 from graph_init.autodiff.primal import Primal
 from graph_init.engine import memory
-from graph_init.engine.session import Session
+from graph_init.engine.choice import Engine
+from graph_init.engine.session import Session, open_session
 from graph_init.ir import Array, Builder, Program, Value
 
 #: What stands before the parameter's name in the names of outputs.
@@ -108,7 +109,7 @@ class Setting:
     cut: Cut
     slices: int
     scale_gradient: bool
-    device: str = "cpu"
+    engine: Engine | None = None
     memory_limit: int | None = None
 
     @property
@@ -126,7 +127,7 @@ class Setting:
         memory.require(memory.estimate(alive, buffers), self.memory_limit, remedies)
 
     def session(self, program: Program, *, shrinks: bool = False) -> Session:
-        session = Session(program, self.device, shrinks=shrinks)
+        session = open_session(program, self.engine, shrinks=shrinks)
         session.fix(self.fed)
         return session
 

@@ -4,14 +4,14 @@ An option is a field of a frozen dataclass. From these fields come the options o
 (:mod:`graph_init.cli.options`), the keys of a manifest (:mod:`graph_init.zoo.manifest`), and what a
 result says of how it was made. Values are checked and brought into their own type when an object is
 made, so that a size such as ``"8GB"`` is a number of bytes from then on. A new option is a field
-here, a line of the keywords at the end of this file, and its use.
+here, a line of :mod:`graph_init.options.keywords`, and its use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 from graph_init.errors import UsageError
 from graph_init.options.checks import (
@@ -107,13 +107,14 @@ class ComputationOptions(Checked):
         metavar="N",
     )
     device: str = option(
-        "cpu", "Where it is computed; cuda needs the [gpu] extra.", OneOf(("cpu", "cuda"))
+        "cpu",
+        "Where it is computed; auto: on the accelerator that is there.",
+        OneOf(("auto", "cpu", "cuda", "mps")),
     )
     engine: str = option(
         "auto",
-        "What computes: the installed build, standard operators alone, or the training build's own "
-        "gradients.",
-        OneOf(("auto", "onnxruntime", "onnxruntime-training")),
+        "What computes; auto: the onnxruntime that is installed, else PyTorch.",
+        OneOf(("auto", "onnxruntime", "onnxruntime-training", "torch")),
     )
     memory_limit: int | None = option(
         None,
@@ -327,77 +328,3 @@ def tuner(
 def tuner_settings(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the ``keywords`` that are settings of some tuner."""
     return {k: v for k, v in keywords.items() if any(k in of(kind) for kind in TUNERS.values())}
-
-
-# The same as keyword arguments, for type checkers and editors -------------------------------------
-
-
-class ExampleKeywords(TypedDict, total=False):
-    """What a framework's model is called with, and options of its frontend."""
-
-    args: Sequence[Any] | None
-    kwargs: Mapping[str, Any] | None
-    export: Mapping[str, Any] | None
-
-
-class ParameterKeywords(TypedDict, total=False):
-    """Those of :class:`ParameterOptions`."""
-
-    trainable: Sequence[str]
-    freeze: Sequence[str]
-
-
-class InspectKeywords(ExampleKeywords, ParameterKeywords, total=False):
-    """Those of :func:`graph_init.inspect`."""
-
-
-class BatchKeywords(ParameterKeywords, total=False):
-    """Those of the functions that compute a loss."""
-
-    batch_size: int | None
-    seed: int
-    loss: str
-    output_name: str | Sequence[str] | None
-    dims: Mapping[str, int] | None
-    batch_norm: str
-
-
-class CompareKeywords(ExampleKeywords, BatchKeywords, total=False):
-    """Those of :func:`graph_init.compare`."""
-
-    method: str
-
-
-class ProblemKeywords(CompareKeywords, total=False):
-    """Those that :func:`graph_init.measure` and :func:`graph_init.initialize` share."""
-
-    data: Any
-    difference_step: float | None
-    micro_batch: int | None
-    device: str
-    memory_limit: str | int | None
-    engine: str
-
-
-class MeasureKeywords(ProblemKeywords, total=False):
-    """Those of :func:`graph_init.measure`."""
-
-    scale_gradient: bool
-
-
-class InitializeKeywords(ProblemKeywords, total=False):
-    """Those of :func:`graph_init.initialize`."""
-
-    scheme: str
-    gain: float | str | None
-    std: float | None
-    updates: int | None
-    steps: int | None
-    rate: float | None
-    momentum: float | None
-
-
-class ArtifactKeywords(BatchKeywords, total=False):
-    """Those of :func:`graph_init.write_artifacts`."""
-
-    scheme: str

@@ -106,14 +106,26 @@ def _images(op: str, channels: str | int, **attributes: Any) -> onnx.ModelProto:
 
 
 #: Model, what the one line must hold: node, operator, shapes, reason, remedy.
+def _recurrent() -> onnx.ModelProto:
+    """The file does not say how wide the input is that W reads."""
+    return _model(
+        [
+            helper.make_node("RNN", ["x", "W", "R"], ["", "h"], "cell", hidden_size=5),
+            helper.make_node("Squeeze", ["h", "zero"], ["y"]),
+        ],
+        {"x": (_FLOAT, ["time", "n", "width"])},
+        [_weight("W", 1, 5, 7), _weight("R", 1, 5, 5), _ints("zero", 0)],
+    )
+
+
 _CASES = {
     "an index out of range, at run": (
         _lookup(),
         ["'tokens/look' (Gather)", "10×8 and 4×5", "idx=10", "--data"],
     ),
-    "a product that does not fit, at the gradient": (
+    "a product that does not fit, before any engine": (
         _product(),
-        ["'enc/fc1' (MatMul)", "4×32 and 8×6", "Incompatible dimensions", "--dim"],
+        ["'enc/fc1' (MatMul)", "(4, 32), (8, 6)", "32 columns of the one against 8", "--dim"],
     ),
     "parts that cannot be joined, before any engine": (
         _join(),
@@ -122,6 +134,10 @@ _CASES = {
     "a view of another size, at run": (
         _view(),
         ["'flat/view' (Reshape)", "4×32", "Input shape:{4,32}, requested shape:{18,7}", "--dim"],
+    ),
+    "a recurrent layer's width": (
+        _recurrent(),
+        ["'cell' (RNN)", "(4, 32, 32)", "32 columns of the one against 7 rows", "--dim"],
     ),
     "channels that do not fit, at run": (
         _images("Conv", "channels"),

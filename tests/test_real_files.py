@@ -147,6 +147,8 @@ def test_lines_that_differ_in_names_and_numbers_are_one_cause() -> None:
         "node 'b' (Conv) does not fit its inputs of shapes (1, 30, 2), (2,)",
     )
     assert len({page.cause(line) for line in lines}) == 1
+    counts = ("3 MatMulInteger, 1 QLinearConv", "12 ConvInteger")
+    assert len({page.cause(f"{n[0]}.onnx: it is quantized: {n}; no") for n in counts}) == 1
     assert page.cause("the loss is nan") != page.cause(lines[0])
 
 

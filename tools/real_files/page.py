@@ -60,7 +60,7 @@ def text(results: Results, setting: Setting) -> str:
         "# Real files",
         "Written by `python -m tools.real_files`; do not edit. "
         f"{os.cpu_count()} cores, Python {platform.python_version()}; "
-        f"graph-init at {setting.program}.",
+        f"graph_init/ at git tree {setting.program}.",
         f"ONNX files as packages of the Python registry ship them: {len(results)} files with "
         f"different bytes from {len(packages)} packages, at most {MOST} of one package (those with "
         f"the least digests). `inspect`, `measure` and `initialize --updates {UPDATES}` run on "
@@ -151,7 +151,9 @@ def _causes(lines: Iterable[str]) -> str:
 
 
 def cause(line: str) -> str:
-    """The line without what is of one file: names in quotes, shapes, numbers."""
+    """The line without what is of one file: its name, names in quotes, counts, shapes, numbers."""
+    line = re.sub(r"^[\w.-]+\.onnx: ", "", line)
+    line = re.sub(r"\d+ [A-Z]\w+(, \d+ [A-Z]\w+)*", "…", line)
     line = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", line)
     line = re.sub(r"[(\[][\d, ]*[)\]]", "(…)", line)
     return re.sub(r"\d[\d.,e+-]*", "…", line)

@@ -13,7 +13,8 @@ import numpy as np
 
 from graph_init import comparison
 from graph_init import options as all_options
-from graph_init.analysis import Parameter, analyze, quantized
+from graph_init.analysis import Parameter, analyze
+from graph_init.analysis.unfit import require_network
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
 from graph_init.engine.runtime import bindings
@@ -23,7 +24,7 @@ from graph_init.frontends.resolve import ResolvedModel
 from graph_init.init import initial_state
 from graph_init.init.initial_state import InitialState
 from graph_init.ir import Array
-from graph_init.model import scales_file
+from graph_init.model import cut, scales_file
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
@@ -173,8 +174,8 @@ def initialize(
         notes += run.source.notes
     if before.problem:
         notes.append(f"at the start {before.problem}")
-    elif chosen.keeps_start and after.signs.count > before.signs.count:
-        # The choice was made on another batch, and this one has the last word.
+    elif chosen.accepts_nonfinite and after.signs.count > before.signs.count:
+        # Such a tuner mends states; it chose on another batch, and this one has the last word.
         notes.append(
             "the scales found were not taken, and the weights stay as they are: with them "
             + "; ".join(after.signs.sentences)
@@ -256,12 +257,10 @@ class _Call:
     """A model with its parameters, and the options as they take effect for it."""
 
     subject: ResolvedModel
+    #: The subject's, or its part up to a value inside that ``output_name`` names.
+    loaded: LoadedModel
     parameters: list[Parameter]
     options: Options
-
-    @property
-    def loaded(self) -> LoadedModel:
-        return self.subject.loaded
 
 
 def _resolve(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed: Any) -> _Call:
@@ -279,18 +278,12 @@ def _resolve(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed:
         dims=subject.dims(options.dims),
     )
     chosen = (options.trainable, options.freeze)
-    parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)
+    names = [options.output_name] if isinstance(options.output_name, str) else options.output_name
+    loaded = cut.at_values(subject.loaded, names or [])
+    parameters = analyze(loaded.ir, *chosen, subject.trained, subject.buffers)
     if known is not InspectKeywords:
-        _require_floats(subject.loaded, parameters)
-    return _Call(subject, parameters, options)
-
-
-def _require_floats(loaded: LoadedModel, parameters: list[Parameter]) -> None:
-    """UnsupportedModelError for a quantized file, before sizes or operators are looked at."""
-    reason = quantized.refusal(loaded.ir, parameters)
-    if reason is not None:
-        where = "" if loaded.path is None else f"{printable(str(loaded.path))}: "
-        raise UnsupportedModelError(where + reason)
+        require_network(loaded.ir, parameters, None if loaded.path is None else str(loaded.path))
+    return _Call(subject, loaded, parameters, options)
 
 
 def _initial_state(call: _Call, weights: InitialWeights, options: Options) -> InitialState:

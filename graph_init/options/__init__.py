@@ -229,8 +229,6 @@ class Tuner(Checked):
     scale_gradient: ClassVar[bool] = False
     #: What an entry of the history is, in the plural.
     entries: ClassVar[str] = "steps"
-    #: Whether the start is kept where the result looks more collapsed on batches of its own.
-    keeps_start: ClassVar[bool] = False
 
     @property
     def total(self) -> int | None:
@@ -253,7 +251,6 @@ class Restore(Tuner):
 
     name: ClassVar[str] = "restore"
     entries: ClassVar[str] = "states"
-    keeps_start: ClassVar[bool] = True
 
     updates: int = option(30, "Updates of a trial; 0: the scheme alone.", Number(int, 0))
 

@@ -64,7 +64,7 @@ def planted(use: str, table: Array) -> Parameter:
         "planted",
         [helper.make_tensor_value_info("x", given, inputs)],
         [helper.make_tensor_value_info("y", kind, None)],
-        weights,
+        initializer=weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     return next(p for p in analyze(ir.from_proto(model)) if p.name == "t")
@@ -262,9 +262,22 @@ def half_precision(rng: np.random.Generator) -> Made:
 
 
 TABLES: tuple[Maker, ...] = (
-    mel, stft, one_part, inverse_stft, log_spaced, dct, window, resample, phases, blur, sinusoidal,
-    rotary, grid, anchors, ramp,
-)  # fmt: skip
+    mel,
+    stft,
+    one_part,
+    inverse_stft,
+    log_spaced,
+    dct,
+    window,
+    resample,
+    phases,
+    blur,
+    sinusoidal,
+    rotary,
+    grid,
+    anchors,
+    ramp,
+)
 TABLES_HELD_OUT: tuple[Maker, ...] = (bark, mdct, sine_window, bilinear, half_precision)
 
 
@@ -435,12 +448,27 @@ def tuned_window(rng: np.random.Generator) -> Made:
 
 
 WEIGHTS: tuple[Maker, ...] = (
-    normal, uniform, orthogonal, delta_orthogonal, truncated, gabor, tuned_table, smooth_positions,
-    relative_bias, ones_and_zeros, one_hot, few_levels, trained,
-)  # fmt: skip
+    normal,
+    uniform,
+    orthogonal,
+    delta_orthogonal,
+    truncated,
+    gabor,
+    tuned_table,
+    smooth_positions,
+    relative_bias,
+    ones_and_zeros,
+    one_hot,
+    few_levels,
+    trained,
+)
 WEIGHTS_HELD_OUT: tuple[Maker, ...] = (
-    pruned_parts, principal_components, smoothed_noise, clustered, tuned_window,
-)  # fmt: skip
+    pruned_parts,
+    principal_components,
+    smoothed_noise,
+    clustered,
+    tuned_window,
+)
 
 
 # -- counting ------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def _verified(
     try:
         content = json.loads(output)
     except ValueError:
-        return [], f"not checked: {run.error}"
+        return [f"it could not be checked: {run.error}"], ""
     return content["differences"], content["ran"]
 
 

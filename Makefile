@@ -7,6 +7,11 @@ DEV_STAMP := $(VENV)/.dev
 # the tests gain nothing from more.
 export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+PACKAGES := graph_init $(notdir $(wildcard frontends/graph_init_*))
+# Fails if a public name has a type that a checker would have to guess. It does not follow editable
+# installs, so it is told where the packages are.
+VERIFYTYPES := PYTHONPATH=.:frontends $(BIN)/basedpyright --pythonpath $(BIN)/python \
+	--ignoreexternal --verifytypes
 
 .PHONY: demo test test-long lint format docs clean
 
@@ -23,6 +28,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	for package in $(PACKAGES); do $(VERIFYTYPES) $$package || exit 1; done
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .

@@ -16,7 +16,7 @@ from graph_init import options as all_options
 from graph_init.analysis import Parameter
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
-from graph_init.engine import runtime
+from graph_init.engine.runtime import bindings
 from graph_init.errors import UnsupportedModelError, printable
 from graph_init.frontends.call import Call, resolve_call
 from graph_init.frontends.resolve import ResolvedModel
@@ -99,12 +99,12 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         method: ``taylor``: Hg exactly; ``finite-difference``: (g(θ) − g(θ − h·g))/h in its place.
         difference_step: h; by default h·‖g‖ is 0.0001 of ‖θ‖.
         micro_batch: rows computed at a time, a divisor of the batch; the result is the batch's.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda``, ``mps``; ``auto``: the accelerator that is there, else the CPU.
         memory_limit: such as ``"8GB"``, by default what is available. A batch that needs more is
             done in slices or, where its size was left open, made smaller (the result's ``notes``).
-        engine: ``auto``: the fastest operators that the installed onnxruntime has; ``onnxruntime``:
-            those of the standard alone; ``onnxruntime-training``: gradients by the training build's
-            own builder.
+        engine: ``onnxruntime``: operators of the standard; ``onnxruntime-training``: gradients by
+            that build's own builder; ``torch``: PyTorch; ``auto``: the onnxruntime that is
+            installed, with the operators that it has; ``torch`` where it lacks the device.
         scale_gradient: also ∂GD/∂log s of every scalable tensor, ``log_scale_gradient`` in its row.
 
     Raises:
@@ -112,7 +112,7 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
         ModelFileError: The file is missing, unreadable or not valid ONNX.
         UnsupportedModelError: A node cannot be differentiated, or memory does not suffice.
         NumericalError: The loss or the deviation is not finite.
-        EngineError: onnxruntime is not installed, or not the build that ``engine`` names.
+        EngineError: Neither onnxruntime nor PyTorch is installed, or not what ``engine`` names.
     """
     call = resolve_call(model, options, MeasureKeywords, whole_file=True)
     values = forward_graph.initial_values(call.loaded)
@@ -182,8 +182,8 @@ def initialize(
         notes += run.source.notes
     if before.problem:
         notes.append(f"at the start {before.problem}")
-    elif chosen.keeps_start and after.signs.count > before.signs.count:
-        # The choice was made on another batch, and this one has the last word.
+    elif chosen.accepts_nonfinite and after.signs.count > before.signs.count:
+        # Such a tuner mends states; it chose on another batch, and this one has the last word.
         notes.append(
             "the scales found were not taken, and the weights stay as they are: with them "
             + "; ".join(after.signs.sentences)
@@ -252,7 +252,9 @@ def write_artifacts(
 
     These are ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx`` (``adamw`` or
     ``sgd``) and ``checkpoint``, with static shapes. Targets are an input after the model's own.
+    They need the extra ``training``; EngineError without it.
     """
+    bindings()  # refused now, not after the work
     call = resolve_call(model, options, ArtifactKeywords)
     state = _initial_state(call, InitialWeights.of(options), call.options)
     artifacts.write(state.workload.problem, state.values, optimizer, Path(folder))
@@ -323,7 +325,7 @@ def _settings(call: Call, run: Evaluator, weights: InitialWeights, tuner: Tuner)
         "tuner": tuner.name,
         **tuner.to_json(),
         **run.workload.options.to_json(),
-        "engine": runtime.installed_version(),
+        "engine": run.workload.engine.version,
         "data": call.options.to_json()["data"],
         "loss": run.problem.objective.kind,
         "batch_size": run.workload.batch_size,

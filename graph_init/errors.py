@@ -46,8 +46,10 @@ class MemoryLimitError(UnsupportedModelError):
         remedies: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
-        self.needed, self.room = needed, room
-        self.measure, self.remedies = measure, remedies
+        self.needed: int = needed
+        self.room: int = room
+        self.measure: str = measure
+        self.remedies: Sequence[str] = remedies
 
 
 class NumericalError(GraphInitError):
@@ -63,7 +65,7 @@ class OutputError(GraphInitError):
 
 
 class EngineError(GraphInitError):
-    """The installed onnxruntime is missing or is not a training build."""
+    """No engine is installed, or not the one that is needed."""
 
     exit_status = 1
 

@@ -208,7 +208,7 @@ def evaluator(model: onnx.ModelProto) -> Callable[[Mapping[str, Array]], list[Ar
 
 
 class Derivatives:
-    """All derivatives of L = Σ c·(y + y²/2) over a lowered float64 graph's outputs y.
+    """All derivatives of L = Σ c·(y + y²/2) over a lowered graph's outputs y, float64's for checks.
 
     The square lets even linear operators have derivatives of higher order.
     ``point`` maps the graph's active inputs to values; ``used`` names those that move L.
@@ -221,7 +221,7 @@ class Derivatives:
         loss: Value | None = None
         for output in outputs:
             if output.is_float and output.requires_grad and output.size:
-                weights = b.constant(self.rng.standard_normal(output.dims))
+                weights = b.constant(self.rng.standard_normal(output.dims), output.dtype)
                 curved = b.add(output, b.scale(b.mul(output, output), 0.5))
                 term = b.sum(b.mul(weights, curved), keepdims=False)
                 loss = term if loss is None else b.add(loss, term)
@@ -241,7 +241,7 @@ class Derivatives:
         self.used = list(gradients)
         nodes = d.needed([*gradients.values()])
         seeds = {
-            kind: {n: d.input(f"{kind}:{n}", TensorProto.DOUBLE, theta[n].dims) for n in self.used}
+            kind: {n: d.input(f"{kind}:{n}", theta[n].dtype, theta[n].dims) for n in self.used}
             for kind in ("t", "u", "z")
         }
         first = tangents(d, nodes, {theta[n]: seeds["t"][n] for n in self.used})
@@ -259,7 +259,8 @@ class Derivatives:
             [filled(None if (v := hg[n]) is None else mixed.get(v), n) for n in self.used],
         ]
         flat = [d.barrier(v) for v in [value, *(v for row in rows for v in row)]]
-        self.model = d.program(flat, unused_inputs=True).model
+        self.program = d.program(flat, unused_inputs=True)
+        self.model = self.program.model
         self._run = evaluator(self.model)
         self.point = {n: np.asarray(a, np.float64) for n, a in point.items()}
         self.seeds = {
@@ -268,9 +269,14 @@ class Derivatives:
             for n in self.used
         }
 
+    @property
+    def feeds(self) -> dict[str, Array]:
+        """What ``program`` reads."""
+        return {**self.point, **self.seeds}
+
     def at(self, moves: Mapping[str, Array], scale: float) -> tuple[float, list[Array]]:
         """L, and the vectors g, Hg and mixed (all parameters in one), at a shifted point."""
-        feeds = {**self.point, **self.seeds}
+        feeds = self.feeds
         for name, move in moves.items():
             feeds[name] = feeds[name] + scale * move
         loss, *rest = self._run(feeds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,11 +72,7 @@ def _derivatives(case: NodeCase) -> Outcome:
         return Outcome(case, "excluded", f"more than {LARGEST} numbers")
     if any(a.size == 0 for a in lowered.feeds.values()) and case.expanded:
         return Outcome(case, "excluded", "empty input")
-    rng = np.random.default_rng(0)
-    point = {n: _away_from_kinks(a, rng) for n, a in lowered.feeds.items()}
-    if case.operator in POSITIVE:
-        point = {n: np.abs(a) + 0.1 for n, a in point.items()}
-    check = Derivatives(lowered.builder, outputs, point)
+    check = Derivatives(lowered.builder, outputs, point_of(case, lowered.feeds))
     if not check.used:
         return Outcome(case, "excluded", "no output that moves")
     errors = check.errors()
@@ -84,6 +80,15 @@ def _derivatives(case: NodeCase) -> Outcome:
         return Outcome(case, "excluded", "not finite at the point: a mask of −∞ or a row of none")
     worst = max(errors)
     return Outcome(case, "equal" if worst < TOLERANCE else "different", f"{worst:.1e}")
+
+
+def point_of(case: NodeCase, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Where the derivatives of ``case`` are taken."""
+    rng = np.random.default_rng(0)
+    point = {n: _away_from_kinks(a, rng) for n, a in feeds.items()}
+    if case.operator in POSITIVE:
+        point = {n: np.abs(a) + 0.1 for n, a in point.items()}
+    return point
 
 
 def _away_from_kinks(array: Array, rng: np.random.Generator) -> Array:

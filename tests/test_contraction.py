@@ -14,7 +14,7 @@ from graph_init.autodiff.contraction import Products, contract, dot
 from graph_init.autodiff.forms import FORMS
 from graph_init.autodiff.tangent import tangents
 from graph_init.engine.runtime import installed
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.ir import Array, Builder, Value
 from graph_init.lowering import patches
 
@@ -88,7 +88,7 @@ def test_contractions_equal_products_with_the_gradient(name: str) -> None:
     feeds: dict[str, Array] = {
         i.name: rng.standard_normal(i.dims).astype(np.float32) * 0.1 for i in b.inputs
     }
-    found = Session(b.program([direct, fast]))(feeds)
+    found = open_session(b.program([direct, fast]))(feeds)
     assert found[fast.name] == pytest.approx(found[direct.name], rel=1e-3)
 
 
@@ -128,7 +128,7 @@ def test_patches_equal_the_engine(kernel: tuple[int, int], dilations: tuple[int,
     rng = np.random.default_rng(0)
     feeds = {v.name: rng.standard_normal(v.dims).astype(np.float32) for v in (x, w, delta)}
     outputs = [b.barrier(v) for v in (*engine, *ours)]
-    found = Session(b.program(outputs))(feeds)
+    found = open_session(b.program(outputs))(feeds)
     for mine, theirs in zip(outputs[3:], outputs[:3], strict=True):
         np.testing.assert_allclose(found[mine.name], found[theirs.name], rtol=1e-4, atol=1e-4)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from graph_init.cli import cli
-from graph_init.engine import doctor, runtime
+from graph_init.engine import choice, doctor, runtime
 from graph_init.errors import EngineError, UsageError
 
 
@@ -67,15 +68,49 @@ def test_a_plain_build_is_enough_but_for_artifacts(monkeypatch: pytest.MonkeyPat
     with pytest.raises(EngineError, match="not a training build.*graph-init.training"):
         runtime.bindings()
     with pytest.raises(EngineError):
-        runtime.choose("onnxruntime-training")
-    assert runtime.choose("auto") == runtime.choose("onnxruntime")
+        choice.choose("onnxruntime-training")
+    auto, plain = choice.choose("auto"), choice.choose("onnxruntime")
+    assert (auto.kernels, auto.own) == (plain.kernels, plain.own)
 
 
 def test_an_engine_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(UsageError, match="auto, onnxruntime, onnxruntime-training, not 'tvm'"):
-        runtime.choose("tvm")
+    with pytest.raises(
+        UsageError, match="auto, onnxruntime, onnxruntime-training, torch, not 'tvm'"
+    ):
+        choice.choose("tvm")
 
 
 def test_an_engine_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is broken, which PyTorch does not mend; without both nothing computes."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "cannot be imported" in findings("onnxruntime")["onnxruntime"].detail
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "[cpu]" in findings("onnxruntime", "--engine auto")["--engine auto"].remedy
+
+
+def test_without_onnxruntime_pytorch_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delenv(choice.VARIABLE, raising=False)
+    real = doctor._version
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: None if "onnxruntime" in name else real(name)
+    )
+    found = findings()
+    assert found["onnxruntime"].detail == "not installed"
+    assert found["--engine auto"].detail.startswith("torch 2.")
+    assert "cpu" in found["torch"].detail
+
+
+def test_what_the_variable_says_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(choice.VARIABLE, "onnxruntime")
+    assert choice.VARIABLE in findings()["--engine auto"].detail
+    monkeypatch.setenv(choice.VARIABLE, "tvm")
+    assert choice.VARIABLE in findings("--engine auto")["--engine auto"].remedy
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    project = Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8")
+    assert all(f"\n{name} = [" in project for name in doctor.EXTRAS)
+    shown = CliRunner().invoke(cli, ["doctor"])
+    assert all(f"graph-init[{name}]" in shown.output for name in doctor.EXTRAS)

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.engine import failures
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.errors import UnsupportedModelError
 from graph_init.ir import Builder, Site, Value
 from graph_init.lowering import run
@@ -106,14 +106,26 @@ def _images(op: str, channels: int, **attributes: Any) -> onnx.ModelProto:
 
 
 #: Model, what the one line must hold: node, operator, shapes, reason, remedy.
+def _recurrent() -> onnx.ModelProto:
+    """The file does not say how wide the input is that W reads."""
+    return _model(
+        [
+            helper.make_node("RNN", ["x", "W", "R"], ["", "h"], "cell", hidden_size=5),
+            helper.make_node("Squeeze", ["h", "zero"], ["y"]),
+        ],
+        {"x": (_FLOAT, ["time", "n", "width"])},
+        [_weight("W", 1, 5, 7), _weight("R", 1, 5, 5), _ints("zero", 0)],
+    )
+
+
 _CASES = {
     "an index out of range, at run": (
         _lookup(),
         ["'tokens/look' (Gather)", "10×8 and 4×5", "idx=10", "--data"],
     ),
-    "a product that does not fit, at the gradient": (
+    "a product that does not fit, before any engine": (
         _product(),
-        ["'enc/fc1' (MatMul)", "4×32 and 8×6", "Incompatible dimensions", "--dim"],
+        ["'enc/fc1' (MatMul)", "(4, 32), (8, 6)", "32 columns of the one against 8", "--dim"],
     ),
     "parts that cannot be joined, before any engine": (
         _join(),
@@ -122,6 +134,10 @@ _CASES = {
     "a view of another size, at run": (
         _view(),
         ["'flat/view' (Reshape)", "4×32", "Input shape:{4,32}, requested shape:{18,7}", "--dim"],
+    ),
+    "a recurrent layer's width": (
+        _recurrent(),
+        ["'cell' (RNN)", "(4, 32, 32)", "32 columns of the one against 7 rows", "--dim"],
     ),
     "channels that do not fit, at run": (
         _images("Conv", 32),
@@ -215,7 +231,7 @@ def test_a_lack_of_memory_says_how_much_and_what_takes_less(
     run(b, [helper.make_node("Expand", ["x", "s"], ["y"], "blow/up")], environment, 17)
     y = environment["y"]
     assert y is not None
-    session = Session(b.program([b.sum(y)]))
+    session = open_session(b.program([b.sum(y)]))
     with pytest.raises(UnsupportedModelError) as caught:
         session({"x": np.ones(1, np.float32)})
     said = str(caught.value)
@@ -235,7 +251,7 @@ def test_an_operator_that_the_engine_does_not_have_is_named(
     y = environment["y"]
     assert y is not None
     with pytest.raises(UnsupportedModelError, match=r"'cut/here' \(Neg\).*refused by the engine"):
-        Session(b.program([y]))
+        open_session(b.program([y]))
     assert capfd.readouterr().err == ""
 
 

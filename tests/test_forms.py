@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from graph_init.autodiff.forms import FORMS
 from graph_init.engine.runtime import PLAIN, TRAINING
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.ir import MICROSOFT, Array, Builder, Value
 from tests.derivatives import GatherElementsGrad, GatherGrad, GatherNDGrad, _contributions
 
@@ -21,7 +21,7 @@ def run(b: Builder, outputs: list[Value], feeds: dict[str, Array]) -> list[Array
     named = [b.barrier(v) for v in outputs]
     program = b.program(named)
     assert not {n.op_type for n in program.model.graph.node} & set(FORMS[PLAIN]), "not replaced"
-    found = Session(program, threads=2)(feeds)
+    found = open_session(program, threads=2)(feeds)
     return [found[v.name] for v in named]
 
 
@@ -134,5 +134,5 @@ def test_no_summand_is_lost_to_another_thread(engine: str) -> None:
     total = b.barrier(b.op("ScatterND", zeros, index, ones, reduction="add"))
     places = np.random.default_rng(0).integers(0, 4, (count, 1))
     feeds = {"index": places, "ones": np.ones((count, 2), np.float32)}
-    found = Session(b.program([total]), threads=4)(feeds)[total.name]
+    found = open_session(b.program([total]), threads=4)(feeds)[total.name]
     np.testing.assert_array_equal(found[:, 0], np.bincount(places.ravel(), minlength=4))

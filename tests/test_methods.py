@@ -162,7 +162,7 @@ def test_initialize_by_finite_differences(tmp_path: Path) -> None:
             {"difference_step": -1.0, "method": "finite-difference"},
             "--difference-step must be positive",
         ),
-        ({"device": "tpu"}, "--device is one of cpu, cuda"),
+        ({"device": "tpu"}, "--device is one of auto, cpu, cuda, mps"),
         ({"method": "secant"}, "--method is one of taylor, finite-difference"),
     ],
 )

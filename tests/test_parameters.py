@@ -521,11 +521,14 @@ def test_weights_that_only_a_body_reads_have_a_gradient() -> None:
     }
     found = by_name(
         build(
-            [node("ReduceSum", "x", "s", keepdims=0), node("Less", "s zero", "c"),
-             node("If", "c", "y", **bodies)],
+            [
+                node("ReduceSum", "x", "s", keepdims=0),
+                node("Less", "s zero", "c"),
+                node("If", "c", "y", **bodies),
+            ],
             {"w": rand(4, 4), "v": rand(4, 4), "zero": np.array(0.0, np.float32)},
         )
-    )  # fmt: skip
+    )
     assert found["w"].kind == found["v"].kind == "matrix"
     assert found["w"].trainable and found["v"].scalable
 
@@ -559,7 +562,7 @@ def reordered_lstm(arranged: bool, factors: tuple[float, float] = (1.0, 1.0)) ->
         "lstm",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 2, 4))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (3, 2, 5))],
-        weights,
+        initializer=weights,
     )
     imports = [helper.make_opsetid("", 17)]
     return helper.make_model(graph, opset_imports=imports, ir_version=8)

@@ -11,6 +11,7 @@ from graph_init.autodiff.forms import FORMS
 from graph_init.autodiff.reverse import gradients
 from graph_init.autodiff.rules import RULES as DERIVATIVES
 from graph_init.autodiff.tangent import tangents
+from graph_init.engine.choice import TORCH, choose
 from graph_init.engine.runtime import PLAIN, TRAINING, installed
 from graph_init.errors import GraphInitError
 from graph_init.ir import ZERO_DERIVATIVE, Array, Builder, Value
@@ -40,7 +41,7 @@ def inner(b: Builder, left: list[Value], right: list[Value]) -> Value:
     return total
 
 
-@pytest.mark.parametrize("forms", [PLAIN, TRAINING])
+@pytest.mark.parametrize("forms", [PLAIN, TRAINING, TORCH])
 @pytest.mark.parametrize(("op", "make", "shapes"), RULES, ids=[op for op, _, _ in RULES])
 def test_three_orders_by_reverse_mode_alone(
     op: str, make: Make, shapes: list[tuple[int, ...]], forms: str
@@ -214,7 +215,7 @@ def test_three_orders_of_convolutions_against_pytorch(name: str, engine: str) ->
     y = environment[last]
     assert y is not None
     loss = b.barrier(b.sum(b.mul(y, y), keepdims=False))
-    p = primal.build(b.model([loss]), loss.name, list(weights), engine=engine)
+    p = primal.build(b.model([loss]), loss.name, list(weights), engine=choose(engine))
     d = p.builder
     seeds = {
         k: {n: d.input(f"{k}:{n}", DOUBLE, a.shape) for n, a in weights.items()} for k in "vuz"
@@ -272,7 +273,10 @@ def _gradient(case: node_cases.NodeCase, engine: str) -> dict[str, Array] | None
     loss = b.op("Cast", b.barrier(inner(b, outputs, terms)), to=TensorProto.FLOAT)
     try:
         p = primal.build(
-            b.model([loss], unused_inputs=True), loss.name, list(lowered.inputs), engine=engine
+            b.model([loss], unused_inputs=True),
+            loss.name,
+            list(lowered.inputs),
+            engine=choose(engine),
         )
     except GraphInitError:
         return None

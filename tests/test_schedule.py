@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.ir import Array, Builder, Value
 from graph_init.ir.schedule import arrange, peak_bytes
 
@@ -105,7 +105,7 @@ def test_a_session_writes_where_it_is_told() -> None:
     b = Builder()
     x = b.input("x", TensorProto.FLOAT, (3,))
     y = b.barrier(b.add(x, x))
-    session = Session(b.program([y]))
+    session = open_session(b.program([y]))
     buffer = np.zeros(3, np.float32)
     found = session({"x": np.array([1, 2, 3], np.float32), "not read": buffer}, {y.name: buffer})
     assert found[y.name] is buffer

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.ir import Builder
 
 pytest.importorskip("onnxruntime")
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 from graph_init.ir import Builder
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 
 def resident():
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -31,7 +31,7 @@ def resident():
 b, rows = Builder(), 4096
 x = b.input("x", TensorProto.FLOAT, (rows, 1))
 product = b.op("MatMul", b.op("Tanh", x), b.transpose(x, [1, 0]))
-session = Session(b.program([b.sum(b.mul(b.op("Sin", product), product), keepdims=False)]))
+session = open_session(b.program([b.sum(b.mul(b.op("Sin", product), product), keepdims=False)]))
 print(resident())
 for _ in range(3):
     session({"x": np.full((rows, 1), 0.1, np.float32)})
@@ -59,7 +59,7 @@ def test_the_memory_of_a_session_is_given_back_with_it() -> None:
 def test_runs_bound_to_arrays_equal_plain_ones() -> None:
     b = Builder()
     x, y = (b.input(n, TensorProto.FLOAT, (3,)) for n in "xy")
-    session = Session(b.program([b.barrier(b.mul(x, y))]))
+    session = open_session(b.program([b.barrier(b.mul(x, y))]))
     (name,) = session.outputs
     fixed, out = np.array([1, 2, 3], np.float32), np.zeros(3, np.float32)
     run = session.bind({"x": fixed}, {name: out})
@@ -78,5 +78,5 @@ def test_the_environment_says_how_many_threads(
     x = b.input("x", TensorProto.FLOAT, (4,))
     program = b.program([b.op("Tanh", x)])
     for given, expected in ((None, threads), (2, 2)):
-        engine = Session(program, threads=given)._engine[0]
+        engine = open_session(program, threads=given)._engine[0]
         assert engine.get_session_options().intra_op_num_threads == expected

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
-from tools import verify_written
+from tools import run_both, verify_written
 
 pytest.importorskip("onnxruntime")
 ROOT = Path(__file__).parent.parent
@@ -242,6 +242,24 @@ def test_external_data(tmp_path: Path) -> None:
     data[-3] ^= 0x40
     (tmp_path / "written.data").write_bytes(data)
     assert verify_written.verify(*files)[0]
+
+
+def test_an_engine_that_crashes_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tensors are compared all the same."""
+    crash = tmp_path / "crash.py"
+    crash.write_text("import os\nos.abort()\n", "utf-8")
+    monkeypatch.setattr(run_both, "__file__", str(crash))
+    model = written()
+    multiply(model, "w", 2.0)
+    onnx.save(original(), tmp_path / "original.onnx")
+    onnx.save(model, tmp_path / "written.onnx")
+    (tmp_path / "scales.json").write_text(json.dumps({"scales": FACTORS}), "utf-8")
+    files = (tmp_path / f for f in ("original.onnx", "written.onnx", "scales.json"))
+    differences, ran = verify_written.verify(*files)
+    assert len(differences) == 1 and "'w' is not 0.75 times" in differences[0]
+    assert ran.startswith("not run: the engine ended with status")
 
 
 def computed() -> onnx.ModelProto:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graph_init
 from graph_init import zoo
+from graph_init.deviation.result import FIGURES
 from graph_init.errors import MissingExtraError, ModelFileError, UsageError
-from graph_init.zoo import budget, catalog, lock, manifest, size, store, summary
+from graph_init.zoo import budget, catalog, lock, manifest, messages, size, store, summary
 from graph_init.zoo.journal import Journal
+from graph_init.zoo.records import Figures, Finding, Record
 from graph_init.zoo.store import Folder
 from tests.small_models import model, one_layer, plain_cnn
 from tests.zoo_runs import (
@@ -82,8 +85,8 @@ def test_the_overview_has_a_row_a_model(finished: tuple[Path, Path]) -> None:
         assert row.status == "done" and row.attempts == 1
         assert row.seconds > 0 and row.peak_memory > 1e7
         result = found.result(row)
-        assert row.after["gradient_deviation"] == result["after"]["gradient_deviation"]
-        assert float(line["after_gradient_deviation"]) == row.after["gradient_deviation"]
+        assert row.after.gradient_deviation == result["after"]["gradient_deviation"]
+        assert float(line["after_gradient_deviation"]) == row.after.gradient_deviation
         assert line["name"] == row.name and line["error"] == ""
 
 
@@ -129,8 +132,8 @@ def test_two_models_never_write_one_data_file(tmp_path: Path) -> None:
     write("a.b", "c")
     found = zoo.run([str(source)], str(output), resume=True, updates=1)
     assert [(r.name, r.status) for r in found.rows] == [("a", "failed"), ("a.b", "done")]
-    assert "'a.b.c" in found.rows[0].error["message"]
-    assert "the model 'a.b'" in found.rows[0].error["message"]
+    assert "'a.b.c" in found.rows[0].error.message
+    assert "the model 'a.b'" in found.rows[0].error.message
     onnx.checker.check_model(str(output / "a.b.onnx"))
 
 
@@ -296,7 +299,7 @@ def test_memory_that_no_estimate_has_foreseen(tmp_path: Path) -> None:
     source, output = tiny(tmp_path / "in"), tmp_path / "out"
     options = {"tuner": "metainit", "steps": 10**6, "time_limit": "2m"}
     (row,) = zoo.run([str(source)], str(output), memory_limit="90MB", **options).rows
-    assert row.error["class"] == "MemoryLimit" and "--memory-limit" in row.error["message"]
+    assert row.error.kind == "MemoryLimit" and "--memory-limit" in row.error.message
     assert row.peak_memory > 90e6 and row.seconds < 120
 
 
@@ -315,7 +318,7 @@ def test_a_folder_without_permission_is_a_row(tmp_path: Path) -> None:
     assert found.returncode == 1, found.stderr
     rows = {r.name: r for r in zoo.read(str(output)).rows}
     assert rows["tiny"].status == "done"
-    assert "Permission denied" in rows["closed"].error["message"]
+    assert "Permission denied" in rows["closed"].error.message
 
 
 def test_a_crash_is_a_row(tmp_path: Path) -> None:
@@ -489,21 +492,72 @@ def test_a_wrong_manifest_says_what_is_wrong(tmp_path: Path, text: str, words: s
 
 
 def test_the_journal_survives_a_cut_line(tmp_path: Path) -> None:
+    def record(name: str, steps: int) -> Record:
+        return Record(zoo.Row(name, f"/in/{name}.onnx", "done", steps=steps), "key")
+
     folder = Folder(str(tmp_path))
     book = Journal(folder)
-    book.append([{"name": "a", "n": 1}, {"name": "b", "n": 1}])
-    book.append([{"name": "a", "n": 2}])
+    book.append([record("a", 1), record("b", 1)])
+    book.append([record("a", 2)])
     book.close()
     whole = (tmp_path / "journal.jsonl").read_bytes()
     for length in range(len(whole)):
         (tmp_path / "journal.jsonl").write_bytes(whole[:length])
         book = Journal(folder)
-        book.append([{"name": "c", "n": length}])
+        book.append([record("c", length)])
         book.close()
         book = Journal(folder)
-        assert book["c"]["n"] == length
-        assert ("a" in book) == (length >= len(b'{"name":"a","n":1}'))
+        assert book["c"] == record("c", length)
+        assert ("a" in book) == (length >= whole.index(b"\n"))
         book.close()
+
+
+def test_records_survive_the_journal_and_the_way_from_the_process() -> None:
+    error = zoo.Failure("Killed", "its process was killed", exit_status=1)
+    before, after = (
+        Figures(
+            gradient_deviation=0.5,
+            loss=2.0,
+            gradient_norm=0.1,
+            vanished_fraction=0.0,
+            output_std=1.0,
+        ),
+        Figures(
+            gradient_deviation=0.1,
+            loss=2.0,
+            gradient_norm=0.1,
+            vanished_fraction=0.0,
+            output_std=1.0,
+        ),
+    )
+    found = Finding(
+        before=before,
+        after=after,
+        elements=9,
+        loss_kind="mse",
+        loss_reason="it was asked for",
+        steps=3,
+        scales=2,
+        warnings=[],
+        notes=["a note"],
+        outputs=["a.onnx"],
+    )
+    rows = [
+        zoo.Row("a", "/in/a.onnx", "failed", error, seconds=1.5),
+        zoo.Row("a", "/in/a.onnx", "done", **vars(found)),
+    ]
+    for row in rows:
+        record = Record(row, "key", [{"path": "/in/a.onnx", "digest": None}], transient=True)
+        assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert rows[0].to_json()["error"] == {
+        "class": "Killed",
+        "message": "its process was killed",
+        "exit_status": 1,
+    }
+    assert rows[1].to_json()["after"]["gradient_deviation"] == 0.1
+    for answer in (messages.Answer(found), messages.Answer(error=error)):
+        assert messages.decoded(messages.encoded(answer)) == answer
+    assert tuple(f.name for f in fields(Figures)) == tuple(FIGURES)
 
 
 def test_models_take_turns_by_memory() -> None:
@@ -522,7 +576,7 @@ def test_models_take_turns_by_memory() -> None:
 
 def test_failures_of_one_reason_are_a_group() -> None:
     def row(name: str, message: str) -> zoo.Row:
-        error = {"class": "ModelFileError", "message": message, "exit_status": 3}
+        error = zoo.Failure("ModelFileError", message, exit_status=3)
         return zoo.Row(name, f"/in/{name}.onnx", "failed", error)
 
     found = summary.failures(

@@ -21,7 +21,7 @@ from onnx import TensorProto
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from graph_init.engine.session import Session
+from graph_init.engine.session import Session, open_session
 from graph_init.ir import MICROSOFT, Array, Builder, Value
 from graph_init.lowering import patches
 
@@ -69,7 +69,7 @@ def session(channels: int, size: int, batch: int, which: str, ours: bool) -> Ses
     }
     value = rules[which, ours]()
     assert value is not None
-    return Session(b.program([b.barrier(value)]))
+    return open_session(b.program([b.barrier(value)]))
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from onnx.reference import ReferenceEvaluator
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tools.run_both import one_line, run_both
+from tools.run_both import apart, one_line
 
 OWN_METADATA = "graph_init."
 #: Attributes of Constant that hold numbers without a tensor.
@@ -313,7 +313,7 @@ def verify(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{scales}: {one_line(error)}") from error
     found = list(compare(outline(original), outline(written), factors))
-    more, ran = run_both(original, written, shapes or {})
+    more, ran = apart(original, written, shapes or {})
     return [*found, *more], ran
 
 

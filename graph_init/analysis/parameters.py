@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graph_init.analysis import kinds
+from graph_init.analysis import kinds, tables
 from graph_init.analysis.facts import constant_filled, wide_axes
 from graph_init.analysis.fans import Use, attribute
 from graph_init.analysis.following import activation_after
@@ -259,6 +259,9 @@ def verdict(finder: Uses, value: ir.Value, dtype: str, use: Use | None) -> tuple
     if use is not None and use.kind in kinds.TABLES and is_sinusoidal(value.const_value):
         return "constant", f"a table of sines and cosines, {use.words}; --trainable overrules"
     if use is not None:
+        table = tables.words(value.const_value, use)
+        if table is not None:
+            return "constant", f"{table}; --trainable overrules"
         step = None if not finder.smooth or id(value) in finder.smooth else first_step(value)
         if step is not None and use.kind not in kinds.NEVER_TRAINED:
             cut = f"no gradient comes through {step.op_type} '{label(step)}'"

@@ -47,10 +47,10 @@ class Uses:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self.live = live_keys(model)
-        self.depends = dependencies(model)
-        self.outputs = {id(value) for value in model.graph.outputs}
-        self.smooth = smooth(model)
+        self.live: set[tuple[str, int]] = live_keys(model)
+        self.depends: dict[int, Depends] = dependencies(model)
+        self.outputs: set[int] = {id(value) for value in model.graph.outputs}
+        self.smooth: set[int] = smooth(model)
 
     # ---- facts about values
 

@@ -270,4 +270,5 @@ FORMS: dict[str, dict[str, Form]] = {
         "GatherNDGrad": _gather_nd_grad,
     },
     "onnxruntime-training": {**_EVERYWHERE, "ConvGrad": _grouped_conv_grad},
+    "torch": {},
 }

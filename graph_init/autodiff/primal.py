@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from graph_init.autodiff import reverse
 from graph_init.autodiff.forms import FORMS
 from graph_init.autodiff.gradient import build_gradient
-from graph_init.engine import runtime
+from graph_init.engine.choice import Engine, choose
 from graph_init.errors import UnsupportedModelError
 from graph_init.ir import OPSET, Builder, Node, Value, sources
 from graph_init.lowering import GRADIENT_RULES, RULES, Context, run
@@ -49,19 +49,19 @@ def build(
     extra_outputs: Sequence[str] = (),
     *,
     packed: bool = False,
-    engine: str = "auto",
+    engine: Engine | None = None,
 ) -> Primal:
     """The gradient graph of a lowered ``forward`` model, on a new builder.
 
     ``parameters`` names the graph inputs that are trainable. Those in ``scaled`` enter as sₖ·dₖ,
     with s the float32 input :data:`SCALE_INPUT` of shape (len(scaled),) and d the named input.
     ``packed``: all parameters, in order, are parts of one input :data:`PACKED_INPUT` instead.
-    ``engine`` is that of the option: see :func:`graph_init.engine.runtime.choose`.
+    ``engine``: what will run the graph; by default :func:`graph_init.engine.choice.choose`'s.
     Raises UnsupportedModelError if the loss depends on none of them.
     """
     wanted = set(parameters)
     types = {i.name: i.type.tensor_type.elem_type for i in forward.graph.input}
-    chosen = runtime.choose(engine)
+    chosen = choose() if engine is None else engine
     b = Builder(types[parameters[0]], fuses=True, forms=FORMS[chosen.kernels])
     environment: Environment = {}
     if packed:

@@ -33,7 +33,7 @@ from graph_init.output import targets
 @scheme_option
 @guarded
 def artifacts(model: str, output: str, **options: Any) -> None:
-    """Write the files with which ONNX Runtime trains MODEL."""
+    """Write the files with which ONNX Runtime trains MODEL (needs the extra 'training')."""
     import graph_init
 
     targets.folder(output)  # refused now, not after the work

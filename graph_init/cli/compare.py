@@ -13,8 +13,8 @@ from rich.text import Text
 from graph_init.cli.options import (
     FILE,
     completing,
+    computing,
     json_option,
-    method_option,
     posing,
     report_option,
     tuning,
@@ -88,7 +88,7 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
     "-o", "--output", type=FILE, metavar="DIR", help="Write comparison.json and pictures there."
 )
 @posing(batch_norm="train")
-@method_option
+@computing
 @click.option(
     "--scheme",
     "schemes",

@@ -155,19 +155,22 @@ def _stack(*decorators: Callable[..., Any]) -> Callable[..., Any]:
     return apply_all
 
 
-json_option = click.option(
+#: What makes a command that has the options, from one that has not.
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
 )
-report_option = click.option(
+report_option: Decorator = click.option(
     "--report",
     "report_file",
     type=FILE,
     metavar="FILE.html",
     help="Also write a page that shows the result (needs the extra 'report').",
 )
-choose_parameters = declared(ParameterOptions)
-scheme_option = declared(InitialWeights, only=("scheme",))
-method_option = declared(ComputationOptions, only=("method",))
+choose_parameters: Decorator = declared(ParameterOptions)
+scheme_option: Decorator = declared(InitialWeights, only=("scheme",))
+computing: Decorator = declared(ComputationOptions, only=("method", "device", "engine"))
 
 
 def posing(batch_norm: str = "eval") -> Callable[..., Any]:
@@ -176,13 +179,13 @@ def posing(batch_norm: str = "eval") -> Callable[..., Any]:
     return _stack(own, choose_parameters)
 
 
-measuring = _stack(
+measuring: Decorator = _stack(
     declared(ProblemOptions),
     choose_parameters,
     declared(ComputationOptions),
     json_option,
 )
-starting = _stack(
+starting: Decorator = _stack(
     declared(InitialWeights),
     tuning(),
     click.option(

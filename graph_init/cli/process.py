@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 from graph_init.cli import parent
 from graph_init.errors import UsageError
@@ -31,7 +32,7 @@ def prepare() -> None:
 def require_working_folder() -> None:
     """UsageError in a folder that has been deleted, where libraries abort when they are loaded."""
     try:
-        os.getcwd()
+        Path.cwd()
     except FileNotFoundError:
         raise UsageError("the working folder has been deleted; change to another one") from None
 

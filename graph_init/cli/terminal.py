@@ -61,8 +61,8 @@ class _StandardOutput(_Terminal):
             super().print(*objects, **options)
 
 
-out = _StandardOutput()
-err = _Terminal(stderr=True)
+out: Console = _StandardOutput()
+err: Console = _Terminal(stderr=True)
 
 
 def examples(*commands: str) -> str:
@@ -151,11 +151,13 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_json(content: dict[str, Any]) -> None:
+    """To standard output, alone there."""
     with _to_standard_output():
         click.echo(json.dumps(content, indent=2))
 
 
 def warn(sentences: Iterable[str]) -> None:
+    """Each sentence on a line of standard error."""
     for sentence in sentences:
         err.print(Text(f"warning: {escaped(sentence)}"), soft_wrap=True)
 
@@ -166,4 +168,5 @@ def loss_line(kind: str, reason: str) -> Text:
 
 
 def shown(number: float | None, form: str) -> str:
+    """The number in this format; a dash where there is none."""
     return "–" if number is None else format(number, form)

@@ -17,7 +17,7 @@ from graph_init.cli.terminal import err, examples, guarded, out, print_json
 from graph_init.options import LimitOptions
 
 if TYPE_CHECKING:
-    from graph_init.zoo import Row, Zoo
+    from graph_init.zoo import Figures, Row, Zoo
 
 #: Names of a group of failures that are shown.
 _SHOWN = 5
@@ -115,11 +115,16 @@ def _report(found: Zoo) -> None:
 
 def _line(row: Row) -> str:
     if row.error is not None:
-        return f"{row.name}: {row.error['class']}: {row.error['message']}"
+        return f"{row.name}: {row.error.kind}: {row.error.message}"
     assert row.before is not None and row.after is not None
-    deviations = (m["gradient_deviation"] for m in (row.before, row.after))
+    deviations = " → ".join(_deviation(m) for m in (row.before, row.after))
     took = f"{row.seconds or 0:.1f} s, {(row.peak_memory or 0) / 1e6:.0f} MB"
-    return f"{row.name}: GD {' → '.join(f'{d:.4g}' for d in deviations)}, {took}"
+    return f"{row.name}: GD {deviations}, {took}"
+
+
+def _deviation(figures: Figures) -> str:
+    found = figures.gradient_deviation
+    return "not finite" if found is None else f"{found:.4g}"
 
 
 class _Lines:

@@ -106,6 +106,7 @@ def compare(
             "tuning": plan.tuning.to_json(),
             "seed": options.seed,
             "method": options.method,
+            "engine": load.engine.version,
         },
         provenance={
             "graph_init.version": __version__,
@@ -170,7 +171,7 @@ def _held_out(
     options = replace(subject.options, data=arrays, batch_size=size)
     scored = workload.build(subject.loaded, subject.parameters, values, options)
     assert scored.rows is not None
-    return runner.Scorer(scored.problem, scored.rows, whole=scored.whole)
+    return runner.Scorer(scored.problem, scored.rows, whole=scored.whole, engine=scored.engine)
 
 
 def _states(
@@ -254,7 +255,7 @@ def _train(
     plan, problem = subject.plan, load.problem
     assert load.rows is not None
     rows = load.rows
-    trainers = {o: runner.Trainer(problem, o) for o in plan.optimizers}
+    trainers = {o: runner.Trainer(problem, o, engine=load.engine) for o in plan.optimizers}
     measured = [s for s in states if s.measurement is not None]
     tasks = [
         (state, vector, optimizer, rate)

@@ -21,7 +21,8 @@ from graph_init.deviation.result import (
     finite,
 )
 from graph_init.deviation.sliced import SlicedTaylor
-from graph_init.engine import memory, runtime
+from graph_init.engine import memory
+from graph_init.engine.choice import Engine
 from graph_init.errors import NumericalError
 from graph_init.ir import Array
 from graph_init.options import Options
@@ -56,7 +57,7 @@ class Measurement:
         notes: what was taken in place of a batch that does not fit into memory, in sentences.
         loss_reason: why it was that one, a sentence; it says so if it was a guess.
         dims: by input and axis, the size and why it is that one.
-        engine: the build of onnxruntime that computed it, and its version.
+        engine: what computed it: the build of onnxruntime, or torch; and its version.
     """
 
     gradient_deviation: float
@@ -219,7 +220,7 @@ class Evaluator:
             problem=None if problem is None else problem.words,
             notes=self.workload.signature.notes(),
             dims=self.workload.signature.to_json(),
-            engine=runtime.installed_version(),
+            engine=self.workload.engine.version,
         )
 
 
@@ -228,7 +229,14 @@ def prepare(workload: Workload, values: Mapping[str, Array]) -> Evaluator:
     problem = workload.problem
     scaled = [p.name for p in problem.parameters if p.scalable]
     with memory.uncollected():
-        step = _step(problem, values, scaled, workload.layout, options=workload.options)
+        step = _step(
+            problem,
+            values,
+            scaled,
+            workload.layout,
+            options=workload.options,
+            engine=workload.engine,
+        )
     memory.trim()
     return Evaluator(
         problem=problem,
@@ -247,6 +255,7 @@ def _step(
     scaled: list[str],
     layout: Layout,
     options: Options,
+    engine: Engine,
 ) -> Step:
     """What evaluates this problem by the chosen method."""
     names = [p.name for p in problem.parameters]
@@ -261,25 +270,23 @@ def _step(
             scaled,
             scale_gradient=options.scale_gradient,
             extra_outputs=problem.extras,
-            engine=options.engine,
+            engine=engine,
         )
         return taylor.Taylor(
             graph=graph,
             values=own,
             fed=problem.fed,
-            device=options.device,
+            engine=engine,
             memory_limit=options.memory_limit,
         )
-    p = primal.build(
-        problem.forward, loss, names, extra_outputs=problem.extras, engine=options.engine
-    )
+    p = primal.build(problem.forward, loss, names, extra_outputs=problem.extras, engine=engine)
     setting = Setting(
         weights=Weights(own, scaled),
         fed=problem.fed,
         cut=layout.slices,
         slices=layout.count,
         scale_gradient=options.scale_gradient,
-        device=options.device,
+        engine=engine,
         memory_limit=options.memory_limit,
     )
     if differences:

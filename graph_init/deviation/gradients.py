@@ -9,7 +9,8 @@ import numpy as np
 
 from graph_init.autodiff.primal import Primal
 from graph_init.engine import memory
-from graph_init.engine.session import Session
+from graph_init.engine.choice import Engine
+from graph_init.engine.session import Session, open_session
 from graph_init.ir import Array, Builder, Program, Value
 
 #: What stands before the parameter's name in the names of outputs.
@@ -45,7 +46,7 @@ class Accumulator:
         self._session = session
         self._prefix = prefix
         self._shapes = shapes
-        self.names = [n for n in shapes if prefix + n in session.outputs]
+        self.names: list[str] = [n for n in shapes if prefix + n in session.outputs]
         self._scratch: dict[str, Array] = {}
 
     def buffers(self) -> dict[str, Array]:
@@ -80,8 +81,8 @@ class Weights:
     """The parameters times their scales, in arrays that are used again."""
 
     def __init__(self, values: Mapping[str, Array], scaled: Sequence[str]) -> None:
-        self.values = values
-        self.scaled = list(scaled)
+        self.values: Mapping[str, Array] = values
+        self.scaled: list[str] = list(scaled)
         self._buffers: dict[str, Array] = {}
 
     def set_parameters(self, values: Mapping[str, Array]) -> None:
@@ -108,7 +109,7 @@ class Setting:
     cut: Cut
     slices: int
     scale_gradient: bool
-    device: str = "cpu"
+    engine: Engine | None = None
     memory_limit: int | None = None
 
     @property
@@ -126,7 +127,7 @@ class Setting:
         memory.require(memory.estimate(alive, buffers), self.memory_limit, remedies)
 
     def session(self, program: Program, *, shrinks: bool = False) -> Session:
-        session = Session(program, self.device, shrinks=shrinks)
+        session = open_session(program, self.engine, shrinks=shrinks)
         session.fix(self.fed)
         return session
 

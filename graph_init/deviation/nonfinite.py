@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.ir import FLOATS, Array, Builder, Value
 from graph_init.problem.passes import GraphPass, LoweredNode
 from graph_init.problem.workload import Workload
@@ -97,7 +97,7 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
     place = {key: k for k, key in enumerate(different)}
     outputs = [b.barrier(_counted(b, v)) for v in different.values()]
     predictions = [b.barrier(t.prediction) for t in problem.objective.terms]
-    session = Session(b.program([*outputs, *predictions]))
+    session = open_session(b.program([*outputs, *predictions]), workload.engine)
     fixed = {n: _count(v.const) for n, v in watch.values.items() if v.const is not None}
     fixed |= {n: _count(array) for n, array in problem.fed.items()}
     for name, counts in fixed.items():

@@ -28,7 +28,8 @@ from graph_init.autodiff.primal import SCALE_INPUT
 from graph_init.autodiff.tangent import tangents
 from graph_init.deviation.result import EPSILON, DeviationResult, Statistics, evaluation
 from graph_init.engine import memory
-from graph_init.engine.session import Session
+from graph_init.engine.choice import Engine
+from graph_init.engine.session import open_session
 from graph_init.ir import Array, Builder, Program, Value
 
 
@@ -51,7 +52,7 @@ def build(
     scale_gradient: bool,
     epsilon: float = EPSILON,
     extra_outputs: Sequence[str] = (),
-    engine: str = "auto",
+    engine: Engine | None = None,
 ) -> MetaGraph:
     """The meta-step graph of a lowered ``forward`` model.
 
@@ -142,7 +143,7 @@ class Taylor:
         graph: MetaGraph,
         values: Mapping[str, Array],
         fed: Mapping[str, Array],
-        device: str = "cpu",
+        engine: Engine | None = None,
         memory_limit: int | None = None,
     ) -> None:
         """``values``: the parameters; ``fed``: the frozen tensors that are not in the graph."""
@@ -150,7 +151,7 @@ class Taylor:
         memory.require(memory.estimate(graph.program.peak, 0), memory_limit, remedies)
         self._graph = graph
         self._elements = sum(values[n].size for n in graph.parameters)
-        self._session = Session(graph.program, device)
+        self._session = open_session(graph.program, engine)
         self._session.fix({**values, **fed})
 
     def set_parameters(self, values: Mapping[str, Array]) -> None:

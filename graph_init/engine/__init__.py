@@ -1,1 +1,1 @@
-"""The engine: graphs that run on onnxruntime, and the memory that they take."""
+"""Engines: graphs that run on onnxruntime or PyTorch, and the memory that they take."""

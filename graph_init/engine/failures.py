@@ -31,7 +31,7 @@ _CONDITION = re.compile(r"^.*? was false\.? ?", re.DOTALL)
 _CODE = re.compile(r"::|__|\w&|;\s*$|/onnxruntime")
 _LONGEST = 160
 
-_SIZE = re.compile(r"buffer of size (\d+)")
+_SIZE = re.compile(r"buffer of size (\d+)|tried to allocate (\d+) bytes")
 _MEMORY = re.compile(r"allocate memory|bad_alloc|out of memory|[Aa]llocation failed|CUDA_ERROR_OUT")
 #: What the engine says, and what helps then; the first that fits.
 _REMEDIES = (
@@ -53,18 +53,23 @@ _REMEDIES = (
 
 
 def translated(error: Exception, what: str, sites: Mapping[str, Site]) -> UnsupportedModelError:
-    """The error to raise from ``error``, which the engine has raised.
+    """The error to raise from ``error``, which the engine has raised, and which names a node.
 
     ``what`` the node does or is: "fails". ``sites`` says by the names of our nodes where they come
     from.
     """
+    return of_site(error, what, _site(str(error), sites))
+
+
+def of_site(error: Exception, what: str, site: Site | None) -> UnsupportedModelError:
+    """As :func:`translated`, for an error of the node at ``site``; None: it is not known which."""
     text = str(error)
-    site = _site(text, sites)
     subject = "the model's graph" if site is None else site.label
     shapes = "" if site is None else _shapes(site)
     if isinstance(error, MemoryError) or _MEMORY.search(text):
         size = _SIZE.search(text)
-        room = f" for another {int(size.group(1)) / 1e9:.3g} GB" if size else ""
+        number = size.group(1) or size.group(2) if size else ""
+        room = f" for another {int(number) / 1e9:.3g} GB" if number else ""
         return UnsupportedModelError(
             f"there is not enough memory{room}: {subject}{shapes} {what}; lower --batch-size, or "
             "compute it in slices with --micro-batch"

@@ -1,4 +1,4 @@
-"""The engine's module, imported when it is first needed."""
+"""The module ``onnxruntime``, imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from graph_init.errors import EngineError, UsageError
+from graph_init.errors import EngineError
 
 _INTERFACE = "onnxruntime.training"
 
@@ -67,21 +66,8 @@ def onnxruntime() -> Any:
 
 #: Builds by the name of their distribution.
 PLAIN, TRAINING = "onnxruntime", "onnxruntime-training"
-#: What ``--engine`` takes.
-ENGINES = ("auto", PLAIN, TRAINING)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How gradients are built, and of which operators.
-
-    ``kernels`` names the build whose operators the graphs may have: a plain one has those of the
-    standard alone. ``own``: gradients come from this program's reverse mode, else from the training
-    build's gradient builder.
-    """
-
-    kernels: str
-    own: bool
+#: Its providers, by the name of the device.
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def installed() -> str:
@@ -93,33 +79,25 @@ def installed() -> str:
     return TRAINING if both else PLAIN
 
 
-def installed_version() -> str:
-    """The build that is there and its version, as it is said of a result."""
-    return f"{installed()} {onnxruntime().__version__}"
-
-
-def choose(engine: str = "auto") -> Engine:
-    """The engine of this name.
-
-    ``auto`` takes the fastest operators that the installed build has; ``onnxruntime`` those of
-    plain builds, on any; ``onnxruntime-training`` has gradients built by the training build itself.
-    Raises UsageError for other names, and EngineError for what is not installed.
-    """
-    if engine not in ENGINES:
-        raise UsageError(f"--engine is one of {', '.join(ENGINES)}, not '{engine}'")
-    if engine == TRAINING:
-        bindings()
-    return Engine(installed() if engine == "auto" else engine, engine != TRAINING)
+def devices() -> tuple[str, ...]:
+    """The devices that the installed build can compute on here."""
+    found = onnxruntime().get_available_providers()
+    return tuple(d for d, provider in PROVIDERS.items() if provider in found)
 
 
 def bindings() -> Any:
-    """The training build's bindings; EngineError if another build is installed."""
-    if installed() != TRAINING:
+    """The training build's bindings; EngineError if it is not installed."""
+    cause: Exception | None = None
+    try:
+        wrong = "the installed onnxruntime is not a training build"
+        right = installed() == TRAINING
+    except EngineError as error:
+        wrong, right, cause = "onnxruntime's training build is not installed", False, error
+    if not right:
         raise EngineError(
-            "the installed onnxruntime is not a training build, which this needs; run `pip install "
-            "'graph-init[training]'` in an environment of its own, or `graph-init doctor` to see "
-            "what is installed"
-        )
+            f"{wrong}, which this needs; run `pip install 'graph-init[training]'` in an "
+            "environment of its own, or `graph-init doctor` to see what is installed"
+        ) from cause
     from onnxruntime.capi import _pybind_state as found
 
     return found

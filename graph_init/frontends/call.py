@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from graph_init.analysis import Parameter, analyze, quantized
-from graph_init.errors import UnsupportedModelError, printable
+from graph_init.analysis import Parameter, analyze
+from graph_init.analysis.unfit import require_network
 from graph_init.frontends.resolve import ResolvedModel, resolve
-from graph_init.model import branches
+from graph_init.model import branches, cut
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
 from graph_init.options.fields import require_known
@@ -22,12 +22,10 @@ class Call:
     """A model with its parameters, and the options as they take effect for it."""
 
     subject: ResolvedModel
+    #: The subject's, or its part up to a value inside that ``output_name`` names.
+    loaded: LoadedModel
     parameters: list[Parameter]
     options: Options
-
-    @property
-    def loaded(self) -> LoadedModel:
-        return self.subject.loaded
 
 
 def resolve_call(model: Any, keywords: Mapping[str, Any], known: type[Any], **fixed: Any) -> Call:
@@ -50,16 +48,10 @@ def resolve_call(model: Any, keywords: Mapping[str, Any], known: type[Any], **fi
         rows = batch_rows(subject.loaded, given, options)
         fed = fed_signature(subject.loaded, options, given, rows)
         subject = replace(subject, loaded=branches.with_branches(subject.loaded, fed))
+    names = [options.output_name] if isinstance(options.output_name, str) else options.output_name
+    loaded = cut.at_values(subject.loaded, names or [])
     chosen = (options.trainable, options.freeze)
-    parameters = analyze(subject.loaded.ir, *chosen, subject.trained, subject.buffers)
+    parameters = analyze(loaded.ir, *chosen, subject.trained, subject.buffers)
     if known is not InspectKeywords:
-        _require_floats(subject.loaded, parameters)
-    return Call(subject, parameters, options)
-
-
-def _require_floats(loaded: LoadedModel, parameters: list[Parameter]) -> None:
-    """UnsupportedModelError for a quantized file, before sizes or operators are looked at."""
-    reason = quantized.refusal(loaded.ir, parameters)
-    if reason is not None:
-        where = "" if loaded.path is None else f"{printable(str(loaded.path))}: "
-        raise UnsupportedModelError(where + reason)
+        require_network(loaded.ir, parameters, None if loaded.path is None else str(loaded.path))
+    return Call(subject, loaded, parameters, options)

@@ -16,7 +16,7 @@ import onnx
 
 from graph_init.analysis import Parameter
 from graph_init.analysis.kinds import LINEAR
-from graph_init.engine.session import Session
+from graph_init.engine.session import open_session
 from graph_init.ir import Array, Builder, Value
 from graph_init.problem import output_choice
 from graph_init.problem.forward_graph import Problem
@@ -41,7 +41,7 @@ def factors(
     wanted = reached(problem, divisions.factors)
     if not wanted:
         return {}
-    session = Session(problem.builder.program(list(wanted.values())))
+    session = open_session(problem.builder.program(list(wanted.values())), workload.engine)
     batch = next(workload.layout.slices(workload.source.search.batch(0)))
     found = session({**problem.fed, **values, **batch}).values()
     return {n: float(f) for n, f in zip(wanted, found, strict=True)}

@@ -76,7 +76,7 @@ class Builder:
     ) -> None:
         self.precision = precision
         self.fuses = fuses
-        self.forms = dict(forms or {})
+        self.forms: dict[str, Form] = dict(forms or {})
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.source_node = ""

@@ -50,6 +50,8 @@ def _matmul(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
         a = (*a[:-2], a[-1], a[-2])
     if attrs.get("transB"):
         b = (*b[:-2], b[-1], b[-2])
+    if a[-1] != b[-2]:
+        raise ValueError(f"{a[-1]} columns of the one against {b[-2]} rows of the other")
     return [(ins[0].dtype, (*broadcast(a[:-2], b[:-2]), a[-2], b[-1]))]
 
 

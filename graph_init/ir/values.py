@@ -25,7 +25,7 @@ MICROSOFT = "com.microsoft"
 GRAPH_INIT = "graph_init"
 STOP_GRADIENT = "StopGradient"
 
-FLOATS = frozenset(
+FLOATS: frozenset[int] = frozenset(
     {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 )
 

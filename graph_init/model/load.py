@@ -198,6 +198,9 @@ def _check_valid(proto: onnx.ModelProto, label: str) -> None:
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
         checked.graph.initializer.remove(tensor)
+    if checked.ir_version == 3:
+        # There every initializer has to be an input as well; runtimes do not insist on it.
+        checked.ir_version = 4
     for value in [*checked.graph.input, *checked.graph.output]:
         # Runtimes accept an unknown rank; the checker insists on the field.
         if value.type.HasField("tensor_type"):
@@ -235,7 +238,7 @@ def _if_newer(proto: onnx.ModelProto) -> str:
 
 def normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:
     """A copy of ``proto`` to work on; see :class:`LoadedModel`."""
-    proto = _without_sparse(proto)
+    proto = _without_maps(_without_sparse(proto))
     model: onnx_ir.Model = onnx_ir.from_proto(proto)
     if model.functions:
         passes.InlinePass()(model)
@@ -247,6 +250,27 @@ def normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:
     _name_everything(model.graph)
     fold_constants(model)
     return model
+
+
+def _without_maps(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """``proto`` itself, or a copy in which no value is declared a map: onnx_ir does not read them.
+
+    Maps are what ZipMap gives; without a type they are values like others that are no tensors.
+    """
+    if not any(map(_is_map, [*proto.graph.output, *proto.graph.value_info])):
+        return proto
+    untyped = onnx.ModelProto()
+    untyped.CopyFrom(proto)
+    for value in filter(_is_map, [*untyped.graph.output, *untyped.graph.value_info]):
+        value.ClearField("type")
+    return untyped
+
+
+def _is_map(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type
+    while kind.HasField("sequence_type"):
+        kind = kind.sequence_type.elem_type
+    return bool(kind.HasField("map_type"))
 
 
 def _without_sparse(proto: onnx.ModelProto) -> onnx.ModelProto:

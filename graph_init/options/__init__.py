@@ -115,13 +115,14 @@ class ComputationOptions(Checked):
         metavar="N",
     )
     device: str = option(
-        "cpu", "Where it is computed; cuda needs the [gpu] extra.", OneOf(("cpu", "cuda"))
+        "cpu",
+        "Where it is computed; auto: on the accelerator that is there.",
+        OneOf(("auto", "cpu", "cuda", "mps")),
     )
     engine: str = option(
         "auto",
-        "What computes: the installed build, standard operators alone, or the training build's own "
-        "gradients.",
-        OneOf(("auto", "onnxruntime", "onnxruntime-training")),
+        "What computes; auto: the onnxruntime that is installed, else PyTorch.",
+        OneOf(("auto", "onnxruntime", "onnxruntime-training", "torch")),
     )
     memory_limit: int | None = option(
         None,
@@ -236,8 +237,6 @@ class Tuner(Checked):
     scale_gradient: ClassVar[bool] = False
     #: What an entry of the history is, in the plural.
     entries: ClassVar[str] = "steps"
-    #: Whether the start is kept where the result looks more collapsed on batches of its own.
-    keeps_start: ClassVar[bool] = False
 
     @property
     def total(self) -> int | None:
@@ -260,7 +259,6 @@ class Restore(Tuner):
 
     name: ClassVar[str] = "restore"
     entries: ClassVar[str] = "states"
-    keeps_start: ClassVar[bool] = True
 
     updates: int = option(30, "Updates of a trial; 0: the scheme alone.", Number(int, 0))
 

@@ -1,4 +1,4 @@
-"""The options as keyword arguments of the public functions, for type checkers and editors."""
+"""The options as keyword arguments, for type checkers and editors."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class CompareKeywords(ExampleKeywords, BatchKeywords, total=False):
     """Those of :func:`graph_init.compare`."""
 
     method: str
+    device: str
+    engine: str
 
 
 class ProblemKeywords(CompareKeywords, total=False):
@@ -52,9 +54,7 @@ class ProblemKeywords(CompareKeywords, total=False):
     data: Any
     difference_step: float | None
     micro_batch: int | None
-    device: str
     memory_limit: str | int | None
-    engine: str
 
 
 class MeasureKeywords(ProblemKeywords, total=False):

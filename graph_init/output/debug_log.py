@@ -16,7 +16,9 @@ from graph_init.errors import OutputError, UsageError
 from graph_init.version import __version__
 
 _FIRST = "graph-init debug log\n"
-_PACKAGES = ("onnxruntime-training-cpu", "onnxruntime-training", "onnxruntime", "onnx", "numpy")
+_PACKAGES = tuple(
+    "onnxruntime-training-cpu onnxruntime-training onnxruntime torch onnx numpy".split()
+)
 
 _path: str | None = None
 _subject = ""

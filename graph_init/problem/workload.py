@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from graph_init.analysis import Parameter
 from graph_init.engine import memory
-from graph_init.engine.session import require_device
+from graph_init.engine.choice import Engine, choose
 from graph_init.errors import UnsupportedModelError, UsageError
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
@@ -53,6 +53,8 @@ class Workload:
     signature: Signature
     #: Builds the problem again, with a pass over its nodes.
     rebuild: Callable[[GraphPass | None], forward_graph.Problem]
+    #: What computes it.
+    engine: Engine
     #: All rows of a file; None where the batches are random, or those of an iterable.
     rows: Mapping[str, Array] | None = None
     #: What each batch of a file has beside its rows.
@@ -71,7 +73,8 @@ def build(
     options: Options,
 ) -> Workload:
     """Lower the model for the batches that ``options`` asks for."""
-    require_device(options.device)
+    engine = choose(options.engine, options.device)
+    options = replace(options, device=engine.device)
     if not any(p.trainable for p in parameters):
         raise UnsupportedModelError(
             "the model has no trainable parameter; see `graph-init inspect`, and --trainable"
@@ -98,7 +101,13 @@ def build(
     problem = rebuild()
     layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
     made = partial(
-        Workload, problem=problem, layout=layout, options=options, signature=fed, rebuild=rebuild
+        Workload,
+        problem=problem,
+        layout=layout,
+        options=options,
+        signature=fed,
+        rebuild=rebuild,
+        engine=engine,
     )
     if given is None:
         return made(source=_random(problem, layout, options))

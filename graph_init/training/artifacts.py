@@ -17,6 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from graph_init.autodiff import primal
+from graph_init.engine.choice import AUTO, Engine
+from graph_init.engine.runtime import TRAINING as RUNTIME
 from graph_init.engine.runtime import bindings
 from graph_init.errors import OutputError, UsageError
 from graph_init.ir import IR_VERSION, MICROSOFT, OPSET, Array, Value
@@ -31,6 +33,8 @@ LOSS = "loss"
 #: Names of ONNX Runtime's conventions (onnxruntime.training.onnxblock, release 1.19).
 _GRADIENT, _BUFFER, _ACCUMULATED = "_grad", ".accumulation.buffer", ".accumulation.out"
 _RESET = "lazy_reset_grad"
+#: What will run the files: the training build's operators, whatever computes here.
+_READER = Engine(AUTO, RUNTIME, own=True)
 
 
 def write(problem: Problem, values: Mapping[str, Array], optimizer: str, folder: Path) -> None:
@@ -41,7 +45,6 @@ def write(problem: Problem, values: Mapping[str, Array], optimizer: str, folder:
     """
     if optimizer not in _OPTIMIZERS:
         raise UsageError(f"--optimizer {optimizer}: choose one of {', '.join(_OPTIMIZERS)}")
-    bindings()  # refused now, not after the work
     training, moved = _training(problem)
     trainable = [numpy_helper.from_array(values[n], n) for n in moved]
     still = [p.name for p in problem.parameters if p.name not in moved]
@@ -75,7 +78,7 @@ def _save_checkpoint(
 def _training(problem: Problem) -> tuple[onnx.ModelProto, list[str]]:
     """Loss and accumulated gradients; and the names of the parameters that have one."""
     names = [p.name for p in problem.parameters]
-    p = primal.build(problem.forward, problem.objective.loss.name, names)
+    p = primal.build(problem.forward, problem.objective.loss.name, names, engine=_READER)
     b = p.builder
     outputs = [_named(b.barrier(p.loss), LOSS)]
     for n, gradient in p.gradients.items():

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from graph_init.autodiff import primal
-from graph_init.engine.session import Session
+from graph_init.engine.choice import Engine, choose
+from graph_init.engine.session import open_session
 from graph_init.ir import Array, Value
 from graph_init.problem.forward_graph import Problem
 from graph_init.training.optimizers import CORRECTIONS, OPTIMIZERS, RATE, bias_corrections
@@ -56,10 +57,10 @@ class Trainer:
         optimizer: str,
         threads: int | None = 1,
         *,
-        engine: str = "auto",
+        engine: Engine | None = None,
         admit: Callable[[int], None] | None = None,
     ) -> None:
-        """``threads`` of one run; None takes all cores. ``engine`` is that of the option.
+        """``threads`` of one run; None takes all cores. ``engine``: by default, the CPU's.
 
         ``admit`` is told the bytes alive at an update's largest moment, beside the state, and may
         refuse them.
@@ -67,7 +68,8 @@ class Trainer:
         self._optimizer = OPTIMIZERS[optimizer]
         names = [p.name for p in problem.parameters]
         loss = problem.objective.loss.name
-        p = primal.build(problem.forward, loss, names, packed=True, engine=engine)
+        chosen = choose() if engine is None else engine
+        p = primal.build(problem.forward, loss, names, packed=True, engine=chosen)
         b = p.builder
         vector = next(v for v in b.inputs if v.name == primal.PACKED_INPUT)
         flat = [
@@ -84,7 +86,7 @@ class Trainer:
         program = b.program(outputs)
         if admit is not None:
             admit(program.peak)
-        self._session = Session(program, threads=threads)
+        self._session = open_session(program, chosen, threads=threads)
         self._session.fix(problem.fed)
         self._corrected = CORRECTIONS in self._session.inputs
 
@@ -148,6 +150,7 @@ class Scorer:
         threads: int = 1,
         *,
         whole: Mapping[str, Array] = {},
+        engine: Engine | None = None,
     ) -> None:
         """``arrays`` hold a multiple of the problem's batch size of rows.
 
@@ -161,7 +164,7 @@ class Scorer:
             value.name = f"prediction:{k}"
         loss = b.barrier(problem.objective.loss)
         loss.name = _LOSS
-        self._session = Session(b.program([loss, *predictions]), threads=threads)
+        self._session = open_session(b.program([loss, *predictions]), engine, threads=threads)
         self._session.fix({**problem.fed, **whole})
         self._batches = list(in_batches(arrays, problem.batch_size))
 

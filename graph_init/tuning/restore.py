@@ -9,7 +9,7 @@ Where the trials cannot tell, the start is kept if its output has a sound std an
 that can saturate, no other state has a clearly lower gradient deviation.
 If none of these states is alive (numbers overflow, or the signal dies before it can be measured),
 the same is done once more from weights of std 1/√fan-in.
-What this rests on is in docs/tuning.md.
+The experiments that led to these choices are described in docs/tuning.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from graph_init.deviation import collapse
 from graph_init.deviation.evaluator import Evaluator
 from graph_init.deviation.result import DeviationResult, finite
 from graph_init.engine import memory
-from graph_init.engine.session import Session
+from graph_init.engine.session import Session, open_session
 from graph_init.errors import NumericalError
 from graph_init.init import lsuv
 from graph_init.init.lsuv import UnitVariance
@@ -183,7 +183,8 @@ class Restorer:
         factors = lsuv.reached(problem, visitor.factors)
         if not factors:
             return None
-        session = Session(problem.builder.program(list(factors.values())))
+        program = problem.builder.program(list(factors.values()))
+        session = open_session(program, self._workload.engine)
         names = tuple(factors)
         return (problem, names), session, frozenset(set(names) - visitor.inner)
 
@@ -244,7 +245,7 @@ class Restorer:
                 [memory.SLICES, memory.FEWER_ROWS, "--tuner metainit", "--updates 0"],
             )
 
-        engine = self._workload.options.engine
+        engine = self._workload.engine
         return runner.Trainer(problem, OPTIMIZER, threads=None, engine=engine, admit=admit)
 
     def ready(self) -> None:

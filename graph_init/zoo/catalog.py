@@ -35,6 +35,7 @@ class Entry:
 
 
 def is_remote(source: str) -> bool:
+    """Whether ``source`` is an address that fsspec reads, not a path."""
     return "://" in source
 
 

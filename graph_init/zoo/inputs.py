@@ -6,7 +6,6 @@ import hashlib
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -14,9 +13,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from graph_init.errors import GraphInitError, ModelFileError
 from graph_init.model.external_data import external_entry, is_external, tensors
 from graph_init.zoo import catalog
+from graph_init.zoo.records import Input
 
 #: A file with what tells whether it has changed; None if it was not there.
-Input = dict[str, Any]
 
 
 def digest(path: str) -> str | None:
@@ -35,7 +34,7 @@ def digest(path: str) -> str | None:
             return None
     found = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             while block := stream.read(1 << 22):
                 found.update(block)
     except OSError:
@@ -44,6 +43,7 @@ def digest(path: str) -> str | None:
 
 
 def unchanged(inputs: Iterable[Input]) -> bool:
+    """Whether every file is there, or not there, as it was."""
     return all(digest(i["path"]) == i["digest"] for i in inputs)
 
 

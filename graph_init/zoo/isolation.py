@@ -32,6 +32,7 @@ from graph_init.zoo.messages import (
     decoded,
     encoded_task,
 )
+from graph_init.zoo.records import Input
 
 #: Seconds between two looks at a model's memory and time.
 _LOOK = 0.1
@@ -52,8 +53,8 @@ class Outcome:
     process that would know has died. ``peak`` is in bytes.
     """
 
-    answer: dict[str, Any] | None = None
-    inputs: list[dict[str, Any]] = field(default_factory=list)
+    answer: Answer | None = None
+    inputs: list[Input] = field(default_factory=list)
     superseded: str | None = None
     stopped: str | None = None
     exit: int | None = None
@@ -194,7 +195,7 @@ class _Watch:
             News: lambda message: on_news(message.text),
             Inputs: lambda message: self._sets(inputs=message.files),
             Superseded: lambda message: self._sets(superseded=message.reason),
-            Answer: lambda message: self._sets(answer=message.content),
+            Answer: lambda message: self._sets(answer=message),
             Exited: lambda message: self._sets(
                 exit=message.status, peak=max(self.outcome.peak, message.peak)
             ),

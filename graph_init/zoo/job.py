@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import graph_init
-from graph_init.deviation.result import FIGURES
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, UsageError
 from graph_init.output import debug_log
 from graph_init.zoo import catalog, inputs, lock, messages, overview
 from graph_init.zoo.messages import Answer, Inputs, Message, Need, News, Started, Superseded, Task
+from graph_init.zoo.records import Failure, Figures, Finding
 from graph_init.zoo.store import open_store
 
 #: Seconds between two messages about how far a model is.
@@ -63,7 +63,7 @@ def converse(task: Task, stream: Stream) -> None:
         os.dup2(log, 2)
         debug_log.go_on(task.debug, task.name)
         memory.admissions.append(admit)
-        say(Answer(_work(task, folder, say)))
+        say(Answer(finding=_work(task, folder, say)))
     except OutputTaken as error:
         say(Superseded(str(error)))
     except GraphInitError as error:
@@ -80,10 +80,10 @@ def converse(task: Task, stream: Stream) -> None:
 
 
 def _failure(kind: str, message: str, status: int) -> Answer:
-    return Answer({"error": {"class": kind, "message": message, "exit_status": status}})
+    return Answer(error=Failure(kind, message, status))
 
 
-def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> dict[str, Any]:
+def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> Finding:
     options = dict(task.options)
     say(News("reading"))
     path, files = inputs.bring(task.source, folder)
@@ -124,18 +124,18 @@ def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> dict[str,
         raise OutputTaken("another run has taken over the output")
     store.place(folder / "out", names)
     shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "before": {f: getattr(result.before, f) for f in FIGURES},
-        "after": {f: getattr(result.after, f) for f in FIGURES},
-        "elements": result.after.elements,
-        "loss_kind": result.after.loss_kind,
-        "loss_reason": result.after.loss_reason,
-        "steps": result.steps,
-        "scales": len(result.scales),
-        "warnings": result.after.warnings,
-        "notes": result.notes,
-        "outputs": names,
-    }
+    return Finding(
+        before=Figures.of(result.before),
+        after=Figures.of(result.after),
+        elements=result.after.elements,
+        loss_kind=result.after.loss_kind,
+        loss_reason=result.after.loss_reason,
+        steps=result.steps,
+        scales=len(result.scales),
+        warnings=result.after.warnings,
+        notes=result.notes,
+        outputs=names,
+    )
 
 
 def _write(result: graph_init.Initialized, name: str, folder: Path) -> list[str]:
@@ -145,7 +145,7 @@ def _write(result: graph_init.Initialized, name: str, folder: Path) -> list[str]
     scales, content = name + catalog.SCALES, name + catalog.RESULT
     result.save(model, scales=folder / scales, own_data=True)
     data = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-    with open(folder / content, "x", encoding="utf-8") as stream:
+    with (folder / content).open("x", encoding="utf-8") as stream:
         json.dump(_told(result, model.name), stream, indent=2)
         stream.write("\n")
         stream.flush()

@@ -1,8 +1,9 @@
-"""What was done, a line a model, written to the disk before the next one counts.
+"""The journal of a run: one line for each model that was done, on the disk before it counts.
 
-In a folder this is one file, ``journal.jsonl``, that only grows; in an object store, where nothing
-can grow, an object ``journal/NUMBER.jsonl`` a write. A model's last line is the one that counts. A
-line that a kill has cut short is left out when the journal is read.
+In a folder the journal is one file, ``journal.jsonl``, to which lines are appended. Objects of an
+object store cannot be appended to, so there each write makes one: ``journal/NUMBER.jsonl``. If a
+model has several lines, the last one counts. A line that is cut short, because the run was killed
+while it was written, is left out when the journal is read.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from graph_init.errors import OutputError
 from graph_init.zoo.catalog import JOURNAL
+from graph_init.zoo.records import Record
 from graph_init.zoo.store import Folder, ObjectStore, Store
 
-Record = dict[str, Any]
 _END = ".jsonl"
 
 
@@ -51,17 +51,19 @@ class Journal:
 
     def __getitem__(self, name: str) -> Record:
         self._file.seek(self._places[name])
-        found: Record = json.loads(self._file.readline())
-        return found
+        return Record.from_json(json.loads(self._file.readline()))
 
     def get(self, name: str) -> Record | None:
-        return self[name] if name in self else None
+        try:
+            return self[name]
+        except KeyError:
+            return None
 
     def append(self, records: Sequence[Record]) -> None:
         """On the disk, or in the object store, when this returns."""
         if not records:
             return
-        lines = [json.dumps(r, separators=(",", ":")).encode() + b"\n" for r in records]
+        lines = [json.dumps(r.to_json(), separators=(",", ":")).encode() + b"\n" for r in records]
         at = self._file.seek(0, os.SEEK_END)
         try:
             self._file.write(b"".join(lines))
@@ -74,7 +76,7 @@ class Journal:
             self._parts += 1
             self._store.write(f"{JOURNAL}/{self._parts:08d}{_END}", b"".join(lines))
         for record, line in zip(records, lines, strict=True):
-            self._places[record["name"]] = at
+            self._places[record.row.name] = at
             at += len(line)
 
     def close(self) -> None:
@@ -97,6 +99,7 @@ class Journal:
 
 @contextlib.contextmanager
 def opened(store: Store) -> Iterator[Journal]:
+    """The journal of ``store``, closed at the end."""
     journal = Journal(store)
     try:
         yield journal

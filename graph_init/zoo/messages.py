@@ -1,11 +1,13 @@
-"""What a model's process is told, its task, and what it says: a JSON object a line."""
+"""The task that a model's process is given, and its messages: one JSON object on each line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from graph_init.zoo.records import Failure, Finding, Input, Record
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Task:
     options: dict[str, Any]
     key: str
     neighbours: Sequence[str]
-    previous: dict[str, Any] | None
+    previous: Record | None
     output: str
     run: str
     threads: int | None
@@ -70,7 +72,7 @@ class News:
 class Inputs:
     """The files that the result depends on."""
 
-    files: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Input] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,18 @@ class Superseded:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a record has of the model at its end: its figures, or its ``error``."""
+    """What became of the model: what was found of it, or why it failed."""
 
-    content: dict[str, Any]
+    finding: Finding | None = None
+    error: Failure | None = None
+
+    @classmethod
+    def from_json(cls, finding: dict[str, Any] | None, error: dict[str, Any] | None) -> Answer:
+        """The answer of ``dataclasses.asdict``."""
+        return cls(
+            None if finding is None else Finding.from_json(finding),
+            None if error is None else Failure(**error),
+        )
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,10 @@ class Exited:
 
 
 Message = Started | Need | News | Inputs | Superseded | Answer | Exited
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Started, Need, News, Inputs, Superseded, Answer, Exited)
+#: How a message is made of its fields.
+_KINDS: dict[str, Callable[..., Any]] = {
+    **{kind.__name__: kind for kind in (Started, Need, News, Inputs, Superseded, Exited)},
+    Answer.__name__: Answer.from_json,
 }
 
 

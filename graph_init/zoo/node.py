@@ -7,7 +7,7 @@ import platform
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graph_init.engine import memory
@@ -15,8 +15,8 @@ from graph_init.errors import GraphInitError
 from graph_init.version import __version__
 from graph_init.zoo import catalog, extra, inputs, isolation
 from graph_init.zoo.budget import Budget, of_machine
-from graph_init.zoo.journal import Record
 from graph_init.zoo.messages import Task
+from graph_init.zoo.records import DONE, FAILED, Failure, Record, Row
 from graph_init.zoo.store import open_store
 
 #: Topic of the cluster's events under which progress is told.
@@ -70,6 +70,7 @@ def _shared() -> _Node:
 
 
 def version() -> str:
+    """The program's, here: all workers of a cluster must have the same."""
     return __version__
 
 
@@ -87,29 +88,37 @@ def close() -> None:
             _node = None
 
 
-def perform(task: Task) -> Record:
+@dataclass(frozen=True)
+class Performed:
+    """What a worker hands back: a model's record, and whether it is the earlier one."""
+
+    record: Record
+    kept: bool = False
+
+
+def perform(task: Task) -> Performed | None:
     """The record of the model of ``task``: its earlier one if nothing has changed since.
 
-    ``{"unwanted": name}`` if the run was stopped. Nothing is raised for what goes wrong.
+    None if the run was stopped. Nothing is raised for what goes wrong.
     """
     tell = _teller(task.name)
     try:
         tell("started")
         if task.previous is not None and _stands(task.previous, task):
-            return {**task.previous, "kept": True}
-        return _record(task, tell)
+            return Performed(task.previous, kept=True)
+        return _done(task, tell)
     except Exception as error:
         known = isinstance(error, GraphInitError)
         words = str(error) if known else f"unexpected {type(error).__name__}: {error}"
         status = error.exit_status if isinstance(error, GraphInitError) else 1
-        return _failed(task, type(error).__name__, words, status, more={})
+        return Performed(failed(task, Failure(type(error).__name__, words, status)))
     finally:
         tell("ended")
 
 
-def failed(task: Task, kind: str, message: str, status: int, **more: Any) -> Record:
+def failed(task: Task, error: Failure, *, transient: bool = False) -> Record:
     """The record of a model that no process was started for, or none that came back."""
-    return _failed(task, kind, message, status, more=more)
+    return Record(_row(task, FAILED, error=error), task.key, transient=transient)
 
 
 def _teller(name: str) -> Callable[[str], None]:
@@ -121,15 +130,14 @@ def _teller(name: str) -> Callable[[str], None]:
 
 def _stands(previous: Record, task: Task) -> bool:
     """Whether a record still says what would come out."""
-    files = previous.get("inputs")
-    if not files or not inputs.unchanged(files):
+    if not previous.inputs or not inputs.unchanged(previous.inputs):
         return False
     store = open_store(task.output)
-    outputs = previous.get("outputs", ())
+    outputs = previous.row.outputs
     return all(map(store.exists, outputs)) and not catalog.shared(outputs, task.neighbours)
 
 
-def _record(task: Task, tell: Callable[[str], None]) -> Record:
+def _done(task: Task, tell: Callable[[str], None]) -> Performed | None:
     node = _shared()
     limit = task.memory_limit or node.budget.total
     threads = task.threads or node.threads
@@ -156,52 +164,45 @@ def _record(task: Task, tell: Callable[[str], None]) -> Record:
         if not outcome.lost or task.run in node.stopped:
             break
     if task.run in node.stopped or outcome.superseded:
-        return {"unwanted": task.name}
-    more = {
+        return None
+    figures = {
         "seconds": round(outcome.seconds, 3),
         "peak_memory": outcome.peak,
         "attempts": attempt,
-        "inputs": outcome.inputs,
     }
+    if outcome.answer is not None and outcome.answer.finding is not None:
+        row = _row(task, DONE, **figures, **vars(outcome.answer.finding))
+    else:
+        error = _failure(outcome, task, limit, attempt)
+        row = _row(task, FAILED, error=error, **figures)
+    lost = outcome.answer is None and outcome.lost
+    return Performed(Record(row, task.key, inputs=outcome.inputs, transient=lost))
+
+
+def _failure(outcome: isolation.Outcome, task: Task, limit: int, attempts: int) -> Failure:
+    """Why there is no finding; ``limit`` is that of the memory, in bytes."""
     if outcome.stopped == "time":
         words = (
             f"not done within {task.time_limit:g} s, and stopped; raise --time-limit, or lower "
             "--updates, --steps or --batch-size"
         )
-        return _failed(task, "TimeLimit", words, status=4, more=more)
+        return Failure("TimeLimit", words, 4)
     if outcome.stopped == "memory":
         words = (
             f"took {outcome.peak / 1e9:.2f} GB of memory, more than the {limit / 1e9:.2f} GB that "
             "it may, and was stopped; raise --memory-limit, or lower --batch-size"
         )
-        return _failed(task, "MemoryLimit", words, status=4, more=more)
-    if outcome.answer is None:
-        kind = "Killed" if outcome.lost else "Crash"
-        words = outcome.describe_exit()
-        if outcome.lost:
-            free = memory.available()
-            room = "" if free is None else f" ({free / 1e9:.1f} GB of memory are free now)"
-            words += f", {attempt} times{room}; perhaps the system ran out of memory"
-        return _failed(task, kind, words, status=1, more={**more, "transient": outcome.lost})
-    if "error" in outcome.answer:
-        error = outcome.answer["error"]
-        return _failed(task, error["class"], error["message"], error["exit_status"], more=more)
-    return {**_common(task), "status": "done", "error": None, **more, **outcome.answer}
+        return Failure("MemoryLimit", words, 4)
+    if outcome.answer is not None and outcome.answer.error is not None:
+        return outcome.answer.error
+    words = outcome.describe_exit()
+    if not outcome.lost:
+        return Failure("Crash", words, 1)
+    free = memory.available()
+    room = "" if free is None else f" ({free / 1e9:.1f} GB of memory are free now)"
+    words += f", {attempts} times{room}; perhaps the system ran out of memory"
+    return Failure("Killed", words, 1)
 
 
-def _common(task: Task) -> Record:
-    return {
-        "name": task.name,
-        "source": task.source,
-        "key": task.key,
-        "host": platform.node(),
-    }
-
-
-def _failed(task: Task, kind: str, message: str, status: int, more: dict[str, Any]) -> Record:
-    return {
-        **_common(task),
-        "status": "failed",
-        "error": {"class": kind, "message": message, "exit_status": status},
-        **more,
-    }
+def _row(task: Task, status: str, **more: Any) -> Row:
+    return Row(name=task.name, source=task.source, status=status, host=platform.node(), **more)

@@ -1,11 +1,11 @@
-"""The overview of a run: a row a model, as JSON and as CSV, and read back."""
+"""The overview of a run, one row for each model: written as JSON and as CSV, and read back."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,71 +13,33 @@ from typing import Any
 from graph_init.deviation.result import FIGURES
 from graph_init.errors import ModelFileError
 from graph_init.zoo.catalog import OVERVIEW, RESULT, TABLE
-from graph_init.zoo.journal import Record
+from graph_init.zoo.records import DONE, Row
 from graph_init.zoo.store import open_store
 
 FORMAT = "graph-init/zoo-overview"
 VERSION = 1
-DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model. ``seconds`` are wall clock, ``peak_memory`` bytes of its process.
-
-    ``status`` is ``done``, ``failed`` (``error`` has ``class``, ``message`` and ``exit_status``) or
-    ``unfinished``. ``before`` and ``after`` have the figures of the whole model; what there is for
-    each tensor is in the model's own JSON, :meth:`Zoo.result`. ``notes`` say what was not as it
-    should be, and what was done about it. ``outputs`` are the files written.
-    """
-
-    name: str
-    source: str
-    status: str
-    error: dict[str, Any] | None = None
-    before: dict[str, float] | None = None
-    after: dict[str, float] | None = None
-    elements: int | None = None
-    loss_kind: str | None = None
-    loss_reason: str | None = None
-    steps: int | None = None
-    scales: int | None = None
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    seconds: float | None = None
-    peak_memory: int | None = None
-    attempts: int | None = None
-    host: str | None = None
-    outputs: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 #: What a model's JSON has for its report, beside what ``initialize --json`` tells.
 OF_REPORT = ("provenance", "graph")
-_KEYS = tuple(f.name for f in fields(Row))
-
-
-def row(record: Record) -> Row:
-    return Row(**{k: record[k] for k in _KEYS if k in record})
 
 
 @dataclass(frozen=True)
 class Zoo:
-    """A folder (or address) of results; rows are read when they are first asked for."""
+    """A folder, or an address, of results; rows are read when they are first asked for."""
 
     output: str
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The overview without its rows: ``models``, ``done``, ``failed``, ``unfinished``, …"""
+        """The overview without its rows: how many models there are, are done, have failed ….
+
+        The keys are those of ``zoo.json``.
+        """
         return {k: v for k, v in self._content.items() if k != "rows"}
 
     @cached_property
     def rows(self) -> list[Row]:
-        """By name."""
-        return [row(r) for r in self._content["rows"]]
+        """A row for each model, sorted by name."""
+        return [Row.from_json(r) for r in self._content["rows"]]
 
     def result(self, row: Row) -> dict[str, Any]:
         """What ``initialize --json`` tells of a model that is done, but for the time it took."""
@@ -132,14 +94,13 @@ class Zoo:
 
 def _reported(row: Row) -> dict[str, Any]:
     """The row as a report has it."""
-    error = row.error or {}
     figures = {
-        f"{short}_{when}": (getattr(row, when) or {}).get(name)
+        f"{short}_{when}": getattr(figures, name, None)
         for short, name in (
             ("gradient_deviation", "gradient_deviation"),
             ("vanished", "vanished_fraction"),
         )
-        for when in ("before", "after")
+        for when, figures in (("before", row.before), ("after", row.after))
     }
     return {
         "name": row.name,
@@ -151,8 +112,8 @@ def _reported(row: Row) -> dict[str, Any]:
         "collapsed": bool(row.warnings) if row.status == DONE else None,
         "seconds": row.seconds,
         "peak_memory": row.peak_memory,
-        "reason": error.get("class"),
-        "message": error.get("message"),
+        "reason": row.error and row.error.kind,
+        "message": row.error and row.error.message,
     }
 
 
@@ -166,8 +127,8 @@ def read(output: str) -> Zoo:
 def write(folder: Path, rows: Iterable[Row], head: dict[str, Any]) -> list[str]:
     """Write both tables into ``folder``, a row at a time; returns the names of the files."""
     with (
-        open(folder / OVERVIEW, "w", encoding="utf-8") as tree,
-        open(folder / TABLE, "w", encoding="utf-8", newline="") as table,
+        (folder / OVERVIEW).open("w", encoding="utf-8") as tree,
+        (folder / TABLE).open("w", encoding="utf-8", newline="") as table,
     ):
         lines = csv.DictWriter(table, _columns(), lineterminator="\n")
         lines.writeheader()
@@ -196,10 +157,9 @@ def _flat(found: Row) -> dict[str, Any]:
         "source".split()
     )
     cells = {k: getattr(found, k) for k in plain}
-    error = found.error or {}
-    cells |= {"error_class": error.get("class"), "error": error.get("message")}
+    if found.error is not None:
+        cells |= {"error_class": found.error.kind, "error": found.error.message}
     cells["warnings"] = " ".join(found.warnings)
-    for when in ("before", "after"):
-        figures = getattr(found, when) or {}
-        cells |= {f"{when}_{f}": figures.get(f) for f in FIGURES}
+    for when, figures in (("before", found.before), ("after", found.after)):
+        cells |= {f"{when}_{f}": getattr(figures, f, None) for f in FIGURES}
     return cells

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from graph_init.engine import memory
@@ -21,9 +21,11 @@ from graph_init.output import debug_log, signals
 from graph_init.version import __version__
 from graph_init.zoo import catalog, cluster, journal, lock, manifest, node, overview, store
 from graph_init.zoo.catalog import Entry
-from graph_init.zoo.journal import Journal, Record
+from graph_init.zoo.journal import Journal
 from graph_init.zoo.messages import Task
-from graph_init.zoo.overview import Row, Zoo
+from graph_init.zoo.node import Performed
+from graph_init.zoo.overview import Zoo
+from graph_init.zoo.records import DONE, FAILED, UNFINISHED, Failure, Record, Row
 from graph_init.zoo.store import Folder, Store
 
 DEFAULT_TIME_LIMIT = 3600.0
@@ -78,13 +80,13 @@ class _Run:
         """A row a model, in the order of ``entries``."""
         for entry in entries:
             if entry.name in self.settled:
-                yield overview.row(self.journal[entry.name])
+                yield self.journal[entry.name].row
             else:
-                yield Row(entry.name, entry.source, overview.UNFINISHED)
+                yield Row(entry.name, entry.source, UNFINISHED)
 
     def counted(self, entries: Sequence[Entry]) -> dict[str, int]:
         found = Counter(row.status for row in self.rows(entries))
-        statuses = (overview.DONE, overview.FAILED, overview.UNFINISHED)
+        statuses = (DONE, FAILED, UNFINISHED)
         return {status: found[status] for status in statuses}
 
 
@@ -210,8 +212,8 @@ def _task(current: _Run, entry: Entry, names: Sequence[str]) -> Task:
     key = hashlib.sha256(told.encode()).hexdigest()
     previous = current.journal.get(entry.name)
     if previous is not None:
-        again = previous["status"] == "failed" and (current.retry or previous.get("transient"))
-        if previous["key"] != key or previous["source"] != entry.source or again:
+        again = previous.row.status == FAILED and (current.retry or previous.transient)
+        if previous.key != key or previous.row.source != entry.source or again:
             previous = None
     return Task(
         name=entry.name,
@@ -245,7 +247,8 @@ def _hand_out(current: _Run, tasks: Iterator[Task]) -> None:
             if task is None:
                 finished = True
             elif task.problem:
-                _enter(current, [node.failed(task, "ModelFileError", task.problem, 3)])
+                error = Failure("ModelFileError", task.problem, 3)
+                _enter(current, [Performed(node.failed(task, error))])
             else:
                 key = f"{current.run}-{next(numbers)}"
                 future = current.client.submit(node.perform, task, key=key, pure=False)
@@ -268,19 +271,20 @@ def _collect(current: _Run, done: queue.SimpleQueue[Any], waiting: dict[str, Tas
         batch.append(done.get(timeout=_WAIT))
         while True:
             batch.append(done.get_nowait())
-    records = []
+    found: list[Performed] = []
     for future in batch:
         task = waiting.pop(future.key)
         if future.status == "finished":
-            records.append(future.result())
+            if (performed := future.result()) is not None:
+                found.append(performed)
         elif future.status == "error":
-            records.append(_given_up(task, future.exception()))
+            found.append(Performed(_given_up(task, future.exception())))
         else:
             raise GraphInitError(
                 "the scheduler is gone; what is done is kept: run again with --resume"
             )
         future.release()
-    _enter(current, [r for r in records if "unwanted" not in r])
+    _enter(current, found)
 
 
 def _given_up(task: Task, error: BaseException) -> Record:
@@ -289,26 +293,26 @@ def _given_up(task: Task, error: BaseException) -> Record:
     kind = type(error).__name__
     if kind == "KilledWorker":
         words = "every worker that had this model was lost; see their logs"
-    return node.failed(task, kind, words, 1, transient=True)
+    return node.failed(task, Failure(kind, words, 1), transient=True)
 
 
-def _enter(current: _Run, records: Sequence[Record]) -> None:
-    fresh = []
-    for record in records:
-        kept = record.pop("kept", False)
-        with current.guard:
-            again = max(0, current.starts.pop(record["name"], 1) - 1)
-        if kept:
-            current.counts["kept"] += 1
-        else:
-            if again:
-                record["attempts"] = record.get("attempts", 1) + again
-            fresh.append(record)
-    current.journal.append(fresh)
-    current.settled.update(r["name"] for r in records)
-    new = {r["name"] for r in fresh}
-    for record in records:
-        current.view.finished(overview.row(record), record["name"] not in new)
+def _enter(current: _Run, performed: Sequence[Performed]) -> None:
+    counted = [replace(p, record=_with_starts(current, p)) for p in performed]
+    current.counts["kept"] += sum(p.kept for p in counted)
+    current.journal.append([p.record for p in counted if not p.kept])
+    current.settled.update(p.record.row.name for p in counted)
+    for p in counted:
+        current.view.finished(p.record.row, p.kept)
+
+
+def _with_starts(current: _Run, performed: Performed) -> Record:
+    """The record; of a model that lost workers have begun, with these attempts."""
+    record = performed.record
+    with current.guard:
+        again = max(0, current.starts.pop(record.row.name, 1) - 1)
+    if performed.kept or not again:
+        return record
+    return replace(record, row=replace(record.row, attempts=(record.row.attempts or 1) + again))
 
 
 def _read_events(current: _Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -45,6 +46,7 @@ class Store(Protocol):
 
 
 def open_store(url: str) -> Store:
+    """The store at a path or an address, which need not exist yet."""
     return ObjectStore(url) if catalog.is_remote(url) else Folder(url)
 
 
@@ -52,8 +54,8 @@ class Folder:
     """On a file system, which several machines may share."""
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path).absolute()
-        self.url = str(self.path)
+        self.path: Path = Path(path).absolute()
+        self.url: str = str(self.path)
 
     def create(self) -> None:
         """UsageError if there can be no such folder."""
@@ -89,7 +91,7 @@ class Folder:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, target)
+            temporary.replace(target)
         except OSError as error:
             raise OutputError(f"'{target}' cannot be written: {error.strerror}") from error
 
@@ -98,7 +100,7 @@ class Folder:
             target = self.path / name
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(folder / name, target)
+                (folder / name).replace(target)
             except OSError as error:
                 raise OutputError(f"'{target}' cannot be written: {error.strerror}") from error
 
@@ -117,7 +119,7 @@ class ObjectStore:
     """What fsspec writes to; unfinished work lies in this machine's temporary folder."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._fs, self._path = catalog.filesystem(self.url)
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         self._local = Path(tempfile.gettempdir()) / f"graph-init-zoo-{digest}"
@@ -175,10 +177,8 @@ class ObjectStore:
             self._guarded(name, put)
 
     def delete(self, name: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._guarded(name, lambda: self._fs.rm_file(f"{self._path}/{name}"))
-        except FileNotFoundError:
-            pass
 
     def scratch(self, run: str) -> Path:
         return self._local / run

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from graph_init.zoo.overview import Row
+from graph_init.zoo.records import Row
 
 
 @dataclass
@@ -27,7 +27,7 @@ def failures(rows: Iterable[Row]) -> list[Group]:
     groups: dict[tuple[str, str], Group] = {}
     for row in rows:
         if row.error is not None:
-            kind, message = row.error["class"], row.error["message"]
+            kind, message = row.error.kind, row.error.message
             key = kind, _pattern(message, row)
             groups.setdefault(key, Group(kind, message)).names.append(row.name)
     return sorted(groups.values(), key=lambda g: -len(g.names))

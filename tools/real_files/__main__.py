@@ -5,6 +5,7 @@
     python -m tools.real_files --add PACKAGE==VERSION # look into a package, and list its files
     python -m tools.real_files --zoo                  # the same files in one zoo run
     python -m tools.real_files --page                 # the page from what has been tried
+    python -m tools.real_files --page --reveal        # at the end, with what has been set aside
 
 Archives, and results by the program's state and the file's digest, are kept in --cache.
 """
@@ -57,7 +58,10 @@ def kept(cache: Path, files: Sequence[RealFile]) -> Iterator[tuple[RealFile, Out
 
 
 def try_all(cache: Path, files: Sequence[RealFile], jobs: int) -> None:
-    """Try what has not been tried; results are kept one by one."""
+    """Try what has not been tried; results are kept one by one.
+
+    In the order of the digests: what has been done at any moment is a fair part of the whole.
+    """
 
     def one(file: RealFile) -> None:
         stored = outcome_file(cache, file)
@@ -73,10 +77,11 @@ def try_all(cache: Path, files: Sequence[RealFile], jobs: int) -> None:
         scratch = stored.with_suffix(".new")
         scratch.write_text(json.dumps(runs.to_json(outcome)), "utf-8")
         os.replace(scratch, stored)
-        print(f"{file.name}: {outcome.failure or 'initialised'}", flush=True)
+        told = "set aside" if file.aside else outcome.failure or "initialised"
+        print(f"{file.name}: {told}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, files))
+        list(pool.map(one, sorted(files, key=lambda f: f.sha256)))
 
 
 def run_zoo(cache: Path, files: Sequence[RealFile]) -> dict[str, Any]:
@@ -117,12 +122,13 @@ def add(cache: Path, requirement: str) -> None:
     print(f"{package}: {len(files) - len(known)} files added")
 
 
-def write_page(cache: Path, files: Sequence[RealFile]) -> None:
+def write_page(cache: Path, files: Sequence[RealFile], revealed: bool = False) -> None:
+    """The page from what has been tried."""
     stored = cache / "results" / program() / "zoo.json"
     zoo = json.loads(stored.read_text("utf-8")) if stored.exists() else None
     results = list(kept(cache, files))
-    content = page.text(results, zoo, program(), len(files) - len(results))
-    page.PAGE.write_text(content, "utf-8")
+    setting = page.Setting(program(), len(files) - len(results), zoo, revealed)
+    page.PAGE.write_text(page.text(results, setting), "utf-8")
 
 
 def main() -> None:
@@ -134,6 +140,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="files at a time")
     parser.add_argument("--zoo", action="store_true")
     parser.add_argument("--page", action="store_true", help="try nothing, write the page")
+    parser.add_argument("--reveal", action="store_true", help="also what came of what is set aside")
     given = parser.parse_args()
     try:
         for requirement in given.add or ():
@@ -148,7 +155,7 @@ def main() -> None:
     elif not given.page:
         try_all(given.cache, files, given.jobs)
     if not given.package:
-        write_page(given.cache, files)
+        write_page(given.cache, files, given.reveal)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import platform
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,8 +31,23 @@ _SHARES = (
 Results = Sequence[tuple[RealFile, Outcome]]
 
 
-def text(results: Results, zoo: Mapping[str, Any] | None, program: str, missing: int = 0) -> str:
-    """The page; ``missing`` files of the list have no outcome yet."""
+@dataclass(frozen=True)
+class Setting:
+    """What the page is about beside the results.
+
+    ``program`` is the state of the program, ``missing`` the number of files of the list without an
+    outcome, ``zoo`` what came of all files in one run. What has been set aside is shown with its
+    outcome where ``revealed``, else only counted.
+    """
+
+    program: str
+    missing: int = 0
+    zoo: Mapping[str, Any] | None = None
+    revealed: bool = False
+
+
+def text(results: Results, setting: Setting) -> str:
+    """The page."""
     packages: dict[str, list[tuple[RealFile, Outcome]]] = defaultdict(list)
     for file, outcome in results:
         packages[file.package].append((file, outcome))
@@ -43,7 +59,8 @@ def text(results: Results, zoo: Mapping[str, Any] | None, program: str, missing:
     parts = [
         "# Real files",
         "Written by `python -m tools.real_files`; do not edit. "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}; graph-init at {program}.",
+        f"{os.cpu_count()} cores, Python {platform.python_version()}; "
+        f"graph_init/ at git tree {setting.program}.",
         f"ONNX files as packages of the Python registry ship them: {len(results)} files with "
         f"different bytes from {len(packages)} packages, at most {MOST} of one package (those with "
         f"the least digests). `inspect`, `measure` and `initialize --updates {UPDATES}` run on "
@@ -51,8 +68,12 @@ def text(results: Results, zoo: Mapping[str, Any] | None, program: str, missing:
         f"{TIME} s of a processor and {MEMORY >> 30} GiB. What is written is compared with the "
         "original tensor by tensor by `tools/verify_written.py`, which shares no code with the "
         f"program. About one file in {ASIDE}, chosen by its digest, is set aside: nobody looks at "
-        "it while the program is changed."
-        + (f" {missing} more files of the list have not been tried." if missing else ""),
+        "what comes of it while the program is changed."
+        + (
+            f" {setting.missing} more files of the list have not been tried, the last by digest."
+            if setting.missing
+            else ""
+        ),
         _SHARES
         + "\n"
         + "\n".join(
@@ -62,16 +83,19 @@ def text(results: Results, zoo: Mapping[str, Any] | None, program: str, missing:
         f"Of {made} written files {wrong} differ from their original in anything but the tensors "
         f"of the scales file. {ran} could be run beside their original on random inputs. Seconds "
         "are those of `measure`, by the clock and of the processor, with the program's start.",
-        *_zoo(zoo, results),
+        *_zoo(setting.zoo, results),
         "## Why files are refused",
-        _causes(o.failure for _, o in results),
+        _causes(o.failure for _, o in (results if setting.revealed else known)),
         "## By package",
         _SHARES.replace("| |", "| package |", 1)
         + "\n"
         + "\n".join(_shares(name, packages[name]) for name in sorted(packages)),
         "## Files",
-        "Peak is the larger of the two commands'. ◦ marks what is set aside.",
-        _FILES + "\n" + "\n".join(_row(f, o) for f, o in sorted(results, key=lambda r: r[0])),
+        "Peak is the larger of the two commands'. ◦ marks what is set aside"
+        + ("." if setting.revealed else "; what came of it is only counted."),
+        _FILES
+        + "\n"
+        + "\n".join(_row(f, o, setting.revealed) for f, o in sorted(results, key=lambda r: r[0])),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -127,13 +151,15 @@ def _causes(lines: Iterable[str]) -> str:
 
 
 def cause(line: str) -> str:
-    """The line without what is of one file: names in quotes, shapes, numbers."""
+    """The line without what is of one file: its name, names in quotes, counts, shapes, numbers."""
+    line = re.sub(r"^[\w.-]+\.onnx: ", "", line)
+    line = re.sub(r"\d+ [A-Z]\w+(, \d+ [A-Z]\w+)*", "…", line)
     line = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", line)
     line = re.sub(r"[(\[][\d, ]*[)\]]", "(…)", line)
     return re.sub(r"\d[\d.,e+-]*", "…", line)
 
 
-def _row(file: RealFile, outcome: Outcome) -> str:
+def _row(file: RealFile, outcome: Outcome, revealed: bool) -> str:
     facts, made = outcome.facts, outcome.initialize
     sizes = ", ".join(
         f"{name}[{axis}]={size}"
@@ -142,12 +168,14 @@ def _row(file: RealFile, outcome: Outcome) -> str:
     )
     peak = max(outcome.measure.peak, made.peak if made else 0) / 1e9
     result = outcome.failure or f"initialised; {outcome.ran}"
-    cells = (
+    own = (
         f"{'◦ ' if file.aside else ''}{Path(file.path).name}",
         f"{file.package} {file.version}",
         facts.producer,
         str(facts.opset or ""),
         f"{facts.nodes:,}",
+    )
+    told = (
         "" if outcome.elements is None else f"{outcome.elements:,}",
         sizes,
         _seconds(outcome.measure),
@@ -155,7 +183,9 @@ def _row(file: RealFile, outcome: Outcome) -> str:
         f"{peak:.2f}",
         result,
     )
-    return "| " + " | ".join(_cell(c) for c in cells) + " |"
+    if file.aside and not revealed:
+        told = ("",) * len(told)
+    return "| " + " | ".join(_cell(c) for c in (*own, *told)) + " |"
 
 
 def _seconds(run: Run | None) -> str:

@@ -95,10 +95,13 @@ def from_json(content: Mapping[str, Any]) -> Outcome:
 
 
 def tried(path: Path) -> Outcome:
-    """``inspect``, ``measure`` and ``initialize`` of the file, and the check of what they wrote."""
+    """``inspect``, ``measure`` and ``initialize`` of the file, and the check of what they wrote.
+
+    Lines name the file without its folder, which is somebody's cache.
+    """
     facts = _facts(path)
-    inspected, _ = command("inspect", str(path))
-    measured, content = command("measure", str(path))
+    inspected, _ = command(path, "inspect")
+    measured, content = command(path, "measure")
     if not measured.ok:
         return Outcome(facts, inspected, measured)
     dims = content.get("dims") or {}
@@ -106,7 +109,7 @@ def tried(path: Path) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         written, scales = Path(folder) / "written.onnx", Path(folder) / "scales.json"
         options = ["--updates", UPDATES, "-o", str(written), "--save-scales", str(scales)]
-        made, _ = command("initialize", str(path), *options)
+        made, _ = command(path, "initialize", *options)
         differences, ran = [], ""
         if made.ok:
             differences, ran = _verified(path, written, scales, _shapes(facts, sizes))
@@ -170,13 +173,14 @@ def _verified(
     try:
         content = json.loads(output)
     except ValueError:
-        return [], f"not checked: {run.error}"
+        return [f"it could not be checked: {run.error}"], ""
     return content["differences"], content["ran"]
 
 
-def command(*arguments: str) -> tuple[Run, dict[str, Any]]:
-    """``graph-init arguments --json``, and what it printed."""
-    run, output = process([sys.executable, "-m", "graph_init", *arguments, "--json"])
+def command(path: Path, verb: str, *options: str) -> tuple[Run, dict[str, Any]]:
+    """``graph-init`` with ``verb`` on the file with ``--json``, and what it printed."""
+    run, output = process([sys.executable, "-m", "graph_init", verb, str(path), *options, "--json"])
+    run = replace(run, error=run.error.replace(f"{path.parent}{os.sep}", ""))
     try:
         return run, json.loads(output) if run.ok else {}
     except ValueError:

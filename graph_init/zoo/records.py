@@ -1,0 +1,162 @@
+"""What is known of a model of a zoo: the row that users see, and the journal's record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypedDict
+
+from graph_init.deviation.evaluator import Measurement
+from graph_init.deviation.result import finite
+
+DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+
+
+class Input(TypedDict):
+    """A file that a result depends on, and what its content was; None where it is not there."""
+
+    path: str
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a whole model, as in :class:`graph_init.Measurement`.
+
+    None stands for a number that is not finite, which JSON cannot say.
+    """
+
+    gradient_deviation: float | None
+    loss: float | None
+    gradient_norm: float | None
+    vanished_fraction: float | None
+    output_std: float | None
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Figures:
+        return cls(**{f.name: finite(getattr(measurement, f.name)) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a model failed.
+
+    Attributes:
+        kind: the class of the error, such as ``ModelFileError``, or ``TimeLimit``, ``MemoryLimit``,
+            ``Killed`` and ``Crash`` for what became of its process.
+        message: one line.
+        exit_status: what ``graph-init initialize`` ends with for it.
+    """
+
+    kind: str
+    message: str
+    exit_status: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"class": self.kind, "message": self.message, "exit_status": self.exit_status}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Failure:
+        """The failure of :meth:`to_json`."""
+        return cls(content["class"], content["message"], content["exit_status"])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model. ``seconds`` are wall clock, ``peak_memory`` bytes of its process.
+
+    ``status`` is ``done``, ``failed`` (``error`` says why) or ``unfinished``. ``before`` and
+    ``after`` have the figures of the whole model; what there is for each tensor is in the model's
+    own JSON, :meth:`Zoo.result`. ``notes`` say what was not as it should be, and what was done
+    about it. ``outputs`` are the files written.
+    """
+
+    name: str
+    source: str
+    status: str
+    error: Failure | None = None
+    before: Figures | None = None
+    after: Figures | None = None
+    elements: int | None = None
+    loss_kind: str | None = None
+    loss_reason: str | None = None
+    steps: int | None = None
+    scales: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    peak_memory: int | None = None
+    attempts: int | None = None
+    host: str | None = None
+    outputs: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "error": self.error and self.error.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Row:
+        """The row of :meth:`to_json`; other keys are passed over."""
+        known = {k: content[k] for k in _ROW if content.get(k) is not None}
+        made = {k: make(known[k]) for k, make in _TYPES.items() if k in known}
+        return cls(**{**known, **made})
+
+
+_ROW = tuple(f.name for f in fields(Row))
+_TYPES: dict[str, Callable[[Any], Any]] = {
+    "error": Failure.from_json,
+    "before": lambda content: Figures(**content),
+    "after": lambda content: Figures(**content),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a process found of a model that is done; the fields are those of :class:`Row`."""
+
+    before: Figures
+    after: Figures
+    elements: int
+    loss_kind: str
+    loss_reason: str
+    steps: int
+    scales: int
+    warnings: list[str]
+    notes: list[str]
+    outputs: list[str]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Finding:
+        """The finding of ``dataclasses.asdict``."""
+        figures = {k: Figures(**content[k]) for k in ("before", "after")}
+        return cls(**{**content, **figures})
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the journal has of a model: its row, and whether it still stands.
+
+    Attributes:
+        row: what users see.
+        key: changes with the options and the program.
+        inputs: the files that the row depends on.
+        transient: it failed for a reason outside the model: a run that goes on tries it again.
+    """
+
+    row: Row
+    key: str
+    inputs: list[Input] = field(default_factory=list)
+    transient: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        own = {"key": self.key, "inputs": self.inputs, "transient": self.transient}
+        return {**self.row.to_json(), **own}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Record:
+        """The record of :meth:`to_json`."""
+        return cls(
+            row=Row.from_json(content),
+            key=content["key"],
+            inputs=content.get("inputs", []),
+            transient=content.get("transient", False),
+        )

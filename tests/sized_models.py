@@ -64,9 +64,11 @@ def pyramid() -> onnx.ModelProto:
         node("Conv", ["d", "k4"], ["y"], "head"),
     ]
     kernels = [
-        weight("k1", 4, 3, 3, 3), weight("k2", 4, 4, 3, 3), weight("k3", 4, 4, 2, 2),
+        weight("k1", 4, 3, 3, 3),
+        weight("k2", 4, 4, 3, 3),
+        weight("k3", 4, 4, 2, 2),
         weight("k4", 2, 8, 1, 1),
-    ]  # fmt: skip
+    ]
     return network(nodes, {"x": (FLOAT, ["n", 3, "height", "width"])}, kernels)
 
 
@@ -129,9 +131,13 @@ def rates() -> onnx.ModelProto:
     nodes = [
         node("Equal", ["rate", "sixteen"], ["fast"], "is_fast"),
         node(
-            "If", ["fast"], ["y"], "by_rate",
-            then_branch=branch("fast_net", 8), else_branch=branch("slow_net", 4),
+            "If",
+            ["fast"],
+            ["y"],
+            "by_rate",
+            then_branch=branch("fast_net", 8),
+            else_branch=branch("slow_net", 4),
         ),
-    ]  # fmt: skip
+    ]
     tensors = [one("sixteen", 16_000), ints("zero", 0), ints("one", 1)]
     return network(nodes, {"x": (FLOAT, ["n", 8]), "rate": (INT, [])}, tensors)

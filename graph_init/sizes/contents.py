@@ -14,15 +14,30 @@ from graph_init.sizes.known import MAX_CONTENT, Call, Known, of_content
 Function = Callable[..., Array]
 
 _UNARY: dict[str, Function] = {
-    "Identity": lambda x: x, "Neg": np.negative, "Abs": np.abs, "Not": np.logical_not,
-    "Floor": np.floor, "Ceil": np.ceil, "Sqrt": np.sqrt, "Round": np.round,
-}  # fmt: skip
+    "Identity": lambda x: x,
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Not": np.logical_not,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Sqrt": np.sqrt,
+    "Round": np.round,
+}
 _BINARY: dict[str, Function] = {
-    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Equal": np.equal, "And": np.logical_and,
-    "Greater": np.greater, "Less": np.less, "GreaterOrEqual": np.greater_equal,
-    "LessOrEqual": np.less_equal, "Or": np.logical_or, "Min": np.minimum, "Max": np.maximum,
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Equal": np.equal,
+    "And": np.logical_and,
+    "Greater": np.greater,
+    "Less": np.less,
+    "GreaterOrEqual": np.greater_equal,
+    "LessOrEqual": np.less_equal,
+    "Or": np.logical_or,
+    "Min": np.minimum,
+    "Max": np.maximum,
     "Xor": np.logical_xor,
-}  # fmt: skip
+}
 #: Of these every result is one of the numbers of input 0, so its unknowns are found by the same
 #: arrangement of marks.
 _ARRANGE = frozenset(
@@ -145,5 +160,8 @@ def _cut(c: Call, arrays: Sequence[Array | None]) -> Array:
 
 #: Those of which exporters write hundreds; the reference implementation does the others.
 _QUICK: dict[str, Callable[[Call, Sequence[Array | None]], Array]] = {
-    "Gather": _take, "Unsqueeze": _add_axes, "Squeeze": _drop_axes, "Slice": _cut,
-}  # fmt: skip
+    "Gather": _take,
+    "Unsqueeze": _add_axes,
+    "Squeeze": _drop_axes,
+    "Slice": _cut,
+}

@@ -12,11 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 import graph_init
+from graph_init import sizes
 from graph_init.cli import cli
 from graph_init.cli.terminal import Forecast
 from graph_init.engine import memory
 from graph_init.errors import MemoryLimitError
 from graph_init.ir import Array
+from graph_init.model.load import load
+from graph_init.problem import fitting
 from graph_init.training import runner
 from tests.small_models import plain_cnn
 
@@ -202,6 +205,17 @@ def test_the_commands_say_it(tmp_path: Path, command: str) -> None:
     assert result.exit_code == 0, result.stderr
     assert "(--micro-batch 8)" in result.stderr
     assert json.loads(result.stdout)["notes"][0].endswith("(--micro-batch 8)")
+
+
+def test_a_batch_that_takes_long_has_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody says how many: an eighth of the work is two of sixteen rows."""
+    work = sizes.solve(load(network()).ir).work
+    assert work > 0
+    monkeypatch.setattr(fitting, "MOST_WORK", work // 8)
+    found = graph_init.measure(network())
+    assert found.dims["x"]["0"]["size"] == 2 and "(--batch-size 2)" in found.notes[0]
+    asked = graph_init.measure(network(), batch_size=16)
+    assert asked.dims["x"]["0"]["size"] == 16 and not asked.notes
 
 
 def test_a_zoo_takes_what_fits(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches that fit into memory, where the ones that were asked for do not.
+"""Batches that fit into memory and a minute, where the ones that were asked for do not.
 
 What the user has left open is chosen: a batch in slices, which gives the whole batch's numbers, or,
 where neither an option nor the model nor the data fix the batch, one of fewer rows.
@@ -19,6 +19,10 @@ from graph_init.sizes import Signature
 
 T = TypeVar("T")
 
+#: Multiplications of layers in a forward pass of a batch that nobody asked for. A measurement is
+#: about 27 such passes: this is a minute where two cores do twenty billion of them in a second.
+MOST_WORK = 40_000_000_000
+
 
 @dataclass(frozen=True)
 class _Choice:
@@ -38,6 +42,7 @@ def fitted(
     Raises MemoryLimitError if not even one row at a time does.
     """
     options = replace(options, data=workload.read(loaded, options.data))
+    options, notes = _affordable(loaded, options)
     rows = _rows(loaded, options)
     refusals: list[MemoryLimitError] = []
     smallest: dict[bool, tuple[int, MemoryLimitError]] = {}
@@ -57,12 +62,29 @@ def fitted(
                 raise  # else this model cannot be cut so: some node names the size of the batch
         else:
             if not refusals:
-                return made, []
+                return made, notes
             first = refusals[0].measure.replace("this needs", f"{rows} rows at once need", 1)
-            return made, [f"{first}; {choice.words}"]
+            return made, [*notes, f"{first}; {choice.words}"]
     if len(refusals) == 1:
         raise _with_what_helps(loaded, options, refusals[0])
     raise memory.refusal_of_one_row(refusals)
+
+
+def _affordable(loaded: LoadedModel, options: Options) -> tuple[Options, list[str]]:
+    """``options`` with fewer rows, where nothing says how many and the usual ones take long."""
+    whole = _whole(loaded, options)
+    if options.batch_size is not None or options.data is not None or not whole.any_rows:
+        return options, []
+    rows = taken = whole.rows or 1
+    while taken > 1 and whole.work * taken > MOST_WORK * rows:
+        taken //= 2
+    if taken == rows or options.micro_batch is not None:
+        return options, []
+    words = (
+        f"{rows} rows take {whole.work / 1e9:.0f} billion multiplications in each forward pass; "
+        f"batches of fewer rows were taken (--batch-size {taken})"
+    )
+    return replace(options, batch_size=taken), [words]
 
 
 def _with_what_helps(

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from graph_init.ir import Array
-from graph_init.sizes import layer_rules  # noqa: F401  registers its rules
 from graph_init.sizes.contents import contents
 from graph_init.sizes.known import (
     MAX_CONTENT,
@@ -26,6 +25,7 @@ from graph_init.sizes.known import (
     marks_of,
     of_content,
 )
+from graph_init.sizes.layer_rules import WORK
 from graph_init.sizes.shape_rules import RULES
 
 #: Bodies of loops are gone through so often at most.
@@ -40,7 +40,7 @@ class Outcome:
     ``conflict`` is at ``node``, the ``place``-th of the run, or both are None. ``needed`` are
     inputs of nodes whose numbers sizes follow from and which are not known. ``taken`` says for
     each If whose condition is known whether its first branch is, and ``steered`` are the marks of
-    these conditions.
+    these conditions. ``work`` counts the multiplications of layers.
     """
 
     conflict: Conflict | None = None
@@ -49,6 +49,7 @@ class Outcome:
     needed: list[tuple[ir.Node, int]] = field(default_factory=list)
     taken: dict[str, bool] = field(default_factory=dict)
     steered: int = 0
+    work: int = 0
 
 
 class DryRun:
@@ -120,6 +121,9 @@ class DryRun:
         except Need as need:
             outcome.needed.append((node, need.slot))
             return []
+        count = WORK.get(node.op_type)
+        if count is not None and made[0].dims is not None:
+            outcome.work += count(call, made[0].dims)
         for known in made:
             # An axis of nothing: what follows has no elements, and no derivative.
             empty = [n for n in known.dims or () if n == 0 and marks_of(n)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from graph_init.sizes.known import Call, Conflict, Dim, Dims, Known, UnknownShape, marks_of
+from graph_init.sizes.known import Call, Conflict, Dim, Dims, Known, UnknownShape, marks_of, product
 from graph_init.sizes.shape_rules import broadcast, equal, names, rule
 
 # -- products -----------------------------------------------------------------------------------
@@ -219,3 +219,25 @@ def _stft(c: Call) -> list[Known]:
         raise Conflict(words, x[1], length, True)
     bins = length // 2 + 1 if c.attr("onesided", 1) else length
     return [Known(c.dtype(), (x[0], (x[1] - length) // step + 1, bins, Dim(2)))]
+
+
+# -- work ---------------------------------------------------------------------------------------
+
+
+def _kernel(c: Call, made: Dims) -> int:
+    return int(product(made) * product(c.dims(1)[1:]))
+
+
+#: Multiplications of a layer, by what it reads and makes.
+WORK: Mapping[str, Callable[[Call, Dims], int]] = {
+    "MatMul": lambda c, made: int(product(made) * c.dims(0)[-1]),
+    "FusedMatMul": lambda c, made: int(product(made) * c.dims(0)[-1]),
+    "Gemm": lambda c, made: int(product(made) * product(c.dims(1)) // max(made[1], 1)),
+    "Conv": _kernel,
+    "FusedConv": _kernel,
+    "ConvTranspose": lambda c, made: int(product(c.dims(0)) * product(c.dims(1)[1:])),
+    **dict.fromkeys(
+        ("LSTM", "GRU", "RNN"),
+        lambda c, made: int(product(c.dims(0)[:2]) * (product(c.dims(1)) + product(c.dims(2)))),
+    ),
+}

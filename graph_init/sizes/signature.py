@@ -80,7 +80,7 @@ class Signature:
     batch, None where no axis 0 is open; ``any_rows``: as far as is known, others fit as well.
     ``batched`` are the inputs of which each row has its own part, along axis 0, and ``across``
     those that have it along another axis. ``taken``: for each If with a known condition, by name,
-    whether its first branch is.
+    whether its first branch is. ``work``: multiplications of layers in one forward pass.
     """
 
     axes: Mapping[str, tuple[Axis, ...]]
@@ -90,6 +90,7 @@ class Signature:
     batched: frozenset[str]
     across: frozenset[str]
     taken: Mapping[str, bool]
+    work: int
     dtypes: Mapping[str, str]
     opens: Mapping[str, Open]
 
@@ -351,6 +352,7 @@ class _Solver:
             batched=frozenset(self._with_rows(rows, first=True)) - values.keys(),
             across=frozenset(self._with_rows(rows, first=False)) - values.keys(),
             taken=outcome.taken,
+            work=outcome.work,
             dtypes={n: dtype_name(v) for n, v in self._by_name.items()},
             opens={n: Open(u.size, u.reason, u.solved) for n, u in self._unknowns.items()},
         )

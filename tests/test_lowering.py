@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from graph_init.autodiff.rules import RULES
 from graph_init.errors import UnsupportedModelError
-from graph_init.ir import ZERO_DERIVATIVE, Builder, Value
+from graph_init.ir import OPSET, ZERO_DERIVATIVE, Builder, Value
 from graph_init.lowering import PRIMITIVES, run
+from graph_init.lowering import RULES as LOWERING
 from tests import node_cases
 from tests.operator_report import Outcome, backend_lowering
 
@@ -66,3 +68,18 @@ def test_what_moves_is_made_of_primitives_with_tangent_rules() -> None:
 def test_a_refusal_names_node_operator_and_remedy() -> None:
     with pytest.raises(UnsupportedModelError, match=r"node 'it' \(Det\).*--freeze"):
         lowered("Det", [(3, 3)])
+
+
+def test_operators_that_are_newer_than_the_graphs_are_lowered() -> None:
+    """Files of any opset are read as they are; only what merely turns bits has to be refused."""
+    newer = {
+        s.name: s
+        for s in onnx.defs.get_all_schemas()
+        if s.domain == "" and not onnx.defs.has(s.name, OPSET, "")
+    }
+    kept = {
+        n
+        for n, s in newer.items()
+        if ("", n) not in LOWERING and not (s.has_function or s.has_context_dependent_function)
+    }
+    assert kept <= {"BitCast"}

@@ -16,7 +16,8 @@ from graph_init.errors import UnsupportedModelError
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
-#: The opset of every graph that is built here; the newest that the engine reads.
+#: The opset of every graph that is built here, whatever the file's: every engine reads it, and what
+#: the primitives mean has not changed since.
 OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"

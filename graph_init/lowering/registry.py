@@ -159,7 +159,7 @@ def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
         )
     if standard and not _engine_knows(call):
         raise call.refuse(
-            f"is not in opset {OPSET}, the newest that the engine reads; export with an older opset"
+            f"is newer than opset {OPSET}, in which graphs are run; export with an older opset"
         )
     return b.multi(call.op, call.inputs, call.wanted, domain=call.domain, attrs=call.attrs)
 

@@ -38,6 +38,11 @@ def signature(
         array = (arrays or {}).get(name)
         if array is None:
             continue
+        if not declared(value):
+            # A single number, also as a list of one; another is refused with all arrays.
+            if array.size == 1 and steering.steers(value):
+                given[name] = np.asarray(array).reshape(())
+            continue
         by_row = rows is not None and array.ndim > 0 and name not in whole
         shapes[name] = (rows, *array.shape[1:]) if by_row and rows else array.shape
         if steering.steers(value):

@@ -89,7 +89,7 @@ def _view() -> onnx.ModelProto:
             helper.make_node("Reshape", ["x", "s"], ["h"], "flat/view"),
             helper.make_node("MatMul", ["h", "w"], ["y"], "head"),
         ],
-        {"x": (_FLOAT, ["n", 32])},
+        {"x": (_FLOAT, [4, 32])},
         [_ints("s", -1, 7), _weight("w", 7, 3)],
     )
 
@@ -113,7 +113,7 @@ def _recurrent() -> onnx.ModelProto:
             helper.make_node("RNN", ["x", "W", "R"], ["", "h"], "cell", hidden_size=5),
             helper.make_node("Squeeze", ["h", "zero"], ["y"]),
         ],
-        {"x": (_FLOAT, ["time", "n", "width"])},
+        {"x": (_FLOAT, [4, 32, 32])},
         [_weight("W", 1, 5, 7), _weight("R", 1, 5, 5), _ints("zero", 0)],
     )
 

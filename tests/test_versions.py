@@ -72,13 +72,14 @@ def test_control_flow_is_refused_by_name() -> None:
     )
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
+        helper.make_node("ReduceMax", ["h"], ["most"], "most", keepdims=0),
+        helper.make_node("Cast", ["most"], ["flag"], "flag", to=TensorProto.BOOL),
         helper.make_node("If", ["flag"], ["y"], "choice", then_branch=branch, else_branch=branch),
     ]
     graph = model(
         nodes,
         [
             helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4]),
-            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
         ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [w],

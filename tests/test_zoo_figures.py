@@ -47,6 +47,6 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     for file in ("zoo.json", "one.json", "overflows.json"):
         json.loads((tmp_path / "out" / file).read_text("utf-8"), parse_constant=refused)
     one, overflows = zoo.read(str(tmp_path / "out")).rows
-    assert one.after is not None and one.after["output_std"] is None
-    assert overflows.before is not None and overflows.before["gradient_deviation"] is None
-    assert overflows.after is not None and overflows.after["gradient_deviation"] is not None
+    assert one.after is not None and one.after.output_std is None
+    assert overflows.before is not None and overflows.before.gradient_deviation is None
+    assert overflows.after is not None and overflows.after.gradient_deviation is not None

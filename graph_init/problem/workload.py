@@ -254,7 +254,8 @@ def _of_batches(
 
 def _slice_count(loaded: LoadedModel, options: Options, entire: Signature) -> int:
     """Into how many slices --micro-batch cuts a batch."""
-    micro, rows = options.micro_batch, entire.rows or 1
+    fixed = fixed_batch(loaded)
+    micro, rows = options.micro_batch, entire.rows or (1 if fixed is None else fixed[1])
     if micro is None or micro >= rows:
         return 1
     if rows % micro:

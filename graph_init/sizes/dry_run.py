@@ -116,7 +116,8 @@ class DryRun:
             return inside
         try:
             made = _outputs(call)
-        except UnknownShape:
+        except (UnknownShape, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # What a node that is not valid makes is told where it is lowered.
             return []
         except Need as need:
             outcome.needed.append((node, need.slot))

@@ -82,7 +82,7 @@ def _affordable(loaded: LoadedModel, options: Options) -> tuple[Options, list[st
         return options, []
     words = (
         f"{rows} rows take {whole.work / 1e9:.0f} billion multiplications in each forward pass; "
-        f"batches of fewer rows were taken (--batch-size {taken})"
+        f"batches of fewer rows are used (--batch-size {taken})"
     )
     return replace(options, batch_size=taken), [words]
 

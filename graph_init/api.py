@@ -185,8 +185,8 @@ def initialize(
     elif chosen.accepts_nonfinite and after.signs.count > before.signs.count:
         # Such a tuner mends states; it chose on another batch, and this one has the last word.
         notes.append(
-            "the scales found were not taken, and the weights stay as they are: with them "
-            + "; ".join(after.signs.sentences)
+            "the scales that were found are not used, and the weights stay as they are: with "
+            "these scales, " + "; ".join(after.signs.sentences)
         )
         factors, clamped, after = dict.fromkeys(factors, 1.0), [], before
         found = replace(found, best_step=0)
@@ -361,7 +361,7 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
     if read.scheme != "keep":
         notes.append(
             f"the scales were found for weights of --scheme {printable(read.scheme)}, not for "
-            "those that the model had; on other weights they may be far off"
+            "the weights in the model file; they may not suit other weights"
         )
     return Applied(
         scales=factors, provenance=provenance, notes=notes, _loaded=loaded, _values=values

@@ -1,4 +1,4 @@
-"""What the public functions return: figures, and models to write."""
+"""The results of the public functions: figures, and models to write."""
 
 from __future__ import annotations
 

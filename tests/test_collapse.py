@@ -222,4 +222,6 @@ def test_where_other_batches_show_a_collapse_the_start_is_kept(
     assert (result.after, result.best_step) == (result.before, 0)
     assert result.after.warnings == []
     (note,) = result.notes
-    assert note.startswith("the scales found were not taken") and "no gradient reaches" in note
+    assert (
+        note.startswith("the scales that were found are not used") and "no gradient reaches" in note
+    )

@@ -125,11 +125,11 @@ _CASES = {
     ),
     "a product that does not fit, before any engine": (
         _product(),
-        ["'enc/fc1' (MatMul)", "(4, 32), (8, 6)", "32 columns of the one against 8", "--dim"],
+        ["'enc/fc1' (MatMul)", "(4, 32), (8, 6)", "32 columns, the second 8 rows", "--dim"],
     ),
     "parts that cannot be joined, before any engine": (
         _join(),
-        ["'join' (Concat)", "(4, 8, 32), (4, 8, 5)", "beside the axis 1", "--dim"],
+        ["'join' (Concat)", "(4, 8, 32), (4, 8, 5)", "joined along axis 1", "--dim"],
     ),
     "a view of another size, at run": (
         _view(),
@@ -137,7 +137,7 @@ _CASES = {
     ),
     "a recurrent layer's width": (
         _recurrent(),
-        ["'cell' (RNN)", "(4, 32, 32)", "32 columns of the one against 7 rows", "--dim"],
+        ["'cell' (RNN)", "(4, 32, 32)", "32 columns, the second 7 rows", "--dim"],
     ),
     "channels that do not fit, at run": (
         _images("Conv", 32),

@@ -65,7 +65,7 @@ def test_the_default_is_done_in_slices_that_fit() -> None:
     told = graph_init.measure(network(), micro_batch=8)
     assert not whole.notes
     assert found.notes[0].startswith("16 rows at once need about ")
-    assert found.notes[0].endswith("; the batch of 16 rows was done in slices (--micro-batch 8)")
+    assert found.notes[0].endswith("; the batch of 16 rows is computed in slices (--micro-batch 8)")
     assert found.to_json() == {**told.to_json(), "notes": found.notes}
     assert found.loss == pytest.approx(whole.loss, rel=1e-5)
 
@@ -86,7 +86,7 @@ def test_where_slices_see_too_little_fewer_rows_are_taken() -> None:
     """Batch statistics are the whole batch's."""
     found = graph_init.measure(network(), batch_norm="train", memory_limit=str(needed(4)))
     told = graph_init.measure(network(), batch_norm="train", batch_size=4)
-    assert found.notes[0].endswith("batches of fewer rows were taken (--batch-size 4)")
+    assert found.notes[0].endswith("batches of fewer rows are used (--batch-size 4)")
     assert found.to_json() == {**told.to_json(), "notes": found.notes}
 
 
@@ -121,7 +121,7 @@ def test_a_batch_that_was_asked_for_keeps_its_rows(options: dict[str, Any], slic
     limit = str(needed(12) - 1)
     found = graph_init.measure(network(), memory_limit=limit, **options)
     assert found.notes[0].endswith(
-        f"; the batch of 12 rows was done in slices (--micro-batch {slices})"
+        f"; the batch of 12 rows is computed in slices (--micro-batch {slices})"
     )
 
 

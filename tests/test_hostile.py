@@ -716,7 +716,7 @@ def test_zip_bombs_are_refused_before_they_are_unpacked(
     with zipfile.ZipFile(path, "w") as file, pytest.warns(UserWarning, match="Duplicate"):
         file.writestr("x.npy", npy(np.ones(3)))
         file.writestr("x.npy", npy(np.ones(4)))
-    with pytest.raises(UsageError, match="two members of one name"):
+    with pytest.raises(UsageError, match="two arrays with the same name"):
         data_files.read_npz(path)
 
 

@@ -73,7 +73,7 @@ FORMS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "dynamic": (dynamically, "quantized dynamically: "),
     "QDQ": (statically("QDQ"), "quantized (QDQ: "),
     "QOperator": (statically("QOperator"), "quantized to integer operators (QOperator): "),
-    "blocks": (in_blocks, "quantized in blocks of few bits: 1 MatMulNBits"),
+    "blocks": (in_blocks, "quantized block by block to a few bits: 1 MatMulNBits"),
 }
 
 

@@ -156,7 +156,7 @@ def test_weights_in_the_branch_that_is_taken_are_scaled_where_they_are(
             16_000,
             "the model compares it with 16000",
         )
-        assert any("'rate' steers the graph and is 16000" in note for note in result.notes)
+        assert any("input 'rate', which is set to 16000" in note for note in result.notes)
 
 
 def test_scales_of_a_branch_are_applied(tmp_path: Path) -> None:

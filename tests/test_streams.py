@@ -71,11 +71,16 @@ def test_shares_of_a_file() -> None:
         (48, None),
         (
             40,
-            "has 40 rows, fewer than three batches of 16: states are chosen .* --batch-size of 13",
+            "has 40 rows, fewer than three batches of 16: the scales are found .* "
+            "--batch-size of 13",
         ),
-        (20, "what is reported is measured on rows that the tuner has seen; .* --batch-size of 6 "),
-        (4, "has 4 rows, .*; a --batch-size of 1, or more rows would keep them apart"),
-        (1, "has 1 row, .*; more rows would keep them apart"),
+        (
+            20,
+            "the reported figures are measured on rows that the tuner has used; .* "
+            "--batch-size of 6 ",
+        ),
+        (4, "has 4 rows, .*; a --batch-size of 1, or more rows would avoid that"),
+        (1, "has 1 row, .*; more rows would avoid that"),
     ],
 )
 def test_too_few_rows_are_said(rows: int, words: str | None) -> None:

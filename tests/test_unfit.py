@@ -91,7 +91,9 @@ def test_behind_a_network_the_output_before_it_is_named_and_works(
     refused = CliRunner().invoke(cli, ["measure", str(path)])
     assert refused.exit_code == 4
     (line,) = refused.stderr.strip().splitlines()
-    assert line.startswith(f"error: {path}: node {node} stands behind the network")
+    assert line.startswith(
+        f"error: {path}: node {node} comes after the network and has no gradient"
+    )
     assert line.endswith(f"--output-name '{before}'")
     options = ["--output-name", before, "--updates", "2"]
     done = CliRunner().invoke(cli, ["initialize", str(path), "-o", str(out), *options])
@@ -108,7 +110,7 @@ def test_trees_alone_have_nothing_to_tune(tmp_path: Path) -> None:
     path = file(tmp_path / "t.onnx", [classical("TreeEnsembleRegressor", "x", "y", **TREE)], y)
     found = CliRunner().invoke(cli, ["measure", str(path)])
     assert found.exit_code == 4
-    assert "is no layer of a network" in found.stderr
+    assert "has no layer with weights to tune" in found.stderr
     assert CliRunner().invoke(cli, ["inspect", str(path)]).exit_code == 0
 
 

@@ -1,4 +1,4 @@
-"""What single tensors and nodes say of themselves: contents, shapes, swaps of axes, slopes."""
+"""Facts about single tensors and nodes: contents, shapes, swaps of axes, slopes."""
 
 from __future__ import annotations
 

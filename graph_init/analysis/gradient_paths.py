@@ -14,15 +14,15 @@ STEPS = frozenset(
     "And Or Xor IsNaN IsInf BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot Hardmax".split()
 )
 
-#: Numbers of the types that have a derivative; a number that stands for no type is none of them.
-_FLOAT_TYPES = frozenset(int(t) for t in ir.DataType if t.is_floating_point())
+#: Numbers of the types that have no derivative.
+_WHOLE_TYPES = frozenset(int(t) for t in ir.DataType if not t.is_floating_point())
 
 
 def step_of(node: ir.Node) -> bool:
     """Whether no gradient goes through the node: it rounds, compares, or casts to integers."""
     if node.op_type == "Cast":
         to = node.attributes.get("to")
-        return to is not None and to.as_int() not in _FLOAT_TYPES
+        return to is not None and to.as_int() in _WHOLE_TYPES
     return node.op_type in STEPS and node.domain in ("", "ai.onnx")
 
 

@@ -1,4 +1,4 @@
-"""Tables: what an operator's input slot makes of the tensor in it, and what each kind may do."""
+"""Tables: the kind of the tensor that each input of an operator reads, and what follows from it."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def describe(
     if forced:
         if is_float and kind != "quantized":
             trains, scales = True, scales or width > 1
-            reason += "; trainable as --trainable says"
+            reason += "; --trainable makes it trainable"
         else:
             reason += f"; --trainable changes nothing: {dtype} {kind} has no gradient"
     if scales and tensor is not None and (tensor.size == 0 or constant_filled(tensor, 0.0)):
@@ -265,10 +265,10 @@ def verdict(finder: Uses, value: ir.Value, dtype: str, use: Use | None) -> tuple
         step = None if not finder.smooth or id(value) in finder.smooth else first_step(value)
         if step is not None and use.kind not in kinds.NEVER_TRAINED:
             cut = f"no gradient comes through {step.op_type} '{label(step)}'"
-            return "constant", f"{cut}, which rounds or compares what is made of it"
+            return "constant", f"{cut}, which rounds or compares what is computed from it"
         return use.kind, use.words + arrangement(value)
     if id(value) in finder.outputs:
-        return "constant", "given out as a graph output, nothing computes with it"
+        return "constant", "it is an output of the graph, and no node computes with it"
     return "unused", "its values reach no output of the graph"
 
 

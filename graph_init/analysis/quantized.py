@@ -1,4 +1,4 @@
-"""Files of quantized weights: which form they have, and whether anything in them can be tuned."""
+"""Finds out how a model is quantized, and whether any of its weights can be tuned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMS = (
         "quantized dynamically",
     ),
     ("QLinear", "quantized to integer operators (QOperator)"),
-    ("MatMulNBits MatMulBnb4 GatherBlockQuantized", "quantized in blocks of few bits"),
+    ("MatMulNBits MatMulBnb4 GatherBlockQuantized", "quantized block by block to a few bits"),
     ("QuantizeLinear", "quantized (QDQ: integer weights, and activations that are rounded)"),
     ("DequantizeLinear", "quantized in its weights"),
 )
@@ -58,7 +58,7 @@ def refusal(model: ir.Model, parameters: Sequence[Parameter]) -> str | None:
     if any(id(v) in live for v in graph.outputs):
         return None
     return (
-        f"the model is {found}; rounded numbers have no gradient, and no weight is left whose "
-        "floats reach an output unrounded. Initialise the float model that it was made from, "
-        "and quantize that"
+        f"the model is {found}; rounded numbers have no gradient, and every weight is rounded "
+        "on its way to the outputs. Initialise the float model that it was made from, and "
+        "quantize the result"
     )

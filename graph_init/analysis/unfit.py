@@ -1,4 +1,4 @@
-"""Files in which nothing can be tuned, told before sizes or operators are looked at.
+"""Refuses models in which nothing can be tuned, before sizes or operators are looked at.
 
 Quantized files are one kind (``quantized.py``); others end in operators of classical machine
 learning, trees and tables of labels, behind a network or without one.
@@ -39,16 +39,17 @@ def _classical(model: ir.Model) -> str | None:
             if value is None or learnt not in depends.get(id(value), Depends.NOTHING):
                 continue
             return (
-                f"node {_shown(node)} stands behind the network and has no gradient; end at what "
-                f"it reads with --output-name '{printable(value.name or '')}'"
+                f"node {_shown(node)} comes after the network and has no gradient; measure the "
+                f"value that it reads with --output-name '{printable(value.name or '')}'"
             )
     if any(Depends.WEIGHT in depends.get(id(v), Depends.NOTHING) for v in model.graph.outputs):
         return (
-            f"node {_shown(nodes[0])} prepares the input, and is not differentiated; export the "
-            "network without it"
+            f"node {_shown(nodes[0])} prepares the input and cannot be differentiated; export "
+            "the network without it"
         )
     return (
-        f"node {_shown(nodes[0])} is no layer of a network, and there is no other: nothing to tune"
+        f"the model has no layer with weights to tune; its node {_shown(nodes[0])} is an operator "
+        "of classical machine learning, not a layer of a network"
     )
 
 

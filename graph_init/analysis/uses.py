@@ -1,4 +1,4 @@
-"""What the nodes do with one initializer: each use, through views, with its kind and fans."""
+"""Finds every use of an initializer, also through reshapes and the like, with its kind and fans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine runs in place of the operators that it has not, or has not right.
+"""Replaces operators that an engine lacks, or computes wrongly, by others that it computes.
 
 The transposes of convolutions and gathers stand in a graph as ConvGrad, GatherGrad,
 GatherElementsGrad and GatherNDGrad, which only onnxruntime's training build has. When a graph is

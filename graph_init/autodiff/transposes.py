@@ -27,8 +27,9 @@ def _numbers(node: Node, position: int) -> Array:
     value = _operand(node, position)
     if value.const is None:
         raise UnsupportedModelError(
-            f"{node.label} takes '{value.name}' from the data, where only a constant can be "
-            "differentiated through; export with static shapes"
+            f"{node.label} reads '{value.name}', which depends on the data; graph-init "
+            "differentiates this operator only where that is a constant. Export the model "
+            "with static shapes"
         )
     return value.const
 

@@ -28,7 +28,7 @@ from graph_init.output import targets
     type=click.Choice(["adamw", "sgd"]),
     default="adamw",
     show_default=True,
-    help="Of training.",
+    help="Optimiser of training.",
 )
 @scheme_option
 @guarded

@@ -96,17 +96,29 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
     shell_complete=completing(SCHEMES),
     help="Initial states [keep, he, xavier, orthogonal, lsuv].",
 )
-@click.option("--tune/--no-tune", default=True, show_default=True, help="Each state tuned, too.")
-@click.option("--tune-on-data", "on_data", is_flag=True, help="Tune and LSUV on the data.")
+@click.option(
+    "--tune/--no-tune",
+    default=True,
+    show_default=True,
+    help="Also compare each state after tuning.",
+)
+@click.option(
+    "--tune-on-data",
+    "on_data",
+    is_flag=True,
+    help="Tune and run LSUV on the data, not on random batches.",
+)
 @tuning(flags=_FLAGS, defaults=BRIEF["metainit"])
-@click.option("--seeds", type=int, default=3, show_default=True, help="Runs of each kind.")
-@click.option("--train-with", "optimizers", multiple=True, help="Of training [sgd, adam].")
+@click.option("--seeds", type=int, default=3, show_default=True, help="Runs with different seeds.")
+@click.option(
+    "--train-with", "optimizers", multiple=True, help="Optimisers of training [sgd, adam]."
+)
 @click.option(
     "--learning-rate",
     "learning_rates",
     type=float,
     multiple=True,
-    help="The grid [sgd: 0.003, 0.01, 0.03, 0.1, 0.3; adam: a tenth].",
+    help="Learning rates to try [sgd: 0.003, 0.01, 0.03, 0.1, 0.3; adam: a tenth].",
 )
 @click.option("--updates", type=int, default=300, show_default=True, help="Updates of a run.")
 @click.option("--held-out", type=float, default=0.2, show_default=True, help="Share to score on.")

@@ -1,4 +1,4 @@
-"""A command ends with the program that has started it, unless it was made to outlive it.
+"""Ends a command when the program that started it ends, unless it was started to outlive it.
 
 A parent that is killed (a time limit, a job that is cancelled, a connection that breaks) would
 leave a command at work that nobody waits for. Its end is a hang-up: the command gets SIGHUP, and

@@ -1,4 +1,4 @@
-"""What a process may start with, and must not trip over: closed streams, odd encodings, signals."""
+"""Prepares the process for closed streams, unusual encodings and signals."""
 
 from __future__ import annotations
 

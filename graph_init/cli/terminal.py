@@ -1,4 +1,4 @@
-"""What people and programs see: tables, JSON, progress, and errors as one line."""
+"""Prints what the commands show: tables, JSON, progress, and errors as one line."""
 
 from __future__ import annotations
 

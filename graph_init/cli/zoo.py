@@ -36,10 +36,10 @@ _SHOWN = 5
 @click.option(
     "-o", "--output", type=FILE, required=True, metavar="DIR", help="Folder or address to write to."
 )
-@click.option("--resume", is_flag=True, help="Go on in a DIR that is not empty.")
-@click.option("--retry", metavar="failed", help="With --resume: do again what has failed.")
+@click.option("--resume", is_flag=True, help="Continue an earlier run in DIR.")
+@click.option("--retry", metavar="failed", help="With --resume: repeat the models that failed.")
 @click.option("--workers", type=int, metavar="N", help="Models at a time [as many as cores].")
-@click.option("--threads", type=int, metavar="N", help="Of each model [cores / workers].")
+@click.option("--threads", type=int, metavar="N", help="Threads of each model [cores / workers].")
 @declared(LimitOptions)
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Work on a cluster of dask.distributed: tcp://…"

@@ -129,7 +129,10 @@ def _joined(items: Iterable[Any]) -> dict[str, Array]:
     parts = []
     for item in items:
         if not isinstance(item, Mapping):
-            raise UsageError("--data: here the batches of an iterable must be mappings by name")
+            raise UsageError(
+                "--data: a comparison needs each batch of an iterable as a mapping from names "
+                "to arrays"
+            )
         parts.append({str(k): np.asarray(v) for k, v in item.items()})
     if not parts:
         raise UsageError("--data holds no batch")
@@ -151,7 +154,10 @@ def _split(
     rows = workload.rows_of(arrays, whole)
     count = round(held_out * rows)
     if count < 1 or count >= rows:
-        raise UsageError(f"--data: {rows} rows are too few to hold {held_out:.0%} of them out")
+        raise UsageError(
+            f"--data has {rows} rows, too few to train on some and to score on "
+            f"{held_out:.0%} of them; give more rows or another --held-out"
+        )
     order = np.random.default_rng([seed, 2]).permutation(rows)
     parts = np.sort(order[count:]), np.sort(order[:count])
     train, score = ({k: a if k in whole else a[p] for k, a in arrays.items()} for p in parts)
@@ -167,7 +173,10 @@ def _held_out(
     fixed = {v.name for v in load.problem.inputs} - load.problem.batched - whole
     size = load.problem.batch_size if fixed else min(rows, _SCORED_ROWS)
     if size > rows:
-        raise UsageError(f"{rows} rows are held out, fewer than the model's batch of {size}")
+        raise UsageError(
+            f"{rows} rows are held out to score on, fewer than the model's batch of {size}; give "
+            "more rows or a larger --held-out"
+        )
     options = replace(subject.options, data=arrays, batch_size=size)
     scored = workload.build(subject.loaded, subject.parameters, values, options)
     assert scored.rows is not None
@@ -225,7 +234,9 @@ def _states(
         states.append(State(name=name, scheme=scheme, tuned=tuned, seed=seed, measurement=found))
         vectors.append(runner.pack(problem, values))
     if not vectors:
-        raise NumericalError(f"no initial state has finite numbers; {states[0].problem}")
+        raise NumericalError(
+            f"every initial state gives numbers that are not finite; {states[0].problem}"
+        )
     return states, vectors
 
 

@@ -1,4 +1,4 @@
-"""What a comparison runs: initial states, optimisers, learning rates, seeds."""
+"""The settings of a comparison: initial states, optimisers, learning rates, seeds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Plan:
             for name in given:
                 if name not in known:
                     raise UsageError(
-                        f"{option} {name}: choose among {', '.join(known)}"
+                        f"{option} is one of {', '.join(known)}, not '{name}'"
                         + suggestion(name, known)
                     )
         for option, number in (
@@ -81,7 +81,7 @@ class Plan:
                 raise UsageError(f"{option} must be at least 1, not {number}")
         _ = self.tuning
         if not 0 < self.held_out < 1:
-            raise UsageError(f"--held-out is a share between 0 and 1, not {self.held_out}")
+            raise UsageError(f"--held-out must be a share between 0 and 1, not {self.held_out}")
         for rate in self.learning_rates:
             if not (rate > 0 and np.isfinite(rate)):
                 raise UsageError(f"--learning-rate must be positive, not {rate}")

@@ -1,4 +1,4 @@
-"""What a comparison found."""
+"""The result of a comparison: its states, its runs, and its JSON."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ class Signs:
         found = []
         if self.vanished:
             found.append(
-                f"{self.vanished:.0%} of the gradient is below {EPSILON:g}: deviation tends to 1 "
-                "where gradients vanish, and says little here"
+                f"{self.vanished:.0%} of the gradient is below {EPSILON:g}: gradient deviation "
+                "tends to 1 where gradients vanish, so its value means little"
             )
         if self.cut:
             more = f" and {len(self.cut) - _NAMED} more" if len(self.cut) > _NAMED else ""
@@ -69,8 +69,8 @@ class Signs:
             found.append(f"no gradient reaches {named}{more}")
         if dead(self.output_std):
             found.append(
-                f"the output's standard deviation is {self.output_std:.2g}: the signal dies on "
-                "its way"
+                f"the output's standard deviation is {self.output_std:.2g}: the signal vanishes "
+                "on its way through the network"
             )
         return found
 

@@ -1,4 +1,4 @@
-"""Where numbers stopped being finite: asked once they have, at the cost of one forward pass.
+"""Finds the first node, weight or data with numbers that are not finite, by one forward pass.
 
 The forward graph is built again with the counts of NaN and of infinities in every node's output as
 its outputs. An infinity that a node is given it may hand on (masks are made of them); a node is to
@@ -118,7 +118,7 @@ def forward(workload: Workload, values: Mapping[str, Array], batch: Mapping[str,
                     f"'{name}' holds {counts}"
                 )
     return Finding(
-        f"every node's output is finite, and the loss overflows: predictions reach {largest:.2g}"
+        f"every node's output is finite, but the loss overflows: predictions reach {largest:.2g}"
     )
 
 
@@ -160,5 +160,5 @@ def backward(workload: Workload, bad: Sequence[str]) -> str:
             first.setdefault(name, place)
     name = max(bad, key=lambda n: first.get(n, -1))
     others = len(bad) - 1
-    more = f" (the first on the way back; {others} more behind it)" if others else ""
+    more = f" (the first one that the backward pass reaches) and of {others} more" if others else ""
     return f"'{name}'{more}"

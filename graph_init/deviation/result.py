@@ -1,4 +1,4 @@
-"""What one evaluation of gradient deviation gives, by whichever method."""
+"""The result of one evaluation of gradient deviation, the same for every method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engine computes, and on which device."""
+"""Chooses the engine that computes, and its device."""
 
 from __future__ import annotations
 

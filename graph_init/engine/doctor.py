@@ -1,4 +1,4 @@
-"""What is installed, whether it can work, and what to run if not."""
+"""Checks what is installed, and says which command repairs what does not work."""
 
 from __future__ import annotations
 
@@ -68,7 +68,11 @@ def _onnxruntime() -> Finding:
             return Finding("onnxruntime", True, "not installed")
         reason = f"cannot be imported: {error.__cause__}"
         return Finding("onnxruntime", False, reason, "pip install 'graph-init[cpu]'")
-    kind = "a training build" if installed() == TRAINING else "a plain build: all but artifacts"
+    kind = (
+        "a training build"
+        if installed() == TRAINING
+        else "a plain build: every command but artifacts"
+    )
     return Finding("onnxruntime", True, f"{version}, {kind}")
 
 

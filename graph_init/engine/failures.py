@@ -1,4 +1,4 @@
-"""An engine's failure in one line of ours: the user's node, the shapes, and what would help.
+"""Turns an engine's error into one line: the user's node, the shapes, and what would help.
 
 What the engine raises names our node, and often a source file of its own and a C++ signature. It is
 kept as the cause of our error, for a log.
@@ -42,7 +42,7 @@ _REMEDIES = (
     ),
     (
         re.compile(r"NOT_IMPLEMENTED|not find an implementation|not implemented|[Uu]nsupported"),
-        "export the model in float32 and with other operators, or cut it there",
+        "export the model in float32 and with other operators, or without this one",
     ),
     (
         re.compile(r"", re.DOTALL),

@@ -1,4 +1,4 @@
-"""What an evaluation will need of memory, and whether that is there."""
+"""Estimates the memory that an evaluation needs, and refuses it where there is less."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def bindings() -> Any:
         wrong, right, cause = "onnxruntime's training build is not installed", False, error
     if not right:
         raise EngineError(
-            f"{wrong}, which this needs; run `pip install 'graph-init[training]'` in an "
+            f"{wrong}, which training artifacts and --engine onnxruntime-training need; run "
+            "`pip install 'graph-init[training]'` in an "
             "environment of its own, or `graph-init doctor` to see what is installed"
         ) from cause
     from onnxruntime.capi import _pybind_state as found

@@ -1,4 +1,4 @@
-"""The seam behind which engines run graphs: what a session is, and which one a program gets."""
+"""The interface of engines: what a session is, and which engine opens it for a graph."""
 
 from __future__ import annotations
 

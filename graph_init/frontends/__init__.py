@@ -1,4 +1,4 @@
-"""Models of frameworks: the seam between a framework's package and the core.
+"""Models of frameworks: the interface between a framework's package and the core.
 
 A frontend is an object with one method, :meth:`Frontend.export`. It is found by the entry point of
 the group :data:`GROUP` whose name is the framework's top-level module: ``torch`` for everything

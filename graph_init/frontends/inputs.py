@@ -1,4 +1,4 @@
-"""Exports whose parameters are inputs: the way to keep names, for exporters that take a function.
+"""Exports functions with their parameters as inputs, so that each parameter keeps its name.
 
 A frontend that can export ``f(parameters, inputs)`` loses nothing: no exporter renames, folds or
 rearranges an input. :func:`to_initializers` turns these inputs into initializers afterwards.

@@ -1,4 +1,4 @@
-"""What a call of the public functions is about: a model file, or a framework's model."""
+"""Finds the model that a public function is called with: a file, or a framework's model."""
 
 from __future__ import annotations
 

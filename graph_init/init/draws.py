@@ -1,4 +1,4 @@
-"""How the weights of one layer are drawn: what the schemes are made of.
+"""Draws the random weights of one layer, for the schemes.
 
 Every function takes a tensor's :class:`Layer`, a generator and a factor on the result (the gain),
 and returns float32 of the tensor's own shape.

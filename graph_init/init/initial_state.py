@@ -49,7 +49,7 @@ def fill(
         raise UnsupportedModelError(
             f"the weights of '{constant[0]}' are all equal"
             + (f" (and of {len(constant) - 1} more tensors)" if len(constant) > 1 else "")
-            + ", so they have a norm but no direction to keep; fill them first with --scheme he"
+            + ", and a change of their norm leaves them equal; fill them first with --scheme he"
         )
     filled = schemes.fill(parameters, values, weights, seed, placeholders=bool(constant))
     filled = {n: np.ascontiguousarray(v, np.float32) for n, v in filled.items()}

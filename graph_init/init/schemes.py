@@ -1,4 +1,4 @@
-"""Schemes: what the weights are before tuning. One entry of a table each.
+"""Schemes: how the weights are drawn before tuning, in a table with one entry for each.
 
 Each tensor is drawn from a stream of its own, seeded by the seed and the tensor's name, so that the
 result does not depend on the order of the tensors.

@@ -1,4 +1,4 @@
-"""Calls that are nothing, or less than they seem: ``x + 0``, a reshape to the same shape."""
+"""Simplifies calls that change nothing or little: ``x + 0``, a reshape to the same shape."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _matmul(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
     if attrs.get("transB"):
         b = (*b[:-2], b[-1], b[-2])
     if a[-1] != b[-2]:
-        raise ValueError(f"{a[-1]} columns of the one against {b[-2]} rows of the other")
+        raise ValueError(f"the first matrix has {a[-1]} columns, the second {b[-2]} rows")
     return [(ins[0].dtype, (*broadcast(a[:-2], b[:-2]), a[-2], b[-1]))]
 
 
@@ -97,7 +97,7 @@ def _concat(ins: Sequence[Any], attrs: dict[str, Any]) -> list[Type]:
     axis = attrs["axis"] % len(first)
     beside = {(*v.dims[:axis], *v.dims[axis + 1 :]) for v in ins}
     if len(beside) > 1:
-        raise ValueError(f"they differ beside the axis {axis} along which they are joined")
+        raise ValueError(f"they are joined along axis {axis}, but differ along another one")
     total = sum(v.dims[axis] for v in ins)
     return [(ins[0].dtype, (*first[:axis], total, *first[axis + 1 :]))]
 

@@ -128,8 +128,8 @@ def broadcast(*shapes: Shape) -> Shape:
         if "too large" not in str(error):
             raise
         raise UnsupportedModelError(
-            f"a value of the shapes {', '.join(map(str, shapes))} is larger than any memory; give "
-            "smaller sizes with --dim or --batch-size"
+            f"the shapes {', '.join(map(str, shapes))} broadcast to a tensor that is larger than "
+            "any memory; give smaller sizes with --dim or --batch-size"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""If, Loop and Scan whose course is known while building: the taken branch, the unrolled body."""
+"""If, Loop and Scan with constant conditions and counts: the taken branch, the unrolled body."""
 
 from __future__ import annotations
 

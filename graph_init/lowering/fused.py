@@ -125,7 +125,7 @@ def _mask_bias(b: Builder, c: Call, mask: Value | None, total: int, like: Value)
         return None
     if mask.rank == 1:  # lengths of the rows, padded on the right
         if mask.size != like.dims[0]:
-            raise c.refuse("has a mask of start and end positions; give it as (B, T) instead")
+            raise c.refuse("has a mask of start and end positions; use one of shape (B, T)")
         ends = b.reshape(b.cast(mask, INT64), [mask.size, 1, 1, 1])
         kept = b.op("Less", b.ints(range(total)), ends)
     else:

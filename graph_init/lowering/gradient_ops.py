@@ -1,4 +1,4 @@
-"""What the gradient builder emits outside the primitives, rewritten into them."""
+"""Rewrites the operators that only onnxruntime's gradient builder emits into primitives."""
 
 from __future__ import annotations
 

@@ -32,9 +32,10 @@ UNSUPPORTED: Mapping[str, str] = {
         "rounds activations, which has no useful derivative; initialise the model before it is "
         "quantized",
     ),
-    "Unique": "gives as many values as the data has distinct ones; export without it",
-    "Det": "is a determinant, for which there is no rule; export without it",
-    "NonMaxSuppression": "selects boxes by the data; cut the model before its post-processing",
+    "Unique": "has an output whose size depends on the data; export the model without it",
+    "Det": "is a determinant, for which there is no rule; export the model without it",
+    "NonMaxSuppression": "selects boxes by their scores, which has no derivative; export the model "
+    "without its post-processing",
 }
 
 Outputs = Value | Sequence[Value | None]
@@ -96,8 +97,9 @@ class Call:
             return None
         if value.const is None:
             raise UnsupportedModelError(
-                f"{self.label}: input {index} ('{value.name}') depends on the data; only a "
-                "constant can be differentiated through. Export with static shapes"
+                f"{self.label}: input {index} ('{value.name}') depends on the data; graph-init "
+                "differentiates this operator only where that input is a constant. Export the "
+                "model with static shapes"
             )
         return value.const
 
@@ -152,10 +154,12 @@ def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
     if body is not None and (call.requires_grad or not _engine_knows(call)):
         return _inline(b, call, body)
     if call.requires_grad and call.op not in ZERO_DERIVATIVE:
-        why = UNSUPPORTED.get(call.op, "has no differentiation rule; replace it by standard ones")
+        why = UNSUPPORTED.get(
+            call.op, "has no differentiation rule; replace it by standard operators"
+        )
         raise call.refuse(
-            f"{why}. A trainable parameter lies before it: freeze those with --freeze to measure "
-            "the rest"
+            f"{why}. There are trainable parameters before it: freeze these with --freeze to "
+            "measure the others"
         )
     if standard and not _engine_knows(call):
         raise call.refuse(

@@ -1,4 +1,4 @@
-"""Sequences that fold away: what goes in and out of them is known while building."""
+"""Sequences whose tensors are known while the graph is built, so that no sequence is left in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of a model before any library reads it further.
+"""Checks a model file before any library reads it further.
 
 Files come from strangers. The libraries behind this program trust what they are given: they may
 fail with errors of many kinds, run for hours, take all memory, or end the process. So everything

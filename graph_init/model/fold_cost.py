@@ -1,4 +1,4 @@
-"""What computing one node over constants would take, known before it is done."""
+"""Estimates the time and memory of a node over constants, before it is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model file (or an in-memory model) to a normalised, analysable working copy."""
+"""Reads a model from a file or from memory into a normalised working copy for the analysis."""
 
 from __future__ import annotations
 

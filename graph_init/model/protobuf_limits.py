@@ -1,4 +1,4 @@
-"""How many fields a protobuf file has, counted before it is parsed."""
+"""Counts the fields of a protobuf file before it is parsed, and refuses too many."""
 
 from __future__ import annotations
 

@@ -38,10 +38,10 @@ class ParameterOptions(Checked):
     """Which tensors are parameters."""
 
     trainable: Sequence[str] = option(
-        (), "Take these tensors for parameters.", Patterns(), metavar="REGEX"
+        (), "Treat these tensors as parameters.", Patterns(), metavar="REGEX"
     )
     freeze: Sequence[str] = option(
-        (), "Do not take these for parameters.", Patterns(), metavar="REGEX"
+        (), "Do not treat these tensors as parameters.", Patterns(), metavar="REGEX"
     )
 
 
@@ -58,12 +58,12 @@ class ProblemOptions(Checked):
         summary=lambda value: "random" if value is None else "given",
     )
     batch_size: int | None = option(
-        None, "Rows of a batch.", Number(int, 1), metavar="N", absent="16"
+        None, "Rows in a batch.", Number(int, 1), metavar="N", absent="16"
     )
-    seed: int = option(0, "Of everything that is drawn.", Number(int))
+    seed: int = option(0, "Seed of all random numbers.", Number(int))
     loss: Any = option(
         "auto",
-        "What is minimised; auto: chosen by what the output is.",
+        "Loss function; auto: chosen from the output.",
         Loss(("auto", "cross-entropy", "binary-cross-entropy", "mse")),
     )
     output_name: str | Sequence[str] | None = option(
@@ -88,7 +88,9 @@ class ProblemOptions(Checked):
         absent="found, see inspect",
     )
     batch_norm: str = option(
-        "eval", "Running statistics, or the batch's own.", OneOf(("eval", "train"))
+        "eval",
+        "Batch norms use running statistics (eval) or the batch's (train).",
+        OneOf(("eval", "train")),
     )
 
 
@@ -98,7 +100,7 @@ class ComputationOptions(Checked):
 
     method: str = option(
         "taylor",
-        "Exact, or from first-order gradients alone.",
+        "taylor: exact; finite-difference: from first-order gradients.",
         OneOf(("taylor", "finite-difference")),
     )
     difference_step: float | None = option(
@@ -116,17 +118,17 @@ class ComputationOptions(Checked):
     )
     device: str = option(
         "cpu",
-        "Where it is computed; auto: on the accelerator that is there.",
+        "Device that computes; auto: an accelerator if there is one.",
         OneOf(("auto", "cpu", "cuda", "mps")),
     )
     engine: str = option(
         "auto",
-        "What computes; auto: the onnxruntime that is installed, else PyTorch.",
+        "Library that computes; auto: the installed onnxruntime, else PyTorch.",
         OneOf(("auto", "onnxruntime", "onnxruntime-training", "torch")),
     )
     memory_limit: int | None = option(
         None,
-        "Take what fits into this, such as 8GB.",
+        "Largest memory to use, such as 8GB.",
         Size(),
         metavar="SIZE",
         absent="what is available",
@@ -161,7 +163,7 @@ class LimitOptions(Checked):
 
     time_limit: float | None = option(
         None,
-        "Of each model, such as 90s or 15m.",
+        "Time limit of each model, such as 90s or 15m.",
         Duration(),
         metavar="TIME",
         absent="1h",

@@ -1,4 +1,4 @@
-"""Which data files this program has written for a model, noted where only its user writes.
+"""Notes which data files this program has written for a model, where only its user can write.
 
 A model's data files get new names each time that it is written, and the old ones are removed. That
 a model, or a file beside it, names a file proves nothing: both may come from anybody. What is

@@ -1,4 +1,4 @@
-"""What an output may be: an ordinary file or folder, or a link to one."""
+"""Checks that an output is an ordinary file or folder, or a link to one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch consists of, and whether given arrays are one."""
+"""Describes the arrays of a batch, and checks the user's arrays against that."""
 
 from __future__ import annotations
 

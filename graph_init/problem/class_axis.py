@@ -1,4 +1,4 @@
-"""On which axis of an output the classes are: rules, the strongest evidence first."""
+"""Finds the axis of an output on which the classes are: rules, the strongest evidence first."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
             entries = archive.infolist()
             names = [entry.filename for entry in entries]
             if len(set(names)) < len(names):
-                raise ValueError("it has two members of one name")
+                raise ValueError("it has two arrays with the same name")
             need, room = sum(entry.file_size for entry in entries), memory.available()
             if room is not None and need > room:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Batches that fit into memory and a minute, where the ones that were asked for do not.
+"""Finds batches that fit into memory and a minute where the requested ones do not.
 
 What the user has left open is chosen: a batch in slices, which gives the whole batch's numbers, or,
 where neither an option nor the model nor the data fix the batch, one of fewer rows.
@@ -82,7 +82,7 @@ def _affordable(loaded: LoadedModel, options: Options) -> tuple[Options, list[st
         return options, []
     words = (
         f"{rows} rows take {whole.work / 1e9:.0f} billion multiplications in each forward pass; "
-        f"batches of fewer rows were taken (--batch-size {taken})"
+        f"batches of fewer rows are used (--batch-size {taken})"
     )
     return replace(options, batch_size=taken), [words]
 
@@ -113,10 +113,10 @@ def _choices(loaded: LoadedModel, options: Options) -> Iterator[_Choice]:
     halves = [rows >> k for k in range(1, rows.bit_length())] if free else []
     for at_once in sorted({*slices, *halves}, reverse=True):
         if at_once in slices:
-            words = f"the batch of {rows} rows was done in slices (--micro-batch {at_once})"
+            words = f"the batch of {rows} rows is computed in slices (--micro-batch {at_once})"
             yield _Choice(replace(options, micro_batch=at_once), at_once, True, words)
         if at_once in halves:
-            words = f"batches of fewer rows were taken (--batch-size {at_once})"
+            words = f"batches of fewer rows are used (--batch-size {at_once})"
             yield _Choice(replace(options, batch_size=at_once), at_once, False, words)
 
 

@@ -161,8 +161,8 @@ def _add_initializers(
         if array.dtype.kind in "OSU":
             if initializer.uses():
                 raise UnsupportedModelError(
-                    f"initializer '{name}' holds text, with which nothing can be computed; cut the "
-                    "model behind its preprocessing"
+                    f"initializer '{name}' holds text, which graph-init cannot compute with; "
+                    "export the model without its preprocessing of text"
                 )
         elif name in trainable:
             added[name] = b.input(name, b.precision, array.shape, requires_grad=True)

@@ -233,8 +233,8 @@ def _vocabulary(e: Evidence) -> Choice | None:
 
 def _column(e: Evidence) -> Choice | None:
     if e.single and not e.image:
-        words = "one number a row" if len(e.shape) <= 2 else "one number a place"
-        return Choice(SQUARES, f"the output is {words}", guess=True)
+        words = "row" if len(e.shape) <= 2 else "position"
+        return Choice(SQUARES, f"the output has one number for each {words}", guess=True)
     return None
 
 
@@ -255,7 +255,7 @@ def _last_operator(e: Evidence) -> Choice | None:
     found = next((op for op in (e.head.last, e.last) if op in _BOUNDED), None)
     if found is None:
         return None
-    return Choice(SQUARES, f"the output comes from {found}, as logits do not", guess=True)
+    return Choice(SQUARES, f"the output comes from {found}, and logits do not", guess=True)
 
 
 def _image(e: Evidence) -> Choice | None:
@@ -269,7 +269,7 @@ def _image(e: Evidence) -> Choice | None:
             if channels in (3, given[own]) or places(given, own) != places(e.shape, axis):
                 continue
             words = f"the output has {channels} channels in the size of an input"
-            return Choice(CLASSES, words + ", as a segmentation has", guess=True)
+            return Choice(CLASSES, words + ", like a segmentation", guess=True)
     return Choice(SQUARES, "the output is an image", guess=True)
 
 
@@ -278,18 +278,22 @@ def _sequence(e: Evidence) -> Choice | None:
         return None
     widths = {s[-1] for s in e.inputs if s}
     if e.head.layer in ("MatMul", "Gemm", "FusedMatMul") and e.classes not in widths:
-        return Choice(CLASSES, f"a last layer gives {e.classes} numbers a place", guess=True)
+        return Choice(
+            CLASSES, f"the last layer gives {e.classes} numbers for each position", guess=True
+        )
     return Choice(SQUARES, "the output is a sequence of vectors", guess=True)
 
 
 def _columns(e: Evidence) -> Choice | None:
     if len(e.shape) < 2 or e.image:
         return None
-    return Choice(CLASSES, f"the output has {e.classes} columns, as scores of classes", guess=True)
+    return Choice(
+        CLASSES, f"the output has {e.classes} columns, like scores of classes", guess=True
+    )
 
 
 def _rest(e: Evidence) -> Choice | None:
-    return Choice(SQUARES, "nothing speaks for classes", guess=True)
+    return Choice(SQUARES, "nothing suggests that its elements are classes", guess=True)
 
 
 #: The strongest first. What is certain, names, sizes.

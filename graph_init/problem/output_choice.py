@@ -1,4 +1,4 @@
-"""Which of a model's outputs the loss reads, and what is left out."""
+"""Chooses the outputs that the loss reads, and says which tensors get no gradient then."""
 
 from __future__ import annotations
 
@@ -99,6 +99,6 @@ def _left_out(b: Builder, read: Sequence[Output], usable: Sequence[Output]) -> t
         words += f" and {len(others) - _NAMED} more"
     return (
         f"{lost} of {lost + reached} trainable tensors lead only to outputs that the loss does not "
-        f"read ({words}), and get no gradient; an --output-name for each output that is to be read "
-        "adds its loss",
+        f"read ({words}), and get no gradient; name every output that the loss should read with an "
+        "--output-name of its own",
     )

@@ -1,4 +1,4 @@
-"""What the model's file tells of an output: its last layer, what stands behind it, and names."""
+"""Facts about an output from the model's file: its last layer, the nodes after it, and names."""
 
 from __future__ import annotations
 

@@ -133,12 +133,12 @@ def _shared(given: str, what: str, count: int, remedy: str) -> tuple[str, ...]:
         return ()
     if count == 2:
         words = (
-            "states are chosen on rows that they were tuned on, and only what is reported is "
+            "the scales are found and chosen on the same rows, and only the reported figures are "
             "measured on others"
         )
     else:
-        words = "what is reported is measured on rows that the tuner has seen"
-    return (f"{given}, fewer than three {what}: {words}; {remedy} would keep them apart",)
+        words = "the reported figures are measured on rows that the tuner has used"
+    return (f"{given}, fewer than three {what}: {words}; {remedy} would avoid that",)
 
 
 class _Random:

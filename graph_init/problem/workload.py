@@ -274,8 +274,8 @@ def uncut(loaded: LoadedModel, options: Options, entire: Signature) -> str | Non
     """Why a batch cannot be done in slices; None if it can."""
     if options.batch_norm == "train":
         return (
-            "with --batch-norm train the statistics are the whole batch's, which slices do not "
-            "see; leave one of the options out"
+            "with --batch-norm train the statistics are the whole batch's, and slices have others; "
+            "omit --micro-batch or --batch-norm train"
         )
     for value in inputs_of(loaded.ir):
         name, dims = value.name or "", entire.axes[value.name or ""]

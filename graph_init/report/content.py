@@ -1,4 +1,4 @@
-"""What a report is made of, as JSON: a result, and what it does not say of its model."""
+"""The content of a report as JSON: a result, and facts about its model that it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a result comes from, as lines of a list."""
+"""The list of a page that says which model, options and versions a result comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's graph looks like, small enough to be read: rows in an order of computation.
+"""Summarises a model's graph so that it can be read: rows in an order of computation.
 
 Nodes that no input's numbers flow through (shapes, weights that are rearranged) are left out, and
 chains are folded: a node that reads no scalable tensor joins the node before it where neither has

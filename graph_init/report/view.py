@@ -1,4 +1,4 @@
-"""What a page shows, before it is HTML."""
+"""The parts of a page (text, tables, charts) before they are HTML."""
 
 from __future__ import annotations
 

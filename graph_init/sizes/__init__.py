@@ -1,4 +1,4 @@
-"""What a model is fed with: sizes for the axes that its file leaves open, and steering inputs.
+"""Inputs of a model: sizes for the axes that its file leaves open, and values that steer it.
 
 A dry run goes through the graph with sizes alone. A size remembers which open axes it follows from;
 where a node does not fit its inputs, one of these axes is changed until it does.

@@ -1,4 +1,4 @@
-"""Going through a model with sizes alone: what fits, and which branches are taken."""
+"""Walks through a model with sizes alone: which nodes do not fit, and which branches run."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class DryRun:
             # An axis of nothing: what follows has no elements, and no derivative.
             empty = [n for n in known.dims or () if n == 0 and marks_of(n)]
             if empty and known.dtype in _FLOATS:
-                words = "is left with an axis of nothing"
+                words = "gives a tensor with an axis of size 0"
                 raise Conflict(words, empty[0], Dim(1), True)
         if not self._looping and not any(v and (v is _NOTHING or v.followed) for v in ins):
             self._kept[id(node)] = made

@@ -1,4 +1,4 @@
-"""Sizes behind layers with weights: products, convolutions, pools, norms, recurrent layers."""
+"""Rules for layers with weights: products, convolutions, pools, norms, recurrent layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes for all open axes under which every node of the model is valid."""
+"""Finds sizes for all open axes under which every node of the model is valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes of operators' outputs, and which sizes of their inputs fit: a rule an operator."""
+"""Rules for operators: the sizes of their outputs, and which sizes of their inputs fit."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _slice(c: Call) -> list[Known]:
 def _length(size: int, start: int, end: int, step: int) -> int:
     """Of ``range(start, end, step)`` within an axis of ``size``."""
     if step == 0:
-        raise Conflict("takes steps of 0")
+        raise Conflict("slices with a step of 0")
     count = len(range(int(size))[slice(int(start), _end(end), step)])
     inside = 0 <= start <= size and 0 <= end <= size
     return Dim(count, marks_of(start, end) | (0 if inside else marks_of(size)))

@@ -1,4 +1,4 @@
-"""What a model is fed with: the sizes of its inputs, and the values of those that steer."""
+"""The signature of a model: the sizes of its inputs, and the values of those that steer it."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ class Signature:
             if chosen is not None and not chosen.asked:
                 number = chosen.value.reshape(-1)[0].item()
                 found[
-                    f"input '{name}' steers the graph and is {number}: {chosen.reason}; another "
-                    f"with --input {name}=VALUE"
+                    f"sizes or branches of the model depend on input '{name}', which is set to "
+                    f"{number}: {chosen.reason}; give another value with --input {name}=VALUE"
                 ] = None
         return list(found)
 

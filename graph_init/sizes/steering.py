@@ -80,12 +80,12 @@ def choices(value: ir.Value, shape: Shape, sizes: Sequence[int]) -> Iterator[Cho
     for number in _compared(value):
         yield full(number, f"the model compares it with {number:g}")
     if len(shape) >= 2:
-        yield full(1, "a mask that leaves nothing out")
+        yield full(1, "a mask that keeps every element")
     elif len(shape) == 1:
         for size in dict.fromkeys(sizes):
-            yield full(size, f"a length of all that is there, {size}")
+            yield full(size, f"the full length of an input, {size}")
     for number in (1, 16_000, 2, 0):
-        yield full(number, "a number to begin with")
+        yield full(number, "a usual number, as the model does not show which one it needs")
     if not shape:
         for size in dict.fromkeys(sizes):
             yield full(size, f"the size of another input, {size}")

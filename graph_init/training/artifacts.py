@@ -44,7 +44,7 @@ def write(problem: Problem, values: Mapping[str, Array], optimizer: str, folder:
     batch has the problem's size.
     """
     if optimizer not in _OPTIMIZERS:
-        raise UsageError(f"--optimizer {optimizer}: choose one of {', '.join(_OPTIMIZERS)}")
+        raise UsageError(f"--optimizer is one of {', '.join(_OPTIMIZERS)}, not '{optimizer}'")
     training, moved = _training(problem)
     trainable = [numpy_helper.from_array(values[n], n) for n in moved]
     still = [p.name for p in problem.parameters if p.name not in moved]

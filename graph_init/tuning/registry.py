@@ -1,4 +1,4 @@
-"""What each tuner's settings are made into: something that tunes one workload."""
+"""The table of tuners: from a tuner's settings to the object that tunes a workload."""
 
 from __future__ import annotations
 

@@ -130,7 +130,8 @@ class Restorer:
             batch = source.select.batch(0)
             start = self._run.problem_of(self._run.step(batch, ones), batch, ones)
             raise NumericalError(
-                "no state has finite numbers, neither the start nor one with the signal restored; "
+                "the numbers are not finite, neither with the weights at the start nor with the "
+                "signal restored; "
                 + (f"at the start {start.words}" if start else "every trial diverges")
                 + f"; {(start and start.remedy) or 'try --scheme he'}"
             )

@@ -1,4 +1,4 @@
-"""What the process of one model does: ``initialize``, and put the results in their place."""
+"""Runs ``initialize`` on one model in a process, and puts the results in their place."""
 
 from __future__ import annotations
 

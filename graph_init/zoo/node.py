@@ -1,4 +1,4 @@
-"""What a worker of the cluster does: has a model done in a process, and makes its record."""
+"""Runs on each worker of the cluster: starts a process for a model, and makes its record."""
 
 from __future__ import annotations
 
@@ -183,14 +183,14 @@ def _failure(outcome: isolation.Outcome, task: Task, limit: int, attempts: int) 
     """Why there is no finding; ``limit`` is that of the memory, in bytes."""
     if outcome.stopped == "time":
         words = (
-            f"not done within {task.time_limit:g} s, and stopped; raise --time-limit, or lower "
-            "--updates, --steps or --batch-size"
+            f"its process was stopped, as it took more than {task.time_limit:g} s; raise "
+            "--time-limit, or lower --updates, --steps or --batch-size"
         )
         return Failure("TimeLimit", words, 4)
     if outcome.stopped == "memory":
         words = (
-            f"took {outcome.peak / 1e9:.2f} GB of memory, more than the {limit / 1e9:.2f} GB that "
-            "it may, and was stopped; raise --memory-limit, or lower --batch-size"
+            f"its process was stopped, as it took {outcome.peak / 1e9:.2f} GB of memory, more than "
+            f"its limit of {limit / 1e9:.2f} GB; raise --memory-limit, or lower --batch-size"
         )
         return Failure("MemoryLimit", words, 4)
     if outcome.answer is not None and outcome.answer.error is not None:

@@ -1,4 +1,4 @@
-"""What is known of a model of a zoo: the row that users see, and the journal's record of it."""
+"""The data about a model of a zoo: the row that users see, and the journal's record of it."""
 
 from __future__ import annotations
 

@@ -115,14 +115,17 @@ def run(
     """
     _check(resume, retry, workers, threads)
     if scheduler is not None and workers is not None:
-        raise UsageError("--workers is of this machine; a cluster's workers say their --nthreads")
+        raise UsageError(
+            "--workers counts the models at a time on this machine; with --scheduler, start each "
+            "dask worker with the --nthreads that it shall have"
+        )
     start = time.monotonic()
     entries = catalog.collect(sources, output, manifest.checked(options))
     target = store.open_store(output)
     if not resume and not target.is_empty():
         raise UsageError(
-            f"'{output}' is not empty; --resume goes on with what is there, and does again what "
-            "has changed"
+            f"'{output}' is not empty; --resume continues the run that is there, and repeats "
+            "models that have changed"
         )
     if isinstance(target, Folder):
         target.create()
@@ -161,7 +164,7 @@ def run(
 
 def _check(resume: bool, retry: str | None, workers: int | None, threads: int | None) -> None:
     if retry not in (None, "failed"):
-        raise UsageError(f"--retry {retry}: only failed can be tried again")
+        raise UsageError(f"--retry has one choice, failed, not {retry}")
     if retry and not resume:
         raise UsageError("--retry failed belongs to --resume")
     for name, given in (("--workers", workers), ("--threads", threads)):
@@ -281,7 +284,7 @@ def _collect(current: _Run, done: queue.SimpleQueue[Any], waiting: dict[str, Tas
             found.append(Performed(_given_up(task, future.exception())))
         else:
             raise GraphInitError(
-                "the scheduler is gone; what is done is kept: run again with --resume"
+                "the scheduler no longer answers; finished models are kept: run again with --resume"
             )
         future.release()
     _enter(current, found)

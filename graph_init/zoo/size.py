@@ -1,4 +1,4 @@
-"""How large a model is, roughly and quickly: what decides which is begun first."""
+"""Estimates the size of a model quickly; the largest ones are begun first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why models failed, those with the same reason together."""
+"""Groups the models that failed by their reason."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Models whose authors' loss is known, for tools/loss_table.py."""

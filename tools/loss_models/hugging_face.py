@@ -91,8 +91,6 @@ _HEADS = (
     ("ResNet", "ForImageClassification", CE),
     ("Segformer", "ForSemanticSegmentation", CE),
     ("Wav2Vec2", "ForCTC", CE),
-    ("DPT", "ForDepthEstimation", MSE),
-    ("Bert", "Model", MSE),
     ("ViT", "Model", MSE),
 )
 

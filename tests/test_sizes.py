@@ -24,6 +24,7 @@ from tests.sized_models import (
     ints,
     network,
     node,
+    one,
     pair,
     patches,
     pyramid,
@@ -206,3 +207,14 @@ def test_the_commands_list_inputs_and_take_values(tmp_path: Path) -> None:
     for wrong, words in (("rate=fast", "NAME=VALUE"), ("speed=1", "no such input")):
         refused = CliRunner().invoke(cli, ["measure", path, "--input", wrong])
         assert refused.exit_code == 2 and words in refused.stderr
+
+
+def test_what_a_spectrum_reads_is_no_parameter() -> None:
+    """The window of an STFT, whatever its numbers; the message says what the tensor is."""
+    nodes = [node("STFT", ["x", "step", "window"], ["y"], "spectrum")]
+    window = numpy_helper.from_array(np.random.default_rng(0).random(64, np.float32), "window")
+    model = network(nodes, {"x": (FLOAT, ["n", "samples", 1])}, [one("step", 16), window])
+    (found,) = (p for p in graph_init.inspect(model).parameters if p.name == "window")
+    assert (found.kind, found.trainable) == ("constant", False)
+    with pytest.raises(UnsupportedModelError, match="'window', is no weight: constant of STFT"):
+        graph_init.measure(model)

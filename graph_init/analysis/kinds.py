@@ -52,6 +52,7 @@ SLOTS: dict[tuple[str, int], str] = {
     **{(op, slot): "recurrent" for op in ("LSTM", "GRU", "RNN") for slot in (1, 2)},
     **{(op, 3): "bias" for op in ("LSTM", "GRU", "RNN")},
     ("LSTM", 7): "bias",
+    ("STFT", 2): "constant",  # the window
     **{(op, slot): "constant" for op in ("LSTM", "GRU", "RNN") for slot in (4, 5, 6)},
     **{
         (op, slot): kind

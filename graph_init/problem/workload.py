@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from graph_init.analysis import Parameter
+from graph_init.analysis.kinds import FLOATS
 from graph_init.engine import memory
 from graph_init.engine.choice import Engine, choose
 from graph_init.errors import UnsupportedModelError, UsageError
@@ -77,7 +78,8 @@ def build(
     options = replace(options, device=engine.device)
     if not any(p.trainable for p in parameters):
         raise UnsupportedModelError(
-            "the model has no trainable parameter; see `graph-init inspect`, and --trainable"
+            f"the model has no trainable parameter{_largest(parameters)}; see `graph-init inspect`, "
+            "and --trainable"
         )
     given = read(loaded, options.data)
     arrays = None if given is None else given.arrays
@@ -121,6 +123,15 @@ def build(
     whole = {n: checked.pop(n) for n in given.whole if n in checked}
     source = streams.of_rows(checked, rows, options.seed, whole)
     return made(source=source, rows=checked, whole=whole)
+
+
+def _largest(parameters: Sequence[Parameter]) -> str:
+    """What the largest table of a model is that has nothing else, for a message."""
+    tables = [p for p in parameters if p.kind == "constant" and p.dtype in FLOATS and p.shape]
+    if not tables:
+        return ""
+    largest = max(tables, key=lambda p: math.prod(p.shape))
+    return f" (its largest tensor, '{largest.name}', is no weight: {largest.reason})"
 
 
 def read(loaded: LoadedModel, data: data_files.Data | Given | None) -> Given | None:

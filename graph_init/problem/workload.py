@@ -78,8 +78,8 @@ def build(
     options = replace(options, device=engine.device)
     if not any(p.trainable for p in parameters):
         raise UnsupportedModelError(
-            f"the model has no trainable parameter{_largest(parameters)}; see `graph-init inspect`, "
-            "and --trainable"
+            f"the model has no trainable parameter{_largest(parameters)}; see `graph-init "
+            "inspect`, and --trainable"
         )
     given = read(loaded, options.data)
     arrays = None if given is None else given.arrays

@@ -198,8 +198,8 @@ def test_a_length_is_all_that_is_there() -> None:
 def test_the_commands_list_inputs_and_take_values(tmp_path: Path) -> None:
     onnx.save(rates(), tmp_path / "model.onnx")
     path = str(tmp_path / "model.onnx")
-    shown = CliRunner().invoke(cli, ["inspect", path], env={"COLUMNS": "200"})
-    assert "compares it with 16000" in shown.stdout
+    shown = CliRunner().invoke(cli, ["inspect", path])
+    assert "compares" in shown.stdout and "16000" in shown.stdout
     told = CliRunner().invoke(cli, ["measure", path, "--input", "rate=8000", "--json"])
     assert told.exit_code == 0, told.stderr
     assert "steers" not in told.stderr

@@ -65,7 +65,7 @@ class DryRun:
         }
         self._kept: dict[int, list[Known]] = {}
         self._looping = 0
-        self.runs = 0
+        self.runs: int = 0
 
     def forget(self) -> None:
         """Keep nothing of earlier runs: an input has another value."""

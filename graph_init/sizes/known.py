@@ -47,7 +47,11 @@ class Dim(int):
     def __mod__(self, other: int) -> Dim:
         return Dim(int(self) % int(other), self.marks | marks_of(other))
 
-    __radd__, __rmul__ = __add__, __mul__
+    def __radd__(self, other: int) -> Dim:
+        return self + other
+
+    def __rmul__(self, other: int) -> Dim:
+        return self * other
 
 
 Dims = tuple[int, ...]
@@ -120,6 +124,12 @@ class Conflict(Exception):
     any of it follows from. ``words`` complete a sentence that begins with the node.
     """
 
+    words: str
+    found: int
+    wanted: int
+    least: bool
+    marks: int
+
     def __init__(
         self, words: str, found: int = 0, wanted: int = 0, least: bool = False, marks: int = 0
     ) -> None:
@@ -134,6 +144,8 @@ class Conflict(Exception):
 
 class Need(Exception):
     """The sizes behind a node follow from numbers that are not known: those of its input."""
+
+    slot: int
 
     def __init__(self, slot: int) -> None:
         super().__init__(f"input {slot}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
@@ -147,7 +148,8 @@ def _done(task: Task, tell: Callable[[str], None]) -> Performed | None:
     while attempt < ATTEMPTS:
         attempt += 1
         mark = hashlib.sha256(f"{task.name} {platform.node()}".encode()).hexdigest()[:16]
-        folder = base / f"{mark}-{attempt}"
+        # One that no other has: a lost worker's process may still write into its own.
+        folder = base / f"{mark}-{attempt}-{secrets.token_hex(4)}"
         told = replace(
             task, scratch=str(folder), memory_limit=limit, threads=threads, previous=None
         )

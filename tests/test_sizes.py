@@ -118,6 +118,16 @@ def test_options_and_data_overrule(tmp_path: Path) -> None:
     assert found.dims["x"]["2"] == {"size": 72, "reason": "the data's own"}
 
 
+def test_an_open_number_is_no_fixed_batch_of_data() -> None:
+    """A first axis of −1, as some exporters write it: batches are drawn from the rows."""
+    model = pyramid()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    rows = np.random.default_rng(0).standard_normal((6, 3, 64, 64)).astype(np.float32)
+    data = {"x": rows, "target": np.zeros((6, 2, 16, 16), np.float32)}
+    result = graph_init.initialize(model, data=data, loss="mse", updates=1)
+    assert result.settings["batch_size"] == 6
+
+
 # ---- inputs that steer
 
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from graph_init.model.constants import COMPUTED_BY, fold_constants, subgraphs_of
 from graph_init.model.load import LoadedModel, normalise
 from graph_init.model.places import PLACE, constants
+from graph_init.model.reading import stored
 
 
 class Fed(Protocol):
@@ -63,17 +64,10 @@ def with_constants(loaded: LoadedModel, names: Iterable[str]) -> LoadedModel:
     for body in _bodies(model.graph):
         for value in (*body.initializers.values(), *constants(body)):
             if value.name in wanted and body is not model.graph:
-                tensor = _tensor(value)
-                lifted = ir.Value(name=value.name, type=value.type, const_value=tensor)
+                lifted = ir.Value(name=value.name, type=value.type, const_value=stored(value))
                 lifted.meta[PLACE] = value.meta[PLACE]
                 model.graph.register_initializer(lifted)
     return replace(loaded, ir=model, solved={})
-
-
-def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    maker = value.producer()
-    given = None if maker is None else maker.attributes.get("value")
-    return value.const_value if given is None else given.as_tensor()
 
 
 def _held(node: ir.Node, taken: Mapping[str, bool]) -> bool:
@@ -82,9 +76,11 @@ def _held(node: ir.Node, taken: Mapping[str, bool]) -> bool:
         return False
     body = _branch(node, taken[node.name or ""])
     return any(
-        tensor is not None and tensor.dtype.is_floating_point() and tensor.size > 1
+        (tensor := stored(value)) is not None
+        and tensor.dtype.is_floating_point()
+        and tensor.size > 1
         for graph in _bodies(body)
-        for tensor in _tensors(graph)
+        for value in (*graph.initializers.values(), *constants(graph))
     )
 
 
@@ -98,15 +94,6 @@ def _bodies(graph: ir.Graph) -> Iterator[ir.Graph]:
         for attribute in node.attributes.values():
             for body in subgraphs_of(attribute):
                 yield from _bodies(body)
-
-
-def _tensors(graph: ir.Graph) -> Iterator[ir.TensorProtocol | None]:
-    for value in graph.initializers.values():
-        yield value.const_value
-    for node in graph:
-        given = node.attributes.get("value") if node.op_type == "Constant" else None
-        if given is not None and given.type == ir.AttributeType.TENSOR:
-            yield given.as_tensor()
 
 
 def _inline(graph: ir.Graph, node: ir.Node, first: bool) -> None:

@@ -23,3 +23,14 @@ def dtype_name(value: ir.Value) -> str:
 def reads_shape_only(node: ir.Node, slot: int) -> bool:
     """Whether the node's input ``slot`` is read for its shape or type alone."""
     return node.op_type in SHAPE_ONLY or (node.op_type, slot) in SHAPE_ONLY_SLOTS
+
+
+def stored(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer, or of a Constant node as bodies have them; None if computed."""
+    if value is None or value.const_value is not None:
+        return None if value is None else value.const_value
+    maker = value.producer()
+    if maker is None or maker.op_type != "Constant":
+        return None
+    given = maker.attributes.get("value")
+    return None if given is None else given.as_tensor()

@@ -1,4 +1,4 @@
-"""Finds batches that fit into memory and a minute where the requested ones do not.
+"""Finds batches that fit into memory and half a minute where the requested ones do not.
 
 What the user has left open is chosen: a batch in slices, which gives the whole batch's numbers, or,
 where neither an option nor the model nor the data fix the batch, one of fewer rows.

@@ -12,7 +12,7 @@ from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
 from graph_init.sizes import steering
-from graph_init.sizes.unknowns import declared, unknowns
+from graph_init.sizes.unknowns import declared
 
 
 def signature(
@@ -30,10 +30,8 @@ def signature(
         UsageError: An option or the data contradict the file.
         UnsupportedModelError: No sizes were found under which the model is valid.
     """
-    inputs = sizes.inputs_of(loaded.ir)
-    counted = {place for u in unknowns(inputs).values() if u.kind == "rows" for place in u.places}
     shapes, given = {}, {}
-    for value in inputs:
+    for value in sizes.inputs_of(loaded.ir):
         name = value.name or ""
         array = (arrays or {}).get(name)
         if array is None:
@@ -47,7 +45,7 @@ def signature(
         shapes[name] = (rows, *array.shape[1:]) if by_row and rows else array.shape
         if steering.steers(value):
             given[name] = np.asarray(array)[:rows] if by_row else np.asarray(array)
-    if rows is not None and arrays is None and not counted:
+    if rows is not None and arrays is None:
         _require_rows(loaded, rows)
     request = sizes.Request(
         dims=options.dims or {},
@@ -65,11 +63,13 @@ def signature(
 
 
 def _require_rows(loaded: LoadedModel, rows: int) -> None:
-    """UsageError where the file fixes another number of rows."""
-    for value in sizes.inputs_of(loaded.ir):
-        dims = declared(value)
+    """UsageError where the file fixes another number of rows, and leaves none open."""
+    shapes = {v.name: declared(v) for v in sizes.inputs_of(loaded.ir)}
+    if any(dims and not isinstance(dims[0], int) for dims in shapes.values()):
+        return
+    for name, dims in shapes.items():
         if len(dims) > 1 and isinstance(dims[0], int) and dims[0] != rows:
             raise UsageError(
-                f"--batch-size {rows}: input '{value.name}' has the fixed batch size {dims[0]}; "
+                f"--batch-size {rows}: input '{name}' has the fixed batch size {dims[0]}; "
                 "leave the option out or export the model with a dynamic batch"
             )

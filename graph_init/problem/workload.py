@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -161,12 +161,12 @@ def without_rows(loaded: LoadedModel, arrays: Mapping[str, Array]) -> frozenset[
     """
     first = {}
     whole = {n for n, a in arrays.items() if not a.ndim}
-    for value in loaded.ir.graph.inputs:
-        name = value.name or ""
+    for value in inputs_of(loaded.ir):
+        name, dims = value.name or "", declared(value)
         if name not in arrays or name in whole or value.shape is None:
             continue
-        if value.shape.dims:
-            first[name] = value.shape[0] if isinstance(value.shape[0], int) else None
+        if dims:
+            first[name] = dims[0] if isinstance(dims[0], int) else None
         else:
             whole.add(name)
     labels = {len(a) for n, a in arrays.items() if n.split(":")[0] == TARGET and a.ndim}
@@ -203,8 +203,7 @@ class _Remembered:
 
 
 def _input_names(loaded: LoadedModel) -> list[str]:
-    initializers = loaded.ir.graph.initializers
-    return [v.name for v in loaded.ir.graph.inputs if v.name and v.name not in initializers]
+    return [v.name for v in inputs_of(loaded.ir) if v.name]
 
 
 def batch_rows(loaded: LoadedModel, given: Given | None, options: Options) -> int | None:
@@ -214,17 +213,9 @@ def batch_rows(loaded: LoadedModel, given: Given | None, options: Options) -> in
     if options.whole_file or given.batches is not None:
         return given.rows
     names = given.arrays.keys() - given.whole
-    size = options.batch_size or _fixed_batch(loaded, names) or SUGGESTED["rows"]
+    fixed = fixed_batch(loaded, names)
+    size = options.batch_size or (SUGGESTED["rows"] if fixed is None else fixed[1])
     return min(size, given.rows)
-
-
-def _fixed_batch(loaded: LoadedModel, names: Iterable[str]) -> int | None:
-    """The batch size of the first of these inputs that declares one."""
-    wanted = set(names)
-    for value in loaded.ir.graph.inputs:
-        if value.name in wanted and value.shape and isinstance(value.shape[0], int):
-            return value.shape[0]
-    return None
 
 
 def _outputs(options: Options, arrays: Mapping[str, Array] | None) -> Sequence[str]:
@@ -303,12 +294,12 @@ def uncut(loaded: LoadedModel, options: Options, entire: Signature) -> str | Non
     return None
 
 
-def fixed_batch(loaded: LoadedModel) -> tuple[str, int] | None:
-    """The first input whose first axis has a size in the model, and that size."""
+def fixed_batch(loaded: LoadedModel, names: Container[str] | None = None) -> tuple[str, int] | None:
+    """The first input (of ``names``) whose first axis has a size in the model, and that size."""
     for value in inputs_of(loaded.ir):
-        dims = declared(value)
-        if dims and isinstance(dims[0], int):
-            return value.name or "", dims[0]
+        name, dims = value.name or "", declared(value)
+        if dims and isinstance(dims[0], int) and (names is None or name in names):
+            return name, dims[0]
     return None
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graph_init.ir import Array
 from graph_init.ir.folding import evaluate
-from graph_init.sizes.known import MAX_CONTENT, Call, Known, of_content
+from graph_init.sizes.known import MAX_CONTENT, Call, Known, of_content, slice_end
 
 Function = Callable[..., Array]
 
@@ -153,8 +153,7 @@ def _cut(c: Call, arrays: Sequence[Array | None]) -> Array:
     steps = c.ints("steps", 4) or [1] * len(starts)
     place = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        stop = None if int(end) <= -(2**31) + 1 else int(end)
-        place[int(axis)] = slice(int(start), stop, int(step))
+        place[int(axis)] = slice(int(start), slice_end(end), int(step))
     return x[tuple(place)]
 
 

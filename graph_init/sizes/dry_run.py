@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from graph_init.ir import Array
+from graph_init.ir import FLOATS, Array
 from graph_init.sizes.contents import contents
 from graph_init.sizes.known import (
     MAX_CONTENT,
@@ -30,7 +30,6 @@ from graph_init.sizes.shape_rules import RULES
 
 #: Bodies of loops are gone through so often at most.
 _ITERATIONS = 64
-_FLOATS = frozenset({1, 10, 11, 16})
 
 
 @dataclass
@@ -128,7 +127,7 @@ class DryRun:
         for known in made:
             # An axis of nothing: what follows has no elements, and no derivative.
             empty = [n for n in known.dims or () if n == 0 and marks_of(n)]
-            if empty and known.dtype in _FLOATS:
+            if empty and known.dtype in FLOATS:
                 words = "gives a tensor with an axis of size 0"
                 raise Conflict(words, empty[0], Dim(1), True)
         if not self._looping and not any(v and (v is _NOTHING or v.followed) for v in ins):

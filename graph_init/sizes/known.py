@@ -73,6 +73,11 @@ def product(sizes: Iterable[int]) -> int:
     return found
 
 
+def slice_end(end: int) -> int | None:
+    """Where a Slice ends: exporters write the smallest integer for "up to the first"."""
+    return None if int(end) <= -(2**31) + 1 else int(end)
+
+
 @dataclass(slots=True)
 class Known:
     """One value. ``dtype`` is a ``TensorProto.DataType`` (0: unknown); ``dims`` None: unknown.

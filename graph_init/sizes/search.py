@@ -65,8 +65,6 @@ class Search:
         for group in _groups(free, by_branch):
             before = [u.size for u in group]
             for size in self._candidates(outcome, group):
-                if not 1 <= size <= _LARGEST:
-                    continue
                 for u in group:
                     u.size = size
                 if self._passed(outcome, group):

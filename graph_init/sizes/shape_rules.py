@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import TensorProto
 
-from graph_init.sizes.known import Call, Conflict, Dim, Dims, Known, marks_of, of_sizes, product
+from graph_init.sizes.known import (
+    Call,
+    Conflict,
+    Dim,
+    Dims,
+    Known,
+    marks_of,
+    of_sizes,
+    product,
+    slice_end,
+)
 
 Rule = Callable[[Call], list[Known]]
 RULES: dict[str, Rule] = {}
@@ -228,13 +238,9 @@ def _length(size: int, start: int, end: int, step: int) -> int:
     """Of ``range(start, end, step)`` within an axis of ``size``."""
     if step == 0:
         raise Conflict("slices with a step of 0")
-    count = len(range(int(size))[slice(int(start), _end(end), step)])
+    count = len(range(int(size))[slice(int(start), slice_end(end), step)])
     inside = 0 <= start <= size and 0 <= end <= size
     return Dim(count, marks_of(start, end) | (0 if inside else marks_of(size)))
-
-
-def _end(end: int) -> int | None:
-    return None if int(end) <= -(2**31) + 1 else int(end)
 
 
 @rule("Gather")

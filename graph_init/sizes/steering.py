@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graph_init.ir import Array, Shape
-from graph_init.model.reading import reads_shape_only
+from graph_init.model.reading import reads_shape_only, stored
 
 #: Between an input and what it is compared with, and between a size and the input it follows from.
 _VIEWS = frozenset("Cast Identity Squeeze Unsqueeze Reshape Gather Slice Flatten".split())
@@ -102,12 +102,7 @@ def _compared(value: ir.Value) -> list[float]:
             if node.op_type in _VIEWS and slot == 0:
                 pending.extend(node.outputs)
             elif node.op_type in _COMPARES:
-                other = node.inputs[1 - slot]
-                tensor = None if other is None else other.const_value
-                if tensor is None and other is not None and other.producer() is not None:
-                    maker = other.producer()
-                    given = maker.attributes.get("value") if maker is not None else None
-                    tensor = None if given is None else given.as_tensor()
+                tensor = stored(node.inputs[1 - slot])
                 if tensor is not None and tensor.size == 1:
                     found[float(tensor.numpy().reshape(-1)[0])] = None
     return list(found)

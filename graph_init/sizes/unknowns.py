@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from graph_init.model.reading import stored
+
 #: What an open size is at first, by what it seems to be.
 SUGGESTED: Mapping[str, int] = {"rows": 16, "pixels": 64, "samples": 16_000, "steps": 32}
 _WORDS: Mapping[str, str] = {
@@ -90,16 +92,6 @@ def _kind(value: ir.Value, axis: int) -> str:
     return "steps"
 
 
-def _stored_shape(kernel: ir.Value | None) -> Sequence[int] | None:
-    """Of a tensor that is an initializer or a Constant in a branch."""
-    tensor = None if kernel is None else kernel.const_value
-    maker = None if kernel is None else kernel.producer()
-    if tensor is None and maker is not None and maker.op_type == "Constant":
-        given = maker.attributes.get("value")
-        tensor = None if given is None else given.as_tensor()
-    return None if tensor is None else [int(n) for n in tensor.shape.numpy()]
-
-
 def _meets_convolution(value: ir.Value) -> bool:
     """Whether the first layer is a convolution along one axis that reads one channel."""
     pending, seen = [value], set[int]()
@@ -112,8 +104,8 @@ def _meets_convolution(value: ir.Value) -> bool:
             if node.op_type in ("STFT", "DFT"):
                 return True
             if node.op_type == "Conv" and slot == 0:
-                shape = _stored_shape(node.inputs[1])
-                return shape is not None and len(shape) == 3 and shape[1] == 1
+                kernel = stored(node.inputs[1])
+                return kernel is not None and len(kernel.shape) == 3 and kernel.shape[1] == 1
             if node.op_type in _ON_THE_WAY:
                 pending.extend(node.outputs)
     return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +14,22 @@ import numpy as np
 from graph_init import comparison
 from graph_init import options as all_options
 from graph_init.analysis import Parameter
+from graph_init.check import judge
 from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
 from graph_init.engine.runtime import bindings
 from graph_init.errors import UnsupportedModelError, printable
+from graph_init.frontends import writing
 from graph_init.frontends.call import Call, resolve_call
-from graph_init.frontends.resolve import ResolvedModel
 from graph_init.init import initial_state
 from graph_init.init.initial_state import InitialState
-from graph_init.ir import Array
 from graph_init.model import branches, scales_file
 from graph_init.model.load import load
-from graph_init.model.save import NewValue
 from graph_init.model.scaled import SCALED_TYPES, Scaled
-from graph_init.options import InitialWeights, Options, Tuner
+from graph_init.options import CheckOptions, InitialWeights, Options, Tuner
 from graph_init.options.keywords import (
     ArtifactKeywords,
+    CheckKeywords,
     CompareKeywords,
     InitializeKeywords,
     InspectKeywords,
@@ -40,7 +40,7 @@ from graph_init.problem.data_files import Data
 from graph_init.problem.fitting import fitted
 from graph_init.problem.signature import signature
 from graph_init.problem.workload import build
-from graph_init.results import Applied, Initialized, Inspection
+from graph_init.results import Applied, CheckResult, Initialized, Inspection
 from graph_init.training import artifacts
 from graph_init.tuning import dtype_limits, registry
 from graph_init.tuning.loop import OnProgress, OnStep
@@ -126,6 +126,39 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
     return replace(found, notes=[*found.notes, *notes, *run.problem.objective.notes])
 
 
+def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) -> CheckResult:
+    """Which weights of ``model`` are wrong, by how much, and on what evidence.
+
+    The other arguments are those of :func:`measure`. ``docs/rules`` explains every rule.
+
+    Args:
+        fix: multiply the weights by the factors that findings name: in a framework's model at once
+            (the result's ``updated``), in a file by the result's ``save``.
+        ignore: identifiers of rules that are not asked, such as ``GI304``.
+
+    Raises:
+        UsageError: An option or the data are wrong.
+        ModelFileError: The file is missing, unreadable or not valid ONNX.
+    """
+    chosen = CheckOptions.of(options)
+    call = resolve_call(model, options, CheckKeywords, whole_file=True)
+    verdict = judge(call.loaded, call.parameters, call.options, chosen.ignore)
+    factors = verdict.factors if fix else {}
+    new = writing.write(call.subject, factors, {}) if factors else None
+    return CheckResult(
+        findings=verdict.findings,
+        tensors=len(verdict.evidence.judged),
+        is_trained=verdict.evidence.is_trained,
+        signal=verdict.evidence.signal,
+        gradient=verdict.evidence.gradient,
+        notes=verdict.notes,
+        factors=verdict.factors,
+        updated=None if new is None else new.updated,
+        _subject=call.subject,
+        _values={} if new is None else new.values,
+    )
+
+
 def initialize(
     model: Any,
     *,
@@ -193,7 +226,7 @@ def initialize(
     factors |= {
         p.name: factors[p.tied_to] for p in call.parameters if p.trainable and p.tied_to in factors
     }
-    new = _write(call.subject, factors, state.filled)
+    new = writing.write(call.subject, factors, state.filled)
     return Initialized(
         before=before,
         after=after,
@@ -277,28 +310,6 @@ def _require_scalable(run: Evaluator, parameters: list[Parameter]) -> None:
             f"no parameter is scalable ('{p.name}': {p.reason}); see `graph-init inspect`, and "
             "--trainable"
         )
-
-
-@dataclass(frozen=True)
-class _Written:
-    """New values by initializer; and the framework's model with its own, if one was given."""
-
-    values: Mapping[str, NewValue]
-    updated: Any
-    tensors: Mapping[str, Array]
-
-
-def _write(
-    subject: ResolvedModel, factors: Mapping[str, float], filled: Mapping[str, Array]
-) -> _Written:
-    """The new values, in the framework's model at once; a file is written when that is asked."""
-    new: dict[str, NewValue] = {n: v for n, v in filled.items() if n not in factors}
-    if subject.exported is None:
-        new |= {n: Scaled(subject.loaded, n, f, filled.get(n)) for n, f in factors.items()}
-        return _Written(new, None, {})
-    tensors = subject.new_values(factors, filled)
-    new |= {n: tensors[n] for n in subject.owners if n in tensors}
-    return _Written(new, subject.write(tensors), tensors)
 
 
 def _provenance(

@@ -12,6 +12,9 @@ import onnx
 
 from graph_init import report as reports
 from graph_init.analysis import Parameter
+from graph_init.check.findings import SEVERITIES, Finding
+from graph_init.check.gradient import Gradient
+from graph_init.check.signal import Signal
 from graph_init.deviation.evaluator import Measurement
 from graph_init.errors import printable
 from graph_init.frontends.resolve import ResolvedModel
@@ -19,8 +22,10 @@ from graph_init.ir import Array
 from graph_init.model import scales_file
 from graph_init.model.load import LoadedModel
 from graph_init.model.save import NewValue, save, with_values
+from graph_init.model.scaled import Scaled
 from graph_init.sizes import Signature
 from graph_init.tuning.loop import HistoryEntry
+from graph_init.version import __version__
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,55 @@ class Inspection:
         return {
             "parameters": [p.to_json() for p in self.parameters],
             "inputs": [] if self.signature is None else self.signature.inputs(),
+            "notes": self.notes,
+        }
+
+
+@dataclass
+class CheckResult:
+    """The result of :func:`check`.
+
+    Attributes:
+        findings: from worst to least.
+        tensors: how many were judged.
+        is_trained: whether the file looks trained, so that rules about how weights are drawn were
+            not asked.
+        signal: the forward profile; None where it could not be computed, and ``notes`` say why.
+        gradient: the gradient tensor by tensor, and the curvature; None likewise.
+        notes: what was taken, and what could not be looked at, in sentences.
+        factors: by tensor, what the findings would have it multiplied by.
+        updated: the framework's model with the factors applied, if ``fix`` was asked for.
+    """
+
+    findings: list[Finding]
+    tensors: int
+    is_trained: bool
+    signal: Signal | None = field(repr=False)
+    gradient: Gradient | None = field(repr=False)
+    notes: list[str]
+    factors: dict[str, float]
+    updated: Any = field(default=None, repr=False)
+    _subject: ResolvedModel = field(repr=False, kw_only=True)
+    _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
+
+    def fails(self, severity: str) -> bool:
+        """Whether there is a finding of this severity or a worse one."""
+        limit = SEVERITIES.index(severity)
+        return any(SEVERITIES.index(f.severity) <= limit for f in self.findings)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model with the factors applied, and nothing else changed."""
+        loaded = self._subject.loaded
+        values = self._values or {n: Scaled(loaded, n, f) for n, f in self.factors.items()}
+        provenance = {"graph_init.version": __version__, "graph_init.applied": "check"}
+        self.notes += _unused(save(loaded, values, path, provenance))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "findings": [f.to_json() for f in self.findings],
+            "tensors": self.tensors,
+            "is_trained": self.is_trained,
+            "factors": self.factors,
             "notes": self.notes,
         }
 

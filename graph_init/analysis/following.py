@@ -1,4 +1,4 @@
-"""Which nonlinearity follows a layer: it decides the gain of the schemes."""
+"""What follows a layer: the nonlinearity, which decides the gain, and a norm that undoes scales."""
 
 from __future__ import annotations
 
@@ -34,6 +34,59 @@ def activation_after(uses: Uses, node: ir.Node) -> tuple[str | None, float | Non
             return None, None
         value = reader.outputs[0]
     return None, None
+
+
+#: A factor on what these read is a factor on what they give.
+_HOMOGENEOUS = kinds.VIEWS | kinds.POOLS | {"Relu", "LeakyRelu", "PRelu", "Concat"}
+#: What a norm that is written out makes of its input, before it takes a root.
+_MOMENTS = frozenset(
+    "Mul Pow ReduceMean ReduceSumSquare ReduceL2 ReduceSum Add Sub Div Cast".split()
+)
+_ROOTS = frozenset({"Sqrt", "Rsqrt", "Reciprocal", "Pow", "ReduceL2"})
+
+
+def norm_after(uses: Uses, node: ir.Node) -> str | None:
+    """Operator type of the norm that undoes a factor on the layer's output; None if none does.
+
+    Biases, views, pools and activations that keep a factor may stand between. Of a norm that is
+    written out it is the operator that takes the root.
+    """
+    value = node.outputs[0]
+    for _ in range(2 * SEARCH_DEPTH):
+        readers = uses.readers(value)
+        nodes = list({id(reader): reader for reader, _ in readers}.values())
+        if not nodes or id(value) in uses.outputs:
+            return None
+        norm = next((n for n in nodes if n.op_type in kinds.NORMS), None)
+        if norm is not None and len(nodes) == 1:
+            return norm.op_type
+        if len(nodes) > 1 or nodes[0].op_type == "ReduceMean":
+            return _written_out(uses, value)
+        reader = nodes[0]
+        if reader.op_type in ("Add", "Sub"):
+            if sum(uses.is_data(x) for x in reader.inputs) > 1:
+                return None
+        elif reader.op_type not in _HOMOGENEOUS:
+            return None
+        value = reader.outputs[0]
+    return None
+
+
+def _written_out(uses: Uses, value: ir.Value) -> str | None:
+    """The root by which all that reads ``value`` is divided, where it is a norm's."""
+    pending, seen, means = [(value, 0)], set[int](), False
+    while pending:
+        at, depth = pending.pop(0)
+        for reader, _ in uses.readers(at):
+            if id(reader) in seen or depth > SEARCH_DEPTH:
+                continue
+            seen.add(id(reader))
+            means = means or reader.op_type.startswith("Reduce")
+            if means and reader.op_type in _ROOTS - {"Pow"}:
+                return reader.op_type
+            if reader.op_type in _MOMENTS:
+                pending.append((reader.outputs[0], depth + 1))
+    return None
 
 
 def _gate(uses: Uses, start: ir.Value, nodes: list[ir.Node]) -> str | None:

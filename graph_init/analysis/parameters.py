@@ -14,7 +14,7 @@ import onnx_ir as ir
 from graph_init.analysis import kinds, tables
 from graph_init.analysis.facts import constant_filled, wide_axes
 from graph_init.analysis.fans import Use, attribute
-from graph_init.analysis.following import activation_after
+from graph_init.analysis.following import activation_after, norm_after
 from graph_init.analysis.gradient_paths import first_step
 from graph_init.analysis.graph import label, tensor_shape, to_networkx
 from graph_init.analysis.uses import Uses, best
@@ -38,7 +38,8 @@ class Parameter:
     nonlinearity behind the layer; x · f(x) written out is called Gelu, Silu, Mish or HardSwish;
     ``gain_slope`` is what its node says of its slope for negative arguments. The first ``stacked``
     axes of a weight count matrices; a kernel's output channels are in ``groups``. ``statistic`` is
-    ``mean`` or ``variance`` for a running statistic, by the operand that reads it.
+    ``mean`` or ``variance`` for a running statistic, by the operand that reads it. ``undone_by`` is
+    the operator type of a norm right behind the layer, which undoes any factor on its weights.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Parameter:
     groups: int = 1
     transposed: bool = False
     statistic: str | None = None
+    undone_by: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """The entry of ``inspect --json``."""
@@ -214,8 +216,10 @@ def describe(
         if tied is not None:
             reason += f"; same values as embedding '{tied}'"
     activation: tuple[str | None, float | None] = (None, None)
+    norm: str | None = None
     if decisive is not None and kind in ("convolution kernel", "matrix"):
         activation = activation_after(finder, decisive.node)
+        norm = norm_after(finder, decisive.node)
     return Parameter(
         name=name,
         kind=kind,
@@ -237,6 +241,7 @@ def describe(
         else 1,
         transposed=decisive.transposed if decisive else False,
         statistic=decisive.statistic if decisive and kind == decisive.kind else None,
+        undone_by=norm,
     )
 
 

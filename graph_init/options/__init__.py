@@ -158,6 +158,15 @@ class Options(GradientOptions, ComputationOptions, ProblemOptions, ParameterOpti
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckOptions(Checked):
+    """Which findings there are."""
+
+    ignore: Sequence[str] = option(
+        (), "Do not ask this rule, such as GI304.", Texts(), metavar="ID", summary=None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitOptions(Checked):
     """What a model of a zoo may take."""
 

@@ -63,6 +63,12 @@ class MeasureKeywords(ProblemKeywords, total=False):
     scale_gradient: bool
 
 
+class CheckKeywords(ProblemKeywords, total=False):
+    """Those of :func:`graph_init.check`."""
+
+    ignore: Sequence[str]
+
+
 class InitializeKeywords(ProblemKeywords, total=False):
     """Those of :func:`graph_init.initialize`."""
 

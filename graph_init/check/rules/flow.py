@@ -1,0 +1,315 @@
+"""Rules of the forward signal on a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from graph_init.check.evidence import Evidence
+from graph_init.check.findings import ERROR, NOTE, WARNING, Finding
+from graph_init.check.rules.rule import Rule
+from graph_init.check.signal import LayerSignal
+from graph_init.deviation import collapse
+
+#: A layer's output counts as gone below this share of the largest before it, and as exploded above
+#: this number of times the first.
+_GONE, _EXPLODED = 1e-3, 1e3
+#: Shares of units or elements from which on it is said; and of all of them.
+_DEAD, _ALL, _SATURATED = 0.5, 0.999, 0.5
+#: E[Σ a²] of attention that is one-hot; and how near 1/n is uniform.
+_ONE_HOT, _UNIFORM = 0.9, 1.0001
+#: The residual stream may grow by √depth, and by so much more.
+_GROWTH = 10.0
+#: A running variance and what it stands for differ by so much.
+_VARIANCE = 100.0
+#: A bias dwarfs a layer by so much; logits of a tied table are large from here on.
+_BIAS, _LOGITS = 3.0, 10.0
+
+
+def _dies(e: Evidence) -> Iterator[Finding]:
+    """Where the part of the signal that depends on the input has gone."""
+    if e.signal is None:
+        return
+    out = e.signal.output
+    ignores = (
+        math.isfinite(out.across)
+        and out.std > 0
+        and out.across < 1e-5 * max(out.std, abs(out.mean))
+    )
+    if not (collapse.dead(out.std) and out.size > 1) and not ignores:
+        return
+    # A zero head is a usual start: the output is zero, and all before it is alive.
+    begins = _first_gone(e.signal.layers)
+    where = "" if begins is None else f"; the signal goes at '{begins.node}' ({begins.operator})"
+    last = e.signal.layers[-1] if e.signal.layers else None
+    head = last is not None and begins is last and not e.statistics[last.tensor].largest
+    yield Finding(
+        "GI201",
+        NOTE if head else ERROR,
+        "" if begins is None else begins.tensor,
+        f"the output's standard deviation is {out.std:.2g}, and {out.across:.2g} across inputs"
+        + where,
+        {"std": out.std, "across": out.across},
+    )
+
+
+def _first_gone(layers: Sequence[LayerSignal]) -> LayerSignal | None:
+    top = 0.0
+    for layer in layers:
+        size = layer.across if math.isfinite(layer.across) else layer.std
+        if layer.operator == "Gather":
+            continue
+        if top and size < _GONE * top:
+            return layer
+        top = max(top, size)
+    return None
+
+
+def _explodes(e: Evidence) -> Iterator[Finding]:
+    if e.signal is None:
+        return
+    layers = [x for x in e.signal.layers if x.operator != "Gather"]
+    for layer in layers:
+        if not math.isfinite(layer.std):
+            yield Finding(
+                "GI202",
+                ERROR,
+                layer.tensor,
+                f"the output of '{layer.node}' ({layer.operator}) is not finite",
+                {"std": layer.std},
+                weight=math.inf,
+            )
+            return
+    out = e.signal.output
+    first = layers[0].std if layers else 1.0
+    if out.std > _EXPLODED * max(first, 1.0):
+        begins = next((x for x in layers if x.std > math.sqrt(_EXPLODED) * max(first, 1.0)), None)
+        yield Finding(
+            "GI202",
+            ERROR,
+            "" if begins is None else begins.tensor,
+            f"the output's standard deviation is {out.std:.2g}, and that of the first layer's is "
+            f"{first:.2g}"
+            + ("" if begins is None else f"; it grows beyond bounds at '{begins.node}'"),
+            {"std": out.std, "first": first},
+        )
+
+
+def _grows(e: Evidence) -> Iterator[Finding]:
+    if e.signal is None or len(e.signal.sums) < 4:
+        return
+    first, last = e.signal.sums[0], e.signal.sums[-1]
+    usual = math.sqrt(len(e.signal.sums))
+    ratio = last.std / first.std if first.std else math.inf
+    if math.isfinite(ratio) and ratio > _GROWTH * usual:
+        yield Finding(
+            "GI203",
+            WARNING,
+            "",
+            f"along {len(e.signal.sums)} residual sums the standard deviation grows from "
+            f"{first.std:.3g} to {last.std:.3g}; independent branches would make it {usual:.3g} "
+            "times as large",
+            {"first": first.std, "last": last.std, "sums": float(len(e.signal.sums))},
+            weight=math.log(ratio / usual),
+        )
+
+
+def _dead_units(e: Evidence) -> Iterator[Finding]:
+    for unit in () if e.signal is None else e.signal.units:
+        if unit.dead >= _DEAD:
+            yield Finding(
+                "GI204",
+                ERROR if unit.dead >= _ALL else WARNING,
+                unit.tensor,
+                f"{unit.dead:.0%} of the units of '{unit.node}' ({unit.operator}) are zero on the "
+                "whole batch",
+                {"dead": unit.dead},
+                weight=unit.dead,
+            )
+
+
+def _saturated(e: Evidence) -> Iterator[Finding]:
+    for unit in () if e.signal is None else e.signal.units:
+        if unit.saturated >= _SATURATED:
+            yield Finding(
+                "GI205",
+                WARNING,
+                unit.tensor,
+                f"{unit.saturated:.0%} of the elements of '{unit.node}' ({unit.operator}) are at "
+                "its limits, where its slope is near zero",
+                {"saturated": unit.saturated},
+                weight=unit.saturated,
+            )
+
+
+def _attention(e: Evidence) -> Iterator[Finding]:
+    rows = [a for a in (() if e.signal is None else e.signal.attentions) if a.size > 1]
+    hot = [a for a in rows if a.concentration > _ONE_HOT]
+    if hot:
+        yield Finding(
+            "GI206",
+            WARNING,
+            "",
+            f"{len(hot)} of {len(rows)} softmaxes inside the network are one-hot from the start, "
+            f"first '{hot[0].node}': no gradient comes to the scores",
+            {"concentration": hot[0].concentration, "count": float(len(hot))},
+            weight=float(len(hot)),
+        )
+
+
+def _even_attention(e: Evidence) -> Iterator[Finding]:
+    rows = [a for a in (() if e.signal is None else e.signal.attentions) if a.size > 1]
+    even = [a for a in rows if a.concentration * a.size < _UNIFORM]
+    if rows and len(even) == len(rows):
+        yield Finding(
+            "GI207",
+            NOTE,
+            "",
+            f"all {len(rows)} softmaxes inside the network are uniform at the start",
+            {"count": float(len(even))},
+        )
+
+
+def _running_variance(e: Evidence) -> Iterator[Finding]:
+    for s in () if e.signal is None else e.signal.statistics:
+        if not (s.stored > 0 and s.measured > 0):
+            continue
+        ratio = s.measured / s.stored
+        if not 1 / _VARIANCE <= ratio <= _VARIANCE:
+            yield Finding(
+                "GI208",
+                WARNING,
+                s.tensor,
+                f"'{s.node}' normalises by a variance of {s.stored:.3g}, and on a batch that of "
+                f"its input is {s.measured:.3g}",
+                {"stored": s.stored, "measured": s.measured},
+                weight=abs(math.log(ratio)),
+            )
+
+
+def _bias(e: Evidence) -> Iterator[Finding]:
+    for layer in () if e.signal is None else e.signal.layers:
+        own = math.sqrt(max(layer.std**2 - layer.bias**2, 0.0))
+        if layer.bias > _BIAS * max(own, 1e-12) and layer.bias > 0.1:
+            yield Finding(
+                "GI209",
+                WARNING,
+                layer.tensor,
+                f"the bias of '{layer.node}' has a root mean square of {layer.bias:.3g}, and what "
+                f"it is added to varies by {own:.3g}",
+                {"bias": layer.bias, "layer": own},
+            )
+
+
+def _tied(e: Evidence) -> Iterator[Finding]:
+    if e.signal is None or e.signal.output.std < _LOGITS:
+        return
+    table = next(
+        (
+            p
+            for p in e.judged
+            if (p.kind == "embedding" and "shared by" in p.reason) or p.tied_to is not None
+        ),
+        None,
+    )
+    if table is not None and e.signal.output.size > 1:
+        name = table.tied_to or table.name
+        yield Finding(
+            "GI210",
+            WARNING,
+            name,
+            f"the table is used for the input and, tied, for the output, whose standard deviation "
+            f"is {e.signal.output.std:.3g}: a scale that suits the input is too large there",
+            {"output_std": e.signal.output.std, "rms": e.statistics[name].rms},
+        )
+
+
+RULES = (
+    Rule(
+        "GI201",
+        "The signal dies on its way",
+        ERROR,
+        "What depends on the input becomes too small beside what does not: all inputs give the "
+        "same output, and gradients have nothing to hold on to.",
+        "graph-init initialize restores the signal; the message names the layer where it goes.",
+        _dies,
+        of_trained=True,
+    ),
+    Rule(
+        "GI202",
+        "The signal explodes",
+        ERROR,
+        "Each layer makes its input larger, so that the last ones are out of bounds: losses and "
+        "gradients overflow, or only tiny learning rates are stable.",
+        "graph-init initialize restores the signal; or start from --scheme he.",
+        _explodes,
+        of_trained=True,
+    ),
+    Rule(
+        "GI203",
+        "The residual stream grows with depth",
+        WARNING,
+        "Independent branches of size one make a sum of size √depth. More means that branches "
+        "multiply what they get, or that a scaling of the branches with depth is missing.",
+        "Scale the last weight of each branch by 1/√(number of branches), or start it at zero.",
+        _grows,
+    ),
+    Rule(
+        "GI204",
+        "Units that are dead from the start",
+        WARNING,
+        "A rectified unit that is zero on all of a batch has no gradient there.",
+        "Look at the layer's bias, and at the mean of what it reads.",
+        _dead_units,
+    ),
+    Rule(
+        "GI205",
+        "Units that are saturated from the start",
+        WARNING,
+        "At the ends of a sigmoid or tanh the slope is near zero, and gradients vanish.",
+        "Make the weight before it smaller.",
+        _saturated,
+    ),
+    Rule(
+        "GI206",
+        "Attention that is one-hot at the start",
+        WARNING,
+        "A softmax that has decided gives its scores no gradient: queries and keys do not learn.",
+        "Divide the scores by √(width of a head), or make queries and keys smaller.",
+        _attention,
+    ),
+    Rule(
+        "GI207",
+        "Attention that is uniform at the start",
+        NOTE,
+        "All places count alike. That is a usual start, and training leaves it soon.",
+        "Nothing, unless training is slow to begin.",
+        _even_attention,
+    ),
+    Rule(
+        "GI208",
+        "A running variance that contradicts the activations",
+        WARNING,
+        "In evaluation a batch norm divides by the stored variance. Where the activations have "
+        "another one by far, a weight before it has another scale than when it was stored.",
+        "Look at the scale of the layer before it.",
+        _running_variance,
+    ),
+    Rule(
+        "GI209",
+        "A bias that dwarfs its layer",
+        WARNING,
+        "A layer whose output is mostly its bias hardly depends on its input.",
+        "Start the bias at zero.",
+        _bias,
+    ),
+    Rule(
+        "GI210",
+        "A tied table whose scale does not fit the output",
+        WARNING,
+        "A table of N(0, 1) suits the input. As the matrix of the output it makes logits of size "
+        "√width, and the first loss is far above that of guessing.",
+        "Draw the table with 1/√width, and multiply what is looked up by √width.",
+        _tied,
+    ),
+)

@@ -1,0 +1,190 @@
+"""Rules of the gradient, and of the curvature that it meets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from graph_init.check.evidence import LAYERS, Evidence
+from graph_init.check.findings import ERROR, NOTE, WARNING, Finding
+from graph_init.check.rules.rule import Rule
+
+#: Share of all elements, but those of tables, below ε.
+_VANISHED = 0.5
+#: ‖g‖/‖θ‖ of two layers differs by so much.
+_APART = 1e4
+#: Below this rate plain gradient descent hardly moves.
+_RATE = 1e-4
+#: Share of gradient deviation of one tensor, and how large it has to be.
+_DEVIATION, _LARGE = 0.9, 10.0
+
+
+def _unreached(e: Evidence) -> Iterator[Finding]:
+    if e.gradient is None:
+        return
+    for p in e.weights:
+        g = e.gradient.tensors.get(p.name)
+        # A zero weight is judged by GI104, and rows of a table are read by few batches.
+        if g is None or p.kind not in LAYERS or g.zero < 1.0 or not g.value_norm:
+            continue
+        yield Finding(
+            "GI301",
+            ERROR if math.isfinite(e.gradient.norm) and e.gradient.norm else WARNING,
+            p.name,
+            "its gradient is zero in every element: it is never learnt",
+            {"elements": float(g.elements)},
+        )
+
+
+def _vanished(e: Evidence) -> Iterator[Finding]:
+    if e.gradient is None or not e.gradient.norm:
+        return
+    kinds = {p.name: p.kind for p in e.parameters}
+    rows = [g for n, g in e.gradient.tensors.items() if kinds[n] != "embedding"]
+    count = sum(g.elements for g in rows)
+    share = sum(g.vanished * g.elements for g in rows) / count if count else 0.0
+    if share > _VANISHED and e.gradient.norm < 1e-2:
+        yield Finding(
+            "GI302",
+            WARNING,
+            "",
+            f"{share:.0%} of the gradient is below 1e-05, and its norm is {e.gradient.norm:.2g}",
+            {"vanished": share, "norm": e.gradient.norm},
+            weight=share,
+        )
+
+
+def _unequal_steps(e: Evidence) -> Iterator[Finding]:
+    if e.gradient is None:
+        return
+    ratios = {
+        p.name: g.norm / g.value_norm
+        for p in e.weights
+        if p.kind in LAYERS
+        and (g := e.gradient.tensors.get(p.name)) is not None
+        and g.value_norm
+        and g.norm
+        and math.isfinite(g.norm)
+    }
+    if len(ratios) < 3:
+        return
+    middle = float(np.median(list(ratios.values())))
+    for name, ratio in ratios.items():
+        if max(ratio / middle, middle / ratio) > _APART:
+            yield Finding(
+                "GI303",
+                WARNING,
+                name,
+                f"one step of gradient descent changes it by {ratio:.2g} of its norm at a rate of "
+                f"1, and the layer in the middle by {middle:.2g}: no rate suits both",
+                {"ratio": ratio, "middle": middle},
+                weight=abs(math.log(ratio / middle)),
+            )
+
+
+def _curvature(e: Evidence) -> Iterator[Finding]:
+    g = e.gradient
+    if g is None or not math.isfinite(g.largest_rate):
+        return
+    tight = g.largest_rate < _RATE
+    yield Finding(
+        "GI304",
+        WARNING if tight else NOTE,
+        "",
+        f"plain gradient descent is stable below a learning rate of about {g.largest_rate:.2g}: "
+        f"the curvature along the gradient is {g.curvature:.3g}, and the largest eigenvalue at "
+        f"least {abs(g.largest_eigenvalue):.3g}",
+        {
+            "curvature": g.curvature,
+            "largest_eigenvalue": g.largest_eigenvalue,
+            "largest_rate": g.largest_rate,
+        },
+    )
+
+
+def _deviation(e: Evidence) -> Iterator[Finding]:
+    g = e.gradient
+    if g is None or len(g.tensors) < 3 or not g.gradient_deviation > _LARGE:
+        return
+    total = sum(t.deviation for t in g.tensors.values())
+    name, worst = max(g.tensors.items(), key=lambda item: item[1].deviation)
+    share = worst.deviation / total if math.isfinite(total) else math.nan
+    if share > _DEVIATION:
+        yield Finding(
+            "GI305",
+            NOTE,
+            name,
+            f"{share:.0%} of gradient deviation, which is {g.gradient_deviation:.3g}, is in it",
+            {"share": share, "gradient_deviation": g.gradient_deviation},
+        )
+
+
+def _infinite(e: Evidence) -> Iterator[Finding]:
+    g = e.gradient
+    if g is None or (math.isfinite(g.loss) and math.isfinite(g.norm)):
+        return
+    bad = [n for n, t in g.tensors.items() if not math.isfinite(t.norm)]
+    yield Finding(
+        "GI306",
+        ERROR,
+        bad[-1] if bad else "",
+        f"the loss is {g.loss:.3g}, and the gradient of {len(bad)} tensors is not finite",
+        {"loss": g.loss, "tensors": float(len(bad))},
+    )
+
+
+RULES = (
+    Rule(
+        "GI301",
+        "A weight that no gradient reaches",
+        ERROR,
+        "The loss does not depend on it: a dead layer, a zero or a rounding stands between.",
+        "Look at the layers behind it; findings on the signal name where it goes.",
+        _unreached,
+        of_trained=True,
+    ),
+    Rule(
+        "GI302",
+        "Gradients that vanish",
+        WARNING,
+        "Most of the gradient is too small to matter beside the noise of a batch.",
+        "graph-init initialize restores the signal; or start from --scheme he.",
+        _vanished,
+    ),
+    Rule(
+        "GI303",
+        "Steps of very different size",
+        WARNING,
+        "At one learning rate some layers jump while others stand still.",
+        "Bring the weight to the scale of the others, or use an optimiser that adapts its steps.",
+        _unequal_steps,
+    ),
+    Rule(
+        "GI304",
+        "The largest stable learning rate",
+        NOTE,
+        "Gradient descent is unstable above 2/λ, λ being the largest eigenvalue of the Hessian. "
+        "Below 0.0001 this is a warning: the start is so sharp that plain steps hardly move.",
+        "Choose a rate below it, warm up, or mend the scales that make the start sharp.",
+        _curvature,
+    ),
+    Rule(
+        "GI305",
+        "Gradient deviation of one tensor",
+        NOTE,
+        "Nearly all of the change of the gradient in one step is in one tensor.",
+        "Look at its scale, and at that of the layer behind it.",
+        _deviation,
+    ),
+    Rule(
+        "GI306",
+        "A loss or gradient that is not finite",
+        ERROR,
+        "Training cannot begin.",
+        "Look at the first layer whose signal is not finite (GI202), or at elements that are not.",
+        _infinite,
+        of_trained=True,
+    ),
+)

@@ -1,0 +1,135 @@
+"""Standard deviations that frameworks and papers give to weights, to tell which was used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from graph_init.analysis import Parameter
+from graph_init.check.statistics import (
+    NORMAL,
+    ORTHOGONAL,
+    OTHER,
+    TRUNCATED,
+    TRUNCATED_STD,
+    UNIFORM,
+    Statistics,
+)
+from graph_init.init.gains import gain
+
+_NORMALS = frozenset({NORMAL, TRUNCATED, OTHER})
+_UNIFORMS = frozenset({UNIFORM, OTHER})
+_TRUNCATED = frozenset({TRUNCATED, OTHER})
+_BOTH = _NORMALS | _UNIFORMS
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a scheme reads: fans, gain of the activation behind, sides of the matrix, groups."""
+
+    fan_in: int
+    fan_out: int
+    gain: float
+    groups: int = 1
+    longest: int = 1  # the longer side of the matrix
+    width: int = 1  # the last axis: of a table, what an entry has
+
+
+@dataclass(frozen=True)
+class Known:
+    """A scheme: its standard deviation, and what its elements look drawn from.
+
+    ``fixed``: whether it is the same for all layers.
+    """
+
+    std: Callable[[Layer], float]
+    families: frozenset[str]
+    fixed: bool = False
+
+
+def _fixed(std: float, families: frozenset[str]) -> Known:
+    return Known(lambda layer: std, families, fixed=True)
+
+
+#: By what people call them. The first that fits is named.
+KNOWN: Mapping[str, Known] = {
+    "He (fan-in)": Known(lambda x: math.sqrt(2 / x.fan_in), _BOTH),
+    "Xavier": Known(lambda x: math.sqrt(2 / (x.fan_in + x.fan_out)), _BOTH),
+    "LeCun (fan-in)": Known(lambda x: math.sqrt(1 / x.fan_in), _BOTH),
+    "PyTorch's default": Known(lambda x: math.sqrt(1 / (3 * x.fan_in)), _UNIFORMS),
+    "normal with 0.02": _fixed(0.02, _NORMALS),
+    "He (fan-out)": Known(lambda x: math.sqrt(2 / x.fan_out), _BOTH),
+    "He (fan-out of all groups)": Known(lambda x: math.sqrt(2 / (x.fan_out * x.groups)), _BOTH),
+    "He (fan-in of all groups)": Known(lambda x: math.sqrt(2 / (x.fan_in * x.groups)), _BOTH),
+    "Xavier (all groups)": Known(
+        lambda x: math.sqrt(2 / ((x.fan_in + x.fan_out) * x.groups)), _BOTH
+    ),
+    "Xavier with the activation's gain": Known(
+        lambda x: x.gain * math.sqrt(2 / (x.fan_in + x.fan_out)), _BOTH
+    ),
+    "fan-in with the activation's gain": Known(lambda x: x.gain / math.sqrt(x.fan_in), _BOTH),
+    "LeCun (fan-out)": Known(lambda x: math.sqrt(1 / x.fan_out), _BOTH),
+    "PyTorch's default (fan-out)": Known(lambda x: math.sqrt(1 / (3 * x.fan_out)), _UNIFORMS),
+    "a third by fan-out": Known(lambda x: math.sqrt(1 / (3 * x.fan_out)), _NORMALS),
+    "orthogonal": Known(lambda x: math.sqrt(1 / x.longest), frozenset({ORTHOGONAL})),
+    "orthogonal with the activation's gain": Known(
+        lambda x: x.gain * math.sqrt(1 / x.longest), frozenset({ORTHOGONAL})
+    ),
+    "1/√width": Known(lambda x: math.sqrt(1 / x.width), _NORMALS),
+    "normal with 1": _fixed(1.0, _NORMALS),
+    "normal with 0.01": _fixed(0.01, _NORMALS),
+    "normal with 0.05": _fixed(0.05, _NORMALS),
+    "normal with 0.1": _fixed(0.1, _NORMALS),
+    "normal with 0.001": _fixed(0.001, _NORMALS),
+    "uniform within ±0.05": _fixed(0.05 / math.sqrt(3), _UNIFORMS),
+    "uniform within ±0.1": _fixed(0.1 / math.sqrt(3), _UNIFORMS),
+    "normal with 0.02, cut at 2": _fixed(0.02 * TRUNCATED_STD, _TRUNCATED),
+    "LeCun, cut at 2": Known(lambda x: TRUNCATED_STD * math.sqrt(1 / x.fan_in), _TRUNCATED),
+    "He, cut at 2": Known(lambda x: TRUNCATED_STD * math.sqrt(2 / x.fan_in), _TRUNCATED),
+}
+
+#: Relative error of a standard deviation that is a scheme's, beside that of the sample.
+_TOLERANCE = 0.015
+#: So many standard errors of the sample.
+_ERRORS = 3.5
+
+
+def layer(p: Parameter, shape: tuple[int, ...] | None = None) -> Layer:
+    """What schemes read of a weight or table."""
+    own = shape or p.shape
+    rows = own[0] if own else 1
+    rest = math.prod(own[1:]) if len(own) > 1 else 1
+    found = gain(p.gain_activation, p.gain_slope)
+    return Layer(
+        fan_in=max(p.fan_in or rows, 1),
+        fan_out=max(p.fan_out or rest, 1),
+        gain=1.0 if found is None else found,
+        groups=max(p.groups, 1),
+        longest=max(rows, rest, 1),
+        width=max(own[-1] if own else 1, 1),
+    )
+
+
+def tolerance(s: Statistics) -> float:
+    """How far log rms of a draw may be from the scheme's."""
+    return _TOLERANCE + _ERRORS * s.uncertainty
+
+
+def fitting(s: Statistics, of: Layer) -> list[str]:
+    """Names of the schemes of which the tensor may be a draw, in the table's order."""
+    if not s.rms:
+        return []
+    limit, level = tolerance(s), math.log(s.rms)
+    return [
+        name
+        for name, known in KNOWN.items()
+        if s.family in known.families and abs(math.log(known.std(of)) - level) <= limit
+    ]
+
+
+def nearest(s: Statistics, of: Layer) -> tuple[str, float]:
+    """The scheme whose standard deviation is nearest, and the factor to it."""
+    options = {n: k for n, k in KNOWN.items() if s.family in k.families} or dict(KNOWN)
+    name = min(options, key=lambda n: abs(math.log(options[n].std(of) / s.rms)))
+    return name, options[name].std(of) / s.rms

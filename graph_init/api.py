@@ -129,7 +129,8 @@ def measure(model: Any, **options: Unpack[MeasureKeywords]) -> Measurement:
 def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) -> CheckResult:
     """Which weights of ``model`` are wrong, by how much, and on what evidence.
 
-    The other arguments are those of :func:`measure`. ``docs/rules`` explains every rule.
+    The other arguments are those of :func:`measure`; batch norms use the batch's statistics unless
+    ``batch_norm`` is ``eval``. ``docs/rules`` explains every rule.
 
     Args:
         fix: multiply the weights by the factors that findings name: in a framework's model at once
@@ -141,7 +142,8 @@ def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) ->
         ModelFileError: The file is missing, unreadable or not valid ONNX.
     """
     chosen = CheckOptions.of(options)
-    call = resolve_call(model, options, CheckKeywords, whole_file=True)
+    given = {"batch_norm": "train", **options}
+    call = resolve_call(model, given, CheckKeywords, whole_file=True)
     verdict = judge(call.loaded, call.parameters, call.options, chosen.ignore)
     factors = verdict.factors if fix else {}
     new = writing.write(call.subject, factors, {}) if factors else None

@@ -23,7 +23,7 @@ from graph_init.frontends.resolve import resolve
 from graph_init.problem.data_files import Data
 from graph_init_jax.models import Function
 
-__all__ = ["Function", "compare", "export", "initialize", "initialize_", "measure"]
+__all__ = ["Function", "check", "compare", "export", "initialize", "initialize_", "measure"]
 
 
 def initialize(
@@ -93,6 +93,23 @@ def measure(
     """Gradient deviation of ``model`` as it is; see :func:`initialize` for what it is given."""
     model, args = _whole(model, params, args)
     return graph_init.measure(model, args=args, kwargs=kwargs, export={"vmap": vmap}, **options)
+
+
+def check(
+    model: Any,
+    params: Any = None,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    vmap: bool | None = None,
+    **options: Any,
+) -> graph_init.CheckResult:
+    """Which weights are wrong, and why; see :func:`graph_init.check`, and :func:`initialize`.
+
+    With ``fix=True`` the result's ``updated`` has them multiplied by the findings' factors.
+    """
+    model, args = _whole(model, params, args)
+    return graph_init.check(model, args=args, kwargs=kwargs, export={"vmap": vmap}, **options)
 
 
 def compare(

@@ -16,7 +16,7 @@ import graph_init
 from graph_init.frontends.resolve import resolve
 from graph_init.problem.data_files import Data
 
-__all__ = ["compare", "export", "initialize_", "measure"]
+__all__ = ["check", "compare", "export", "initialize_", "measure"]
 
 
 def initialize_(
@@ -47,6 +47,16 @@ def measure(
 ) -> graph_init.Measurement:
     """Gradient deviation of ``model`` as it is; see :func:`graph_init.measure`."""
     return graph_init.measure(model, args=args, kwargs=kwargs, **options)
+
+
+def check(
+    model: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+) -> graph_init.CheckResult:
+    """Which weights of ``model`` are wrong, and why; see :func:`graph_init.check`.
+
+    With ``fix=True`` they are multiplied in place by the factors that findings name.
+    """
+    return graph_init.check(model, args=args, kwargs=kwargs, **options)
 
 
 def compare(

@@ -14,7 +14,7 @@ import tensorflow as tf
 import graph_init
 from graph_init.errors import UsageError
 
-__all__ = ["initialize", "measure"]
+__all__ = ["check", "initialize", "measure"]
 
 
 def initialize(
@@ -53,3 +53,10 @@ def measure(
 ) -> graph_init.Measurement:
     """Gradient deviation of a SavedModel as it is; see :func:`graph_init.measure`."""
     return graph_init.measure(model, export={"signature": signature}, **options)
+
+
+def check(
+    model: Any, *, signature: str = "serving_default", **options: Any
+) -> graph_init.CheckResult:
+    """Which weights of a SavedModel are wrong, and why; see :func:`graph_init.check`."""
+    return graph_init.check(model, export={"signature": signature}, **options)

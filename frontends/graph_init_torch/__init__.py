@@ -18,7 +18,7 @@ from graph_init.frontends.resolve import resolve
 from graph_init.problem.data_files import Data
 from graph_init_torch.weights import save_safetensors
 
-__all__ = ["compare", "export", "initialize_", "measure", "save_safetensors"]
+__all__ = ["check", "compare", "export", "initialize_", "measure", "save_safetensors"]
 
 
 def initialize_(
@@ -63,6 +63,22 @@ def measure(
     """Gradient deviation of ``module`` as it is; see :func:`graph_init.measure`."""
     own = _options(dynamic_shapes, options)
     return graph_init.measure(module, args=args, kwargs=kwargs, **own)
+
+
+def check(
+    module: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    **options: Any,
+) -> graph_init.CheckResult:
+    """Which weights of ``module`` are wrong, and why; see :func:`graph_init.check`.
+
+    With ``fix=True`` they are multiplied in place by the factors that findings name.
+    """
+    own = _options(dynamic_shapes, options)
+    return graph_init.check(module, args=args, kwargs=kwargs, **own)
 
 
 def compare(

@@ -62,7 +62,7 @@ class Gradient:
 
     @property
     def largest_rate(self) -> float:
-        """2/λ: the learning rate above which plain gradient descent is unstable; NaN where λ ≤ 0."""
+        """2/λ: plain gradient descent is unstable at a learning rate above it; NaN for λ ≤ 0."""
         top = max(self.curvature, abs(self.largest_eigenvalue))
         return 2 / top if top > 0 else math.nan
 
@@ -115,7 +115,7 @@ def gradient(workload: Workload, values: Mapping[str, Array]) -> Gradient:
     count = sum(t.elements for t in tensors.values())
     return Gradient(
         tensors=tensors,
-        loss=float(others[0][problem.objective.loss.name]),
+        loss=float(others[0][p.loss.name]),
         norm=math.sqrt(squares),
         gradient_deviation=sum(t.deviation for t in tensors.values()) / count,
         curvature=curvature,

@@ -76,6 +76,8 @@ KNOWN: Mapping[str, Known] = {
     "orthogonal with the activation's gain": Known(
         lambda x: x.gain * math.sqrt(1 / x.longest), frozenset({ORTHOGONAL})
     ),
+    # A truncated normal that is corrected for being cut, by a routine whose cut is absolute.
+    "LeCun over 0.8796": Known(lambda x: math.sqrt(1 / x.fan_in) / TRUNCATED_STD, _NORMALS),
     "1/√width": Known(lambda x: math.sqrt(1 / x.width), _NORMALS),
     "normal with 1": _fixed(1.0, _NORMALS),
     "normal with 0.01": _fixed(0.01, _NORMALS),

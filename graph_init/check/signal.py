@@ -94,9 +94,10 @@ class StatisticSignal:
 
 @dataclass(frozen=True)
 class SumSignal:
-    """A sum of two branches, a place of the residual stream."""
+    """A sum of two branches, a place of the residual stream, after so many ``layers``."""
 
     node: str
+    layers: int
     std: float = _NAN
 
 
@@ -146,6 +147,7 @@ class Profiler(GraphPass):
         self._views: dict[str, str] = {}
         self._origins: dict[str, tuple[str, int]] = {}
         self.records: list[_Record] = []
+        self._layers = 0  # that multiply
 
     def after(self, lowered: LoweredNode) -> None:
         node, values = lowered.node, lowered.values
@@ -173,6 +175,7 @@ class Profiler(GraphPass):
 
     def _layer(self, node: onnx.NodeProto, lowered: LoweredNode, out: Value, tensor: str) -> None:
         op, b = node.op_type, lowered.builder
+        self._layers += op != "Gather"
         scalars = moments(b, out, self._rows)
         bias = lowered.values.get(node.input[2]) if op in LINEAR and len(node.input) > 2 else None
         if bias is not None and bias.is_float and op != "Einsum":
@@ -211,7 +214,7 @@ class Profiler(GraphPass):
         elif op == "BatchNormalization":
             self._batch_norm(node, lowered)
         elif op == "Add" and self._is_sum(node, lowered.values, out):
-            sum_of = partial(SumSignal, _label(node))
+            sum_of = partial(SumSignal, _label(node), self._layers)
             self.records.append(_Record(sum_of, {"std": moments(b, out, 1)["std"]}))
         if origin is not None:
             self._follow(node, *origin)

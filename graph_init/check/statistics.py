@@ -118,11 +118,12 @@ def _family(array: Array, kurtosis: float, reach: float) -> str:
         return OTHER
     if is_orthogonal(array):
         return ORTHOGONAL
-    if reach <= 1.76 and 1.6 <= kurtosis <= 2.0:
+    noise = 1 / math.sqrt(array.size)
+    if reach <= math.sqrt(3) * (1 + 2 * noise) and abs(kurtosis - 1.8) <= 0.1 + 3 * noise:
         return UNIFORM
-    if reach <= 2.02 / TRUNCATED_STD and 2.1 <= kurtosis <= 2.7 and array.size > 500:
+    if reach <= 2 / TRUNCATED_STD * (1 + 3 * noise) and abs(kurtosis - 2.37) <= 0.1 + 6 * noise:
         return TRUNCATED
-    if 2.6 - 20 / math.sqrt(array.size) <= kurtosis <= 3.4 + 40 / math.sqrt(array.size):
+    if 2.6 - 20 * noise <= kurtosis <= 3.4 + 40 * noise:
         return NORMAL
     return OTHER
 

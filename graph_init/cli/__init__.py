@@ -11,6 +11,7 @@ import click
 from graph_init.cli import process
 from graph_init.cli.apply import apply
 from graph_init.cli.artifacts import artifacts
+from graph_init.cli.check import check
 from graph_init.cli.compare import compare
 from graph_init.cli.completion import completion
 from graph_init.cli.doctor import doctor
@@ -21,7 +22,18 @@ from graph_init.cli.zoo import zoo
 from graph_init.version import __version__
 
 #: In the order in which ``--help`` lists them.
-_COMMANDS = (inspect, measure, initialize, compare, zoo, artifacts, apply, doctor, completion)
+_COMMANDS = (
+    inspect,
+    measure,
+    check,
+    initialize,
+    compare,
+    zoo,
+    artifacts,
+    apply,
+    doctor,
+    completion,
+)
 
 
 class _InOrder(click.Group):

@@ -150,10 +150,15 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def echo(text: str) -> None:
+    """To standard output, as it is and alone there."""
+    with _to_standard_output():
+        click.echo(text)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """To standard output, alone there."""
-    with _to_standard_output():
-        click.echo(json.dumps(content, indent=2))
+    echo(json.dumps(content, indent=2))
 
 
 def warn(sentences: Iterable[str]) -> None:

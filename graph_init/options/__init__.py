@@ -24,6 +24,7 @@ from graph_init.options.checks import (
     Number,
     OneOf,
     Patterns,
+    Rules,
     Size,
     Texts,
     Values,
@@ -162,7 +163,7 @@ class CheckOptions(Checked):
     """Which findings there are."""
 
     ignore: Sequence[str] = option(
-        (), "Do not ask this rule, such as GI304.", Texts(), metavar="ID", summary=None
+        (), "Do not ask this rule, such as GI304.", Rules(), metavar="ID", summary=None
     )
 
 

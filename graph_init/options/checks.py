@@ -91,6 +91,17 @@ class Texts:
         return tuple(items)
 
 
+class Rules(Texts):
+    """Identifiers of rules of a check."""
+
+    def __call__(self, name: str, value: Any) -> tuple[str, ...]:
+        items = super().__call__(name, value)
+        for item in items:
+            if not re.fullmatch(r"GI\d{3}", item):
+                raise UsageError(f"{name}: {item!r} is no identifier of a rule, such as 'GI304'")
+        return items
+
+
 class Patterns(Texts):
     """Regular expressions."""
 

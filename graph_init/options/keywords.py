@@ -63,9 +63,13 @@ class MeasureKeywords(ProblemKeywords, total=False):
     scale_gradient: bool
 
 
-class CheckKeywords(ProblemKeywords, total=False):
+class CheckKeywords(ExampleKeywords, BatchKeywords, total=False):
     """Those of :func:`graph_init.check`."""
 
+    data: Any
+    device: str
+    engine: str
+    memory_limit: str | int | None
     ignore: Sequence[str]
 
 

@@ -20,6 +20,8 @@ _DEAD, _ALL, _SATURATED = 0.5, 0.999, 0.5
 _ONE_HOT, _UNIFORM = 0.9, 1.0001
 #: The residual stream may grow by √depth, and by so much more.
 _GROWTH = 10.0
+#: Fewer sums are no stream.
+_SUMS = 4
 #: A running variance and what it stands for differ by so much.
 _VARIANCE = 100.0
 #: A bias dwarfs a layer by so much; logits of a tied table are large from here on.
@@ -96,20 +98,21 @@ def _explodes(e: Evidence) -> Iterator[Finding]:
 
 
 def _grows(e: Evidence) -> Iterator[Finding]:
-    if e.signal is None or len(e.signal.sums) < 4:
+    # Sums before the first layer are of tables.
+    sums = [] if e.signal is None else [x for x in e.signal.sums if x.layers]
+    if len(sums) < _SUMS:
         return
-    first, last = e.signal.sums[0], e.signal.sums[-1]
-    usual = math.sqrt(len(e.signal.sums))
-    ratio = last.std / first.std if first.std else math.inf
+    first, last, count = sums[0].std, sums[-1].std, float(len(sums))
+    usual = math.sqrt(count)
+    ratio = last / first if first else math.inf
     if math.isfinite(ratio) and ratio > _GROWTH * usual:
         yield Finding(
             "GI203",
             WARNING,
             "",
-            f"along {len(e.signal.sums)} residual sums the standard deviation grows from "
-            f"{first.std:.3g} to {last.std:.3g}; independent branches would make it {usual:.3g} "
-            "times as large",
-            {"first": first.std, "last": last.std, "sums": float(len(e.signal.sums))},
+            f"along {len(sums)} residual sums the standard deviation grows from {first:.3g} to "
+            f"{last:.3g}; independent branches would make it {usual:.3g} times as large",
+            {"first": first, "last": last, "sums": count},
             weight=math.log(ratio / usual),
         )
 
@@ -172,7 +175,8 @@ def _even_attention(e: Evidence) -> Iterator[Finding]:
 
 def _running_variance(e: Evidence) -> Iterator[Finding]:
     for s in () if e.signal is None else e.signal.statistics:
-        if not (s.stored > 0 and s.measured > 0):
+        # Statistics of one number have not been collected yet.
+        if not (s.stored > 0 and s.measured > 0) or e.statistics[s.tensor].is_constant:
             continue
         ratio = s.measured / s.stored
         if not 1 / _VARIANCE <= ratio <= _VARIANCE:
@@ -294,6 +298,7 @@ RULES = (
         "another one by far, a weight before it has another scale than when it was stored.",
         "Look at the scale of the layer before it.",
         _running_variance,
+        of_trained=True,
     ),
     Rule(
         "GI209",

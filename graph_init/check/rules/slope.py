@@ -13,8 +13,9 @@ from graph_init.check.rules.rule import Rule
 
 #: Share of all elements, but those of tables, below ε.
 _VANISHED = 0.5
-#: ‖g‖/‖θ‖ of two layers differs by so much.
-_APART = 1e4
+#: ‖g‖/‖θ‖ of a layer is so many times that of the layer in the middle. Much smaller ones are usual:
+#: queries and keys of uniform attention have them.
+_APART = 1e3
 #: Below this rate plain gradient descent hardly moves.
 _RATE = 1e-4
 #: Share of gradient deviation of one tensor, and how large it has to be.
@@ -24,6 +25,9 @@ _DEVIATION, _LARGE = 0.9, 10.0
 def _unreached(e: Evidence) -> Iterator[Finding]:
     if e.gradient is None:
         return
+    alive = e.gradient.norm and math.isfinite(e.gradient.norm)
+    # A softmax over a single place does not depend on its scores.
+    single = e.signal is not None and any(a.size == 1 for a in e.signal.attentions)
     for p in e.weights:
         g = e.gradient.tensors.get(p.name)
         # A zero weight is judged by GI104, and rows of a table are read by few batches.
@@ -31,7 +35,7 @@ def _unreached(e: Evidence) -> Iterator[Finding]:
             continue
         yield Finding(
             "GI301",
-            ERROR if math.isfinite(e.gradient.norm) and e.gradient.norm else WARNING,
+            ERROR if alive and not single else WARNING,
             p.name,
             "its gradient is zero in every element: it is never learnt",
             {"elements": float(g.elements)},
@@ -72,7 +76,7 @@ def _unequal_steps(e: Evidence) -> Iterator[Finding]:
         return
     middle = float(np.median(list(ratios.values())))
     for name, ratio in ratios.items():
-        if max(ratio / middle, middle / ratio) > _APART:
+        if ratio > _APART * middle:
             yield Finding(
                 "GI303",
                 WARNING,
@@ -155,9 +159,9 @@ RULES = (
     ),
     Rule(
         "GI303",
-        "Steps of very different size",
+        "A layer that jumps",
         WARNING,
-        "At one learning rate some layers jump while others stand still.",
+        "At the learning rate that suits the others this layer jumps.",
         "Bring the weight to the scale of the others, or use an optimiser that adapts its steps.",
         _unequal_steps,
     ),

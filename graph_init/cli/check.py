@@ -1,0 +1,140 @@
+"""``graph-init check``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from graph_init.cli.options import FILE, choose_parameters, declared, json_option
+from graph_init.cli.terminal import echo, examples, guarded, out, print_json, warn
+from graph_init.errors import UsageError, escaped
+from graph_init.options import CheckOptions, ComputationOptions, ProblemOptions
+from graph_init.output import targets
+
+if TYPE_CHECKING:
+    from graph_init import CheckResult
+
+_FORMATS = ("table", "json", "sarif", "junit")
+_LEVELS = ("error", "warning", "note", "never")
+#: Exit status where a finding reaches ``--fail-on``.
+_FOUND = 6
+_SETTINGS = Path("pyproject.toml")
+
+
+@click.command(
+    short_help="Find weights of MODEL that are wrong, and why.",
+    epilog=examples(
+        "graph-init check model.onnx",
+        "graph-init check model.onnx --fail-on warning --format sarif > findings.sarif",
+        "graph-init check model.onnx --ignore GI304 --fix -o mended.onnx",
+    ),
+)
+@click.argument("model", type=FILE)
+@click.option(
+    "--fail-on",
+    type=click.Choice(_LEVELS),
+    help="Exit with status 6 from a finding of this severity on [error].",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="table",
+    show_default=True,
+    help="What is printed.",
+)
+@declared(CheckOptions)
+@click.option("--fix", is_flag=True, help="Write OUT with the factors that findings name.")
+@click.option("-o", "--output", type=FILE, metavar="OUT", help="The file that --fix writes.")
+@declared(ProblemOptions, defaults={"batch_norm": "train"})
+@choose_parameters
+@declared(ComputationOptions, only=("device", "engine", "memory_limit"))
+@json_option
+@guarded
+def check(
+    model: str,
+    fail_on: str | None,
+    form: str,
+    fix: bool,
+    output: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Findings on the weights of MODEL, from worst to least.
+
+    The table [tool.graph-init.check] of pyproject.toml may give fail-on and ignore.
+    """
+    import graph_init
+
+    if fix != (output is not None):
+        raise UsageError("--fix writes the file that -o names: give both, or neither")
+    if output is not None:
+        targets.file(output)
+    settings = _settings()
+    fail_on = fail_on or settings.get("fail-on", "error")
+    options["ignore"] = [*options["ignore"], *settings.get("ignore", ())]
+    found = graph_init.check(model, **options)
+    if output is not None:
+        found.save(output)
+    warn(found.notes)
+    _print(found, "json" if as_json else form, model, fail_on)
+    if output is not None and form == "table" and not as_json:
+        out.print(Text(f"{len(found.factors)} tensors multiplied by their factors → {output}"))
+    if fail_on != "never" and found.fails(fail_on):
+        sys.exit(_FOUND)
+
+
+def _settings() -> Mapping[str, Any]:
+    """``[tool.graph-init.check]`` of the working folder's pyproject.toml; UsageError if bad."""
+    if not _SETTINGS.is_file():
+        return {}
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        content = toml.loads(_SETTINGS.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
+        raise UsageError(f"pyproject.toml cannot be read: {escaped(str(error))}") from error
+    table = content.get("tool", {}).get("graph-init", {}).get("check", {})
+    where = "pyproject.toml, [tool.graph-init.check]"
+    for key in table:
+        if key not in ("fail-on", "ignore"):
+            raise UsageError(f"{where}: there is no '{escaped(key)}'; known: fail-on, ignore")
+    if table.get("fail-on", "error") not in _LEVELS:
+        raise UsageError(f"{where}: fail-on is one of {', '.join(_LEVELS)}")
+    ignored = table.get("ignore", [])
+    if not isinstance(ignored, list) or not all(isinstance(i, str) for i in ignored):
+        raise UsageError(f"{where}: ignore is a list of identifiers, such as ['GI304']")
+    return dict(table)
+
+
+def _print(found: CheckResult, form: str, model: str, fail_on: str) -> None:
+    if form == "json":
+        print_json(found.to_json())
+    elif form == "sarif":
+        from graph_init.check.sarif import sarif
+
+        echo(json.dumps(sarif(found.findings, Path(model).as_posix()), indent=2))
+    elif form == "junit":
+        from graph_init.check.junit import junit
+
+        echo(junit(found.findings, model, fail_on))
+    else:
+        _table(found)
+
+
+def _table(found: CheckResult) -> None:
+    if found.findings:
+        table = Table("rule", "severity", "tensor", "finding", "factor")
+        for f in found.findings:
+            factor = "" if f.factor is None else f"{f.factor:.4g}"
+            table.add_row(f.id, f.severity, Text(f.tensor), Text(f.message), factor)
+        out.print(table)
+    more = "else " if found.findings else ""
+    out.print(Text(f"Nothing {more}was found in {found.tensors} tensors."))

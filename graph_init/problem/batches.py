@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import helper
@@ -41,13 +41,15 @@ class Layout:
     """What a batch consists of, and how it is cut.
 
     ``inputs`` and ``objective`` have the shapes of one of ``count`` slices; those inputs of which
-    each row has its own part are named in ``batched``.
+    each row has its own part are named in ``batched``. ``positive`` are inputs that are drawn
+    positive, by name, with the reason.
     """
 
     inputs: Sequence[Value]
     objective: Objective
     batched: frozenset[str]
     count: int = 1
+    positive: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, value: Value) -> Shape:
         """The shape of ``value`` for the whole batch."""

@@ -61,8 +61,9 @@ def random(layout: Layout, ranges: Mapping[str, int], seed: int) -> Source:
 
     Floats are N(0,1), and |N(0,1)| + 0.01 where the model takes a logarithm or a root of the input,
     or divides by it (``layout.positive``); integers that index a table are uniform over its rows
-    (``ranges``); positions count up; masks, and other integers and booleans, are ones. Labels are
-    random.
+    (``ranges``); positions count up, and so do places that something is written to, again from 0
+    behind the last, so that none is left out (``layout.written``); masks, and other integers and
+    booleans, are ones. Labels are random.
     """
     return Source(
         _Random(layout, ranges, (seed, _SEARCH), 0),
@@ -168,6 +169,8 @@ class _Random:
         if value.is_float and "mask" not in name:
             drawn = rng.standard_normal(shape, dtype=np.float32)
             return np.abs(drawn) + _LEAST if value.name in self._layout.positive else drawn
+        if value.name in self._layout.written:
+            return (np.arange(shape[0]) % self._layout.written[value.name]).astype(dtype)
         if value.name in self._ranges and "position" not in name:
             return rng.integers(0, self._ranges[value.name], shape).astype(dtype)
         if "position" in name and value.rank:

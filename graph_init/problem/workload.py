@@ -110,9 +110,15 @@ def build(
         return forward_graph.build(loaded, parameters, values, settings, graph_pass=graph_pass)
 
     problem = rebuild()
-    positive = {} if given is not None else positive_inputs(problem.builder, problem.inputs)
+    own = (problem.builder, problem.inputs)
+    positive = {} if given is not None else positive_inputs(*own)
     layout = batches.Layout(
-        problem.inputs, problem.objective, problem.batched, count=count, positive=positive
+        problem.inputs,
+        problem.objective,
+        problem.batched,
+        count=count,
+        positive=positive,
+        written=batches.written_places(*own),
     )
     made = partial(
         Workload,

@@ -65,3 +65,21 @@ def test_at_most_one_in_a_hundred_is_told_wrong(
     """Hundreds of models, some of which are trained first."""
     _, makers, count, seed, table = case
     assert len(planted.wrong(makers, count, seed, table)) <= count / 100
+
+
+@pytest.mark.parametrize(("new", "old"), [(2, 3), (1, 3), (2, 1)])
+def test_a_kernel_that_resamples_may_be_cut_off(new: int, old: int) -> None:
+    """As exporters write it: with an axis of 1, and more zeros behind it than before it."""
+    width, rate = 6, min(new, old) * 0.99
+    scale = int(np.ceil(width * old / rate))
+    t = (-np.arange(new)[:, None] / new + np.arange(-scale, scale + old) / old) * rate
+    t = np.clip(t, -width, width)
+    kernel = np.cos(t * np.pi / width / 2) ** 2 * np.sinc(t) * rate / old
+    for shape in ((new, 1, -1), (new, 1, 1, -1)):
+        table = kernel.reshape(shape).astype(np.float32)
+        use = "conv1d" if table.ndim == 3 else "depthwise"
+        assert "low-pass kernel" in planted.planted(use, table).reason
+        moved = table + 0.03 * np.abs(table).max() * np.random.default_rng(3).standard_normal(
+            table.shape
+        ).astype(np.float32)
+        assert planted.planted(use, moved).trainable

@@ -30,6 +30,8 @@ _UNEXPLAINED = 0.005
 #: How far a symmetric tensor may differ from its mirror image, and an envelope from another, as a
 #: share of the largest element: float16 rounds to 5e-4.
 _MIRROR, _ENVELOPE = 1e-3, 1e-2
+#: What is as small a share of the largest element is no part of a kernel.
+_REMAINS = 1e-9
 
 
 def words(tensor: ir.TensorProtocol | None, use: Use) -> str | None:
@@ -72,10 +74,16 @@ def _as_vector(array: npt.NDArray[np.generic]) -> Floats | None:
 
 
 def _as_kernels(array: npt.NDArray[np.generic], kind: str) -> Floats | None:
-    """(kernels, *sizes) of a convolution in which each reads a single channel."""
+    """(kernels, *sizes above 1) of a convolution in which each reads a single channel."""
     if kind != "convolution kernel" or array.ndim < 3 or array.shape[1] != 1:
         return None
-    return _finite(array.reshape(array.shape[0], *array.shape[2:]))
+    sizes = [n for n in array.shape[2:] if n != 1]
+    kernels = _finite(array.reshape(array.shape[0], *sizes))
+    if kernels is None or kernels.ndim != 2:
+        return kernels
+    # A formula that is cut off leaves remains of rounding at the ends, more of them at one of them.
+    filled = np.flatnonzero(np.abs(kernels).max(axis=0) > _REMAINS * np.abs(kernels).max())
+    return kernels[:, filled[0] : filled[-1] + 1] if len(filled) else kernels
 
 
 # -- matrices ------------------------------------------------------------------------------------
@@ -209,7 +217,7 @@ def _low_pass(kernels: Floats) -> str | None:
     """Kernels that blur or resample: one for all channels and symmetric, or phases of such one."""
     largest = np.abs(kernels).max()
     axes = range(1, kernels.ndim)
-    if not largest or kernels[0].size < 3 or np.ptp(kernels) < 0.01 * largest:
+    if kernels.ndim < 2 or not largest or kernels[0].size < 3 or np.ptp(kernels) < 0.01 * largest:
         return None
     alike = np.abs(kernels - kernels[0]).max() <= _MIRROR * largest
     total = kernels.reshape(len(kernels), -1).sum(axis=1)

@@ -218,7 +218,7 @@ class Evaluator:
             loss_kind=self.problem.objective.kind,
             loss_reason=self.problem.objective.reason,
             problem=None if problem is None else problem.words,
-            notes=self.workload.signature.notes(),
+            notes=self.workload.notes(),
             dims=self.workload.signature.to_json(),
             engine=self.workload.engine.version,
         )

@@ -38,12 +38,28 @@ def _body(
 
 def _truth(c: Call, value: Value) -> bool:
     if value.const is None:
+        decides = _decides(c, value)
+        way = f"; --output-name {decides} ends the model before it" if decides else ""
         raise c.refuse(
             "is control flow that depends on the data (its condition is "
             f"'{value.name}'), so it has no fixed graph to differentiate; export with the "
-            "condition fixed, or trace the model instead of scripting it"
+            f"condition fixed, or trace the model instead of scripting it{way}"
         )
     return bool(value.const.reshape(-1)[0])
+
+
+def _decides(c: Call, condition: Value) -> str | None:
+    """The float value of the user's model that a condition is computed from, if it is computed."""
+    names = {id(v): name for name, v in c.environment.items() if v is not None and v.node}
+    pending, seen = [condition], set[int]()
+    while pending:
+        at = pending.pop(0)
+        if at.is_float and id(at) in names:
+            return names[id(at)]
+        if at.node is not None and id(at) not in seen:
+            seen.add(id(at))
+            pending.extend(v for v in at.node.inputs if v is not None)
+    return None
 
 
 @lowers("If")

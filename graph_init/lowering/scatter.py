@@ -45,6 +45,25 @@ def _replace(b: Builder, op: str, x: Value, index: Value, updates: Value, **attr
     return b.where(written, b.op(op, zeros, index, updates, **attrs), x)
 
 
+def _extremes(b: Builder, x: Value, index: Value, updates: Value, how: str) -> Value:
+    """The largest or smallest of a row and its updates; equal ones share its derivative."""
+    still, given = b.stop_gradient(x), b.stop_gradient(updates)
+    # ScatterND with duplicate places is no safe sum or extreme on several threads; this one is.
+    places = b.expand(b.reshape(index, [-1, 1]), updates.dims)
+    found = b.op("ScatterElements", still, places, given, axis=0, reduction=how)
+    nothing = b.scalar(0.0, x)
+    own = b.op("Equal", still, found)
+    won = b.op("Equal", given, b.op("Gather", found, b.reshape(index, [-1]), axis=0))
+    zeros = _zeros(b, x, x.dims)
+
+    def added(rows: Value) -> Value:
+        return b.op("ScatterND", zeros, index, rows, reduction="add")
+
+    count = b.add(b.cast(own, x.dtype), added(b.cast(won, x.dtype)))
+    total = b.add(b.where(own, x, nothing), added(b.where(won, updates, nothing)))
+    return b.mul(total, b.reciprocal(count))
+
+
 def scatter_rows(b: Builder, c: Call, x: Value, index: Value, updates: Value, how: str) -> Value:
     """ScatterND along the first axis: ``x`` (n, m), ``index`` (k, 1), ``updates`` (k, m)."""
     if how == "none":
@@ -53,9 +72,11 @@ def scatter_rows(b: Builder, c: Call, x: Value, index: Value, updates: Value, ho
         # On zeros, since the engine's gradient takes every scatter for one that replaces.
         return b.add(x, b.op("ScatterND", _zeros(b, x, x.dims), index, updates, reduction="add"))
     if index.const is None:
+        if how in _JOIN and how != "mul":
+            return _extremes(b, x, index=index, updates=updates, how=how)
         raise c.refuse(
-            f"has reduction={how} at places that depend on the data; only 'none' and 'add' can be "
-            "differentiated there"
+            f"has reduction={how} at places that depend on the data; only 'none', 'add', 'max' and "
+            "'min' can be differentiated there"
         )
     places = index.const.reshape(-1)
     rounds = _rounds(places)

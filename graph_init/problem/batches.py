@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import helper
@@ -18,7 +18,10 @@ _INDEX_VIEWS = frozenset("Reshape Cast Identity Transpose Slice Concat Expand".s
 
 
 def index_ranges(b: Builder, inputs: Sequence[Value]) -> dict[str, int]:
-    """For each integer input that indexes a table: the number of rows of the smallest one."""
+    """For each integer input that indexes a table: the number of rows of the smallest one.
+
+    Indices of places that something is written to are not among them.
+    """
     source: dict[int, Value] = {id(v): v for v in inputs if not v.is_float}
     found: dict[str, int] = {}
     for node in b.nodes:
@@ -36,18 +39,39 @@ def index_ranges(b: Builder, inputs: Sequence[Value]) -> dict[str, int]:
     return found
 
 
+def written_places(b: Builder, inputs: Sequence[Value]) -> dict[str, int]:
+    """Lists of integers that say where something is added up: by name, the number of places."""
+    source: dict[int, Value] = {id(v): v for v in inputs if not v.is_float and v.rank == 1}
+    found: dict[str, int] = {}
+    for node in b.nodes:
+        first = node.inputs[0] if node.inputs else None
+        if node.op in ("ScatterElements", "ScatterND"):
+            origin = source.get(id(node.inputs[1]))
+            if origin is not None and first is not None and first.shape:
+                size = first.dims[node.attrs.get("axis", 0)]
+                found[origin.name] = min(size, found.get(origin.name, size))
+        # Where a place counts from the end, another is taken: the third input is the place itself.
+        through = node.inputs[2] if node.op == "Where" else first
+        if node.op in _INDEX_VIEWS | {"Where"} and id(through) in source:
+            source.update((id(v), source[id(through)]) for v in node.outputs if v is not None)
+    return found
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a batch consists of, and how it is cut.
 
     ``inputs`` and ``objective`` have the shapes of one of ``count`` slices; those inputs of which
-    each row has its own part are named in ``batched``.
+    each row has its own part are named in ``batched``. ``positive`` are inputs that are drawn
+    positive, by name, with the reason, and ``written`` the numbers of :func:`written_places`.
     """
 
     inputs: Sequence[Value]
     objective: Objective
     batched: frozenset[str]
     count: int = 1
+    positive: Mapping[str, str] = field(default_factory=dict)
+    written: Mapping[str, int] = field(default_factory=dict)
 
     def shape(self, value: Value) -> Shape:
         """The shape of ``value`` for the whole batch."""

@@ -36,6 +36,8 @@ _PUT_ASIDE = REPORTED
 _HEAD = 2 * _PUT_ASIDE + 1
 #: Of an iterable at most so many bytes are kept to search on, but always two batches.
 _KEPT_BYTES = 256 << 20
+#: What is added to the absolute value of a random number that has to be positive.
+_LEAST = np.float32(0.01)
 
 
 class Stream(Protocol):
@@ -57,8 +59,11 @@ class Source:
 def random(layout: Layout, ranges: Mapping[str, int], seed: int) -> Source:
     """Random inputs and labels.
 
-    Floats are N(0,1); integers that index a table are uniform over its rows (``ranges``); positions
-    count up; masks, and other integers and booleans, are ones. Labels are random.
+    Floats are N(0,1), and |N(0,1)| + 0.01 where the model takes a logarithm or a root of the input,
+    or divides by it (``layout.positive``); integers that index a table are uniform over its rows
+    (``ranges``); positions count up, and so do places that something is written to, again from 0
+    behind the last, so that none is left out (``layout.written``); masks, and other integers and
+    booleans, are ones. Labels are random.
     """
     return Source(
         _Random(layout, ranges, (seed, _SEARCH), 0),
@@ -162,7 +167,10 @@ class _Random:
         dtype = helper.tensor_dtype_to_np_dtype(value.dtype)
         name = value.name.lower()
         if value.is_float and "mask" not in name:
-            return rng.standard_normal(shape, dtype=np.float32)
+            drawn = rng.standard_normal(shape, dtype=np.float32)
+            return np.abs(drawn) + _LEAST if value.name in self._layout.positive else drawn
+        if value.name in self._layout.written:
+            return (np.arange(shape[0]) % self._layout.written[value.name]).astype(dtype)
         if value.name in self._ranges and "position" not in name:
             return rng.integers(0, self._ranges[value.name], shape).astype(dtype)
         if "position" in name and value.rank:

@@ -20,6 +20,7 @@ from graph_init.problem import batches, data_files, forward_graph, streams
 from graph_init.problem.loss import TARGET
 from graph_init.problem.loss_choice import targets
 from graph_init.problem.passes import GraphPass
+from graph_init.problem.positive import positive_inputs
 from graph_init.problem.signature import signature
 from graph_init.sizes import Signature, inputs_of
 from graph_init.sizes.unknowns import SUGGESTED, declared
@@ -66,6 +67,14 @@ class Workload:
         """Rows of a whole batch, of all its slices."""
         return self.problem.batch_size * self.layout.count
 
+    def notes(self) -> list[str]:
+        """What was taken for the inputs that nobody asked for, in sentences."""
+        drawn = [
+            f"input '{name}' is drawn positive (|N(0,1)| + 0.01), since {why}; --data gives others"
+            for name, why in self.layout.positive.items()
+        ]
+        return [*self.signature.notes(), *drawn]
+
 
 def build(
     loaded: LoadedModel,
@@ -101,7 +110,16 @@ def build(
         return forward_graph.build(loaded, parameters, values, settings, graph_pass=graph_pass)
 
     problem = rebuild()
-    layout = batches.Layout(problem.inputs, problem.objective, problem.batched, count)
+    own = (problem.builder, problem.inputs)
+    positive = {} if given is not None else positive_inputs(*own)
+    layout = batches.Layout(
+        problem.inputs,
+        problem.objective,
+        problem.batched,
+        count=count,
+        positive=positive,
+        written=batches.written_places(*own),
+    )
     made = partial(
         Workload,
         problem=problem,

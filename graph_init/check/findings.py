@@ -12,8 +12,8 @@ from graph_init.deviation.result import finite
 ERROR, WARNING, NOTE = "error", "warning", "note"
 #: From worst to least.
 SEVERITIES = (ERROR, WARNING, NOTE)
-#: Where the rules are explained, a page each.
-PAGES = "https://graph-init.readthedocs.io/en/latest/rules"
+#: The page on which every rule is explained.
+PAGE = "https://graph-init.readthedocs.io/en/latest/rules.html"
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Finding:
 
     @property
     def help(self) -> str:
-        """The page of the rule."""
-        return f"{PAGES}/{self.id}/"
+        """Where the rule is explained."""
+        return page(self.id)
 
     @property
     def order(self) -> tuple[int, float]:
@@ -59,6 +59,11 @@ class Finding:
             "factor": None if self.factor is None else finite(self.factor),
             "help": self.help,
         }
+
+
+def page(rule: str) -> str:
+    """Where the rule of that identifier is explained."""
+    return f"{PAGE}#{rule.lower()}"
 
 
 def distance(factor: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graph_init.check.findings import PAGES, Finding
+from graph_init.check.findings import Finding, page
 from graph_init.check.rules import RULES
 from graph_init.version import __version__
 
@@ -33,7 +33,7 @@ def sarif(findings: Sequence[Finding], model: str) -> dict[str, Any]:
                                 "shortDescription": {"text": rule.title},
                                 "fullDescription": {"text": rule.why},
                                 "help": {"text": rule.remedy},
-                                "helpUri": f"{PAGES}/{rule.id}/",
+                                "helpUri": page(rule.id),
                                 "defaultConfiguration": {"level": rule.severity},
                             }
                             for rule in RULES.values()

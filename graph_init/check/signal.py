@@ -171,7 +171,8 @@ class Profiler(GraphPass):
 
     def _weight(self, name: str) -> str:
         p = self._parameters.get(name)
-        return name if p is not None and p.scalable else self._views.get(name, "")
+        is_weight = p is not None and p.trainable and len(p.shape) > 1
+        return name if is_weight else self._views.get(name, "")
 
     def _layer(self, node: onnx.NodeProto, lowered: LoweredNode, out: Value, tensor: str) -> None:
         op, b = node.op_type, lowered.builder

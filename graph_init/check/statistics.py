@@ -17,6 +17,17 @@ _SIDE = 192
 _ROWS = 4096
 _TINY = float(np.finfo(np.float32).tiny)
 
+_MOMENTS = (
+    "subnormal",
+    "zeros",
+    "rms",
+    "mean",
+    "kurtosis",
+    "largest",
+    "smallest",
+    "at_limit",
+)
+
 NORMAL, UNIFORM, TRUNCATED, ORTHOGONAL, OTHER = (
     "normal",
     "uniform",
@@ -70,7 +81,13 @@ def statistics(array: Array) -> Statistics:
     bad = int(flat.size - np.count_nonzero(np.isfinite(flat)))
     finite = flat[np.isfinite(flat)] if bad else flat
     if not finite.size:
-        return Statistics(flat.size, bad, *(0.0,) * 8, is_constant=False, family=OTHER)
+        return Statistics(
+            size=flat.size,
+            nonfinite=bad,
+            **dict.fromkeys(_MOMENTS, 0.0),
+            is_constant=False,
+            family=OTHER,
+        )
     least, most = float(finite.min()), float(finite.max())
     largest = max(abs(least), abs(most))
     sample = _sampled(finite).astype(np.float64)

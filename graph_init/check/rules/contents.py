@@ -25,11 +25,11 @@ def _nonfinite(e: Evidence) -> Iterator[Finding]:
         s = e.statistics[p.name]
         if s.nonfinite:
             yield Finding(
-                "GI101",
-                ERROR,
-                p.name,
-                f"{s.nonfinite} of {s.size} elements are infinite or NaN",
-                {"nonfinite": s.nonfinite, "elements": s.size},
+                id="GI101",
+                severity=ERROR,
+                tensor=p.name,
+                message=f"{s.nonfinite} of {s.size} elements are infinite or NaN",
+                evidence={"nonfinite": s.nonfinite, "elements": s.size},
                 weight=math.inf,
             )
 
@@ -40,12 +40,12 @@ def _subnormal(e: Evidence) -> Iterator[Finding]:
         tiny = 0 < s.largest < 1e-30
         if s.subnormal > _SUBNORMAL or tiny:
             yield Finding(
-                "GI102",
-                ERROR if tiny else WARNING,
-                p.name,
-                f"{s.subnormal:.0%} of its elements are subnormal and the largest is "
+                id="GI102",
+                severity=ERROR if tiny else WARNING,
+                tensor=p.name,
+                message=f"{s.subnormal:.0%} of its elements are subnormal and the largest is "
                 f"{s.largest:.2g}: memory that was never written looks so",
-                {"subnormal": s.subnormal, "largest": s.largest},
+                evidence={"subnormal": s.subnormal, "largest": s.largest},
             )
 
 
@@ -54,11 +54,12 @@ def _constant(e: Evidence) -> Iterator[Finding]:
         s = e.statistics[p.name]
         if p.kind in LAYERS and s.is_constant and s.rms and len(p.shape) > 1 and not _single(p):
             yield Finding(
-                "GI103",
-                ERROR,
-                p.name,
-                f"all {s.size} elements are {s.mean:.4g}: its units are the same, and stay so",
-                {"value": s.mean, "elements": s.size},
+                id="GI103",
+                severity=ERROR,
+                tensor=p.name,
+                message=f"all {s.size} elements are {s.mean:.4g}: its units are the "
+                f"same, and stay so",
+                evidence={"value": s.mean, "elements": s.size},
             )
 
 
@@ -79,11 +80,11 @@ def _zero(e: Evidence) -> Iterator[Finding]:
             evidence["gradient_norm"] = g.norm
         words = "no gradient reaches it, so it stays so" if stuck else "it is learnt from there on"
         yield Finding(
-            "GI104",
-            ERROR if stuck else NOTE,
-            p.name,
-            f"all elements are zero; {words}",
-            evidence,
+            id="GI104",
+            severity=ERROR if stuck else NOTE,
+            tensor=p.name,
+            message=f"all elements are zero; {words}",
+            evidence=evidence,
         )
 
 
@@ -102,12 +103,13 @@ def _same_seed(e: Evidence) -> Iterator[Finding]:
             alike = abs(float(head @ theirs))
             if alike > _SAME:
                 yield Finding(
-                    "GI105",
-                    WARNING,
-                    p.name,
-                    f"its first {_COMPARED} elements are those of '{other}' times a number: both "
+                    id="GI105",
+                    severity=WARNING,
+                    tensor=p.name,
+                    message=f"its first {_COMPARED} elements are those of '{other}' times "
+                    f"a number: both "
                     "were drawn from one seed, or one is a copy",
-                    {"correlation": alike},
+                    evidence={"correlation": alike},
                 )
                 break
         else:
@@ -125,12 +127,13 @@ def _symmetry(e: Evidence) -> Iterator[Finding]:
         rows = p.shape[-1] if p.transposed and len(p.shape) == 2 else p.shape[0]
         if found and found >= max(1, _EQUAL * rows):
             yield Finding(
-                "GI106",
-                ERROR if found > rows / 2 else WARNING,
-                p.name,
-                f"{found} of {rows} units are copies of another one: they compute the same, and "
+                id="GI106",
+                severity=ERROR if found > rows / 2 else WARNING,
+                tensor=p.name,
+                message=f"{found} of {rows} units are copies of another one: they "
+                f"compute the same, and "
                 "training keeps them equal",
-                {"copies": found, "units": rows},
+                evidence={"copies": found, "units": rows},
             )
 
 
@@ -142,11 +145,12 @@ def _rank(e: Evidence) -> Iterator[Finding]:
         missing = missing_rank(e.values[p.name])
         if missing > _MISSING_RANK:
             yield Finding(
-                "GI107",
-                WARNING,
-                p.name,
-                f"{missing:.0%} of the singular values of the part that was looked at are zero",
-                {"missing": missing},
+                id="GI107",
+                severity=WARNING,
+                tensor=p.name,
+                message=f"{missing:.0%} of the singular values of the part that was "
+                f"looked at are zero",
+                evidence={"missing": missing},
             )
 
 
@@ -155,12 +159,13 @@ def _clipped(e: Evidence) -> Iterator[Finding]:
         s = e.statistics[p.name]
         if s.size >= 256 and not s.is_constant and s.at_limit > _CLIPPED and s.kurtosis > 1.1:
             yield Finding(
-                "GI108",
-                WARNING,
-                p.name,
-                f"{s.at_limit:.0%} of the elements have the largest magnitude {s.largest:.4g}: the "
+                id="GI108",
+                severity=WARNING,
+                tensor=p.name,
+                message=f"{s.at_limit:.0%} of the elements have the largest magnitude "
+                f"{s.largest:.4g}: the "
                 "draw was clipped where it should have been drawn again",
-                {"at_limit": s.at_limit, "largest": s.largest},
+                evidence={"at_limit": s.at_limit, "largest": s.largest},
             )
 
 
@@ -169,12 +174,13 @@ def _variance(e: Evidence) -> Iterator[Finding]:
         s = e.statistics[p.name]
         if p.statistic == "variance" and s.smallest <= 0:
             yield Finding(
-                "GI109",
-                ERROR if s.smallest < 0 or s.is_constant else WARNING,
-                p.name,
-                f"a running variance of {s.smallest:.3g}: outputs of that channel are divided by "
+                id="GI109",
+                severity=ERROR if s.smallest < 0 or s.is_constant else WARNING,
+                tensor=p.name,
+                message=f"a running variance of {s.smallest:.3g}: outputs of that "
+                f"channel are divided by "
                 "the root of epsilon",
-                {"smallest": s.smallest},
+                evidence={"smallest": s.smallest},
             )
 
 
@@ -185,11 +191,12 @@ def _norm_gain(e: Evidence) -> Iterator[Finding]:
         least = 0.0 if s.is_constant else 0.1
         if p.kind == "norm gain" and s.rms and not least <= s.rms <= 10:
             yield Finding(
-                "GI110",
-                WARNING,
-                p.name,
-                f"the gain of a norm has a root mean square of {s.rms:.3g}, where 1 is usual",
-                {"rms": s.rms},
+                id="GI110",
+                severity=WARNING,
+                tensor=p.name,
+                message=f"the gain of a norm has a root mean square of {s.rms:.3g}, "
+                f"where 1 is usual",
+                evidence={"rms": s.rms},
                 factor=1 / s.rms,
                 weight=abs(math.log(s.rms)),
             )
@@ -197,95 +204,100 @@ def _norm_gain(e: Evidence) -> Iterator[Finding]:
 
 RULES = (
     Rule(
-        "GI101",
-        "Elements that are not finite",
-        ERROR,
-        "One element that is infinite or NaN makes every output, and every gradient, NaN.",
-        "Draw the tensor again, and look for the division or the logarithm that made it.",
-        _nonfinite,
+        id="GI101",
+        title="Elements that are not finite",
+        severity=ERROR,
+        why="One element that is infinite or NaN makes every output, and every gradient, NaN.",
+        remedy="Draw the tensor again, and look for the division or the logarithm that made it.",
+        look=_nonfinite,
         of_trained=True,
     ),
     Rule(
-        "GI102",
-        "Memory that was never written",
-        ERROR,
-        "Frameworks make tensors without writing to them (torch.empty). Where a module's own "
+        id="GI102",
+        title="Memory that was never written",
+        severity=ERROR,
+        why="Frameworks make tensors without writing to them (torch.empty). Where a module's own "
         "initialisation then forgets one, it holds what was in memory: often numbers below 1e-38.",
-        "Add the tensor to the module's initialisation.",
-        _subnormal,
+        remedy="Add the tensor to the module's initialisation.",
+        look=_subnormal,
         of_trained=True,
     ),
     Rule(
-        "GI103",
-        "A weight whose elements are all equal",
-        ERROR,
-        "Units with equal weights compute the same, get the same gradient, and stay equal: the "
+        id="GI103",
+        title="A weight whose elements are all equal",
+        severity=ERROR,
+        why="Units with equal weights compute the same, get the same gradient, and stay equal: the "
         "layer is as good as one unit.",
-        "Draw the weight from a scheme: --scheme he fills weights that are constant.",
-        _constant,
+        remedy="Draw the weight from a scheme: --scheme he fills weights that are constant.",
+        look=_constant,
         of_trained=True,
     ),
     Rule(
-        "GI104",
-        "A weight that is zero, and stays so",
-        ERROR,
-        "A zero weight is a good start at the end of a residual branch or at a network's end, "
+        id="GI104",
+        title="A weight that is zero, and stays so",
+        severity=ERROR,
+        why="A zero weight is a good start at the end of a residual branch or at a network's end, "
         "since its own gradient is not zero (then this is a note). Where a second zero, or a dead "
         "activation, stands in the way, no gradient comes and it is never learnt.",
-        "Leave one of the two factors nonzero.",
-        _zero,
+        remedy="Leave one of the two factors nonzero.",
+        look=_zero,
         of_trained=True,
     ),
     Rule(
-        "GI105",
-        "Two weights drawn from one seed",
-        WARNING,
-        "Weights of the same random numbers are not independent: layers begin as copies of each "
+        id="GI105",
+        title="Two weights drawn from one seed",
+        severity=WARNING,
+        why="Weights of the same random numbers are not independent: "
+        "layers begin as copies of each "
         "other. A key that was used twice, a generator that was made anew, or a layer that was "
         "copied (as PyTorch's TransformerEncoder does) is the usual cause.",
-        "Split the key, make one generator, or initialise each copy.",
-        _same_seed,
+        remedy="Split the key, make one generator, or initialise each copy.",
+        look=_same_seed,
     ),
     Rule(
-        "GI106",
-        "Units that are copies of each other",
-        ERROR,
-        "Units of a layer with equal weights get equal gradients: training cannot tell them apart.",
-        "Draw every unit for itself.",
-        _symmetry,
+        id="GI106",
+        title="Units that are copies of each other",
+        severity=ERROR,
+        why="Units of a layer with equal weights get equal gradients: "
+        "training cannot tell them apart.",
+        remedy="Draw every unit for itself.",
+        look=_symmetry,
     ),
     Rule(
-        "GI107",
-        "A matrix that lacks rank",
-        WARNING,
-        "Directions of the input that the matrix maps to zero are lost to all layers behind it.",
-        "Draw the whole matrix; a repeated or tiled block has the rank of the block.",
-        _rank,
+        id="GI107",
+        title="A matrix that lacks rank",
+        severity=WARNING,
+        why="Directions of the input that the matrix maps to zero are "
+        "lost to all layers behind it.",
+        remedy="Draw the whole matrix; a repeated or tiled block has the rank of the block.",
+        look=_rank,
     ),
     Rule(
-        "GI108",
-        "A distribution that was clipped",
-        WARNING,
-        "A truncated normal distribution is drawn again beyond its limits. Clipped, its mass lies "
+        id="GI108",
+        title="A distribution that was clipped",
+        severity=WARNING,
+        why="A truncated normal distribution is drawn again beyond its "
+        "limits. Clipped, its mass lies "
         "on the limits, and its standard deviation is another one than was asked for.",
-        "Use the framework's truncated normal.",
-        _clipped,
+        remedy="Use the framework's truncated normal.",
+        look=_clipped,
     ),
     Rule(
-        "GI109",
-        "A running variance that is zero or below",
-        ERROR,
-        "Batch norm divides by its root: by that of epsilon alone if it is zero, and by NaN below.",
-        "Set running variances to 1 before training.",
-        _variance,
+        id="GI109",
+        title="A running variance that is zero or below",
+        severity=ERROR,
+        why="Batch norm divides by its root: by that of epsilon alone if "
+        "it is zero, and by NaN below.",
+        remedy="Set running variances to 1 before training.",
+        look=_variance,
         of_trained=True,
     ),
     Rule(
-        "GI110",
-        "A norm's gain far from one",
-        WARNING,
-        "The gain of a norm decides the size of all that follows it.",
-        "Set it to 1, or to 0 at the end of a residual branch.",
-        _norm_gain,
+        id="GI110",
+        title="A norm's gain far from one",
+        severity=WARNING,
+        why="The gain of a norm decides the size of all that follows it.",
+        remedy="Set it to 1, or to 0 at the end of a residual branch.",
+        look=_norm_gain,
     ),
 )

@@ -46,12 +46,12 @@ def _dies(e: Evidence) -> Iterator[Finding]:
     last = e.signal.layers[-1] if e.signal.layers else None
     head = last is not None and begins is last and not e.statistics[last.tensor].largest
     yield Finding(
-        "GI201",
-        NOTE if head else ERROR,
-        "" if begins is None else begins.tensor,
-        f"the output's standard deviation is {out.std:.2g}, and {out.across:.2g} across inputs"
-        + where,
-        {"std": out.std, "across": out.across},
+        id="GI201",
+        severity=NOTE if head else ERROR,
+        tensor="" if begins is None else begins.tensor,
+        message=f"the output's standard deviation is {out.std:.2g}, and "
+        f"{out.across:.2g} across inputs" + where,
+        evidence={"std": out.std, "across": out.across},
     )
 
 
@@ -74,11 +74,11 @@ def _explodes(e: Evidence) -> Iterator[Finding]:
     for layer in layers:
         if not math.isfinite(layer.std):
             yield Finding(
-                "GI202",
-                ERROR,
-                layer.tensor,
-                f"the output of '{layer.node}' ({layer.operator}) is not finite",
-                {"std": layer.std},
+                id="GI202",
+                severity=ERROR,
+                tensor=layer.tensor,
+                message=f"the output of '{layer.node}' ({layer.operator}) is not finite",
+                evidence={"std": layer.std},
                 weight=math.inf,
             )
             return
@@ -87,13 +87,14 @@ def _explodes(e: Evidence) -> Iterator[Finding]:
     if out.std > _EXPLODED * max(first, 1.0):
         begins = next((x for x in layers if x.std > math.sqrt(_EXPLODED) * max(first, 1.0)), None)
         yield Finding(
-            "GI202",
-            ERROR,
-            "" if begins is None else begins.tensor,
-            f"the output's standard deviation is {out.std:.2g}, and that of the first layer's is "
+            id="GI202",
+            severity=ERROR,
+            tensor="" if begins is None else begins.tensor,
+            message=f"the output's standard deviation is {out.std:.2g}, and that "
+            f"of the first layer's is "
             f"{first:.2g}"
             + ("" if begins is None else f"; it grows beyond bounds at '{begins.node}'"),
-            {"std": out.std, "first": first},
+            evidence={"std": out.std, "first": first},
         )
 
 
@@ -107,12 +108,13 @@ def _grows(e: Evidence) -> Iterator[Finding]:
     ratio = last / first if first else math.inf
     if math.isfinite(ratio) and ratio > _GROWTH * usual:
         yield Finding(
-            "GI203",
-            WARNING,
-            "",
-            f"along {len(sums)} residual sums the standard deviation grows from {first:.3g} to "
+            id="GI203",
+            severity=WARNING,
+            tensor="",
+            message=f"along {len(sums)} residual sums the standard deviation "
+            f"grows from {first:.3g} to "
             f"{last:.3g}; independent branches would make it {usual:.3g} times as large",
-            {"first": first, "last": last, "sums": count},
+            evidence={"first": first, "last": last, "sums": count},
             weight=math.log(ratio / usual),
         )
 
@@ -121,12 +123,13 @@ def _dead_units(e: Evidence) -> Iterator[Finding]:
     for unit in () if e.signal is None else e.signal.units:
         if unit.dead >= _DEAD:
             yield Finding(
-                "GI204",
-                ERROR if unit.dead >= _ALL else WARNING,
-                unit.tensor,
-                f"{unit.dead:.0%} of the units of '{unit.node}' ({unit.operator}) are zero on the "
+                id="GI204",
+                severity=ERROR if unit.dead >= _ALL else WARNING,
+                tensor=unit.tensor,
+                message=f"{unit.dead:.0%} of the units of '{unit.node}' "
+                f"({unit.operator}) are zero on the "
                 "whole batch",
-                {"dead": unit.dead},
+                evidence={"dead": unit.dead},
                 weight=unit.dead,
             )
 
@@ -135,12 +138,13 @@ def _saturated(e: Evidence) -> Iterator[Finding]:
     for unit in () if e.signal is None else e.signal.units:
         if unit.saturated >= _SATURATED:
             yield Finding(
-                "GI205",
-                WARNING,
-                unit.tensor,
-                f"{unit.saturated:.0%} of the elements of '{unit.node}' ({unit.operator}) are at "
+                id="GI205",
+                severity=WARNING,
+                tensor=unit.tensor,
+                message=f"{unit.saturated:.0%} of the elements of '{unit.node}' "
+                f"({unit.operator}) are at "
                 "its limits, where its slope is near zero",
-                {"saturated": unit.saturated},
+                evidence={"saturated": unit.saturated},
                 weight=unit.saturated,
             )
 
@@ -150,12 +154,13 @@ def _attention(e: Evidence) -> Iterator[Finding]:
     hot = [a for a in rows if a.concentration > _ONE_HOT]
     if hot:
         yield Finding(
-            "GI206",
-            WARNING,
-            "",
-            f"{len(hot)} of {len(rows)} softmaxes inside the network are one-hot from the start, "
+            id="GI206",
+            severity=WARNING,
+            tensor="",
+            message=f"{len(hot)} of {len(rows)} softmaxes inside the network are "
+            f"one-hot from the start, "
             f"first '{hot[0].node}': no gradient comes to the scores",
-            {"concentration": hot[0].concentration, "count": float(len(hot))},
+            evidence={"concentration": hot[0].concentration, "count": float(len(hot))},
             weight=float(len(hot)),
         )
 
@@ -165,11 +170,11 @@ def _even_attention(e: Evidence) -> Iterator[Finding]:
     even = [a for a in rows if a.concentration * a.size < _UNIFORM]
     if rows and len(even) == len(rows):
         yield Finding(
-            "GI207",
-            NOTE,
-            "",
-            f"all {len(rows)} softmaxes inside the network are uniform at the start",
-            {"count": float(len(even))},
+            id="GI207",
+            severity=NOTE,
+            tensor="",
+            message=f"all {len(rows)} softmaxes inside the network are uniform at the start",
+            evidence={"count": float(len(even))},
         )
 
 
@@ -181,12 +186,13 @@ def _running_variance(e: Evidence) -> Iterator[Finding]:
         ratio = s.measured / s.stored
         if not 1 / _VARIANCE <= ratio <= _VARIANCE:
             yield Finding(
-                "GI208",
-                WARNING,
-                s.tensor,
-                f"'{s.node}' normalises by a variance of {s.stored:.3g}, and on a batch that of "
+                id="GI208",
+                severity=WARNING,
+                tensor=s.tensor,
+                message=f"'{s.node}' normalises by a variance of {s.stored:.3g}, and "
+                f"on a batch that of "
                 f"its input is {s.measured:.3g}",
-                {"stored": s.stored, "measured": s.measured},
+                evidence={"stored": s.stored, "measured": s.measured},
                 weight=abs(math.log(ratio)),
             )
 
@@ -196,12 +202,13 @@ def _bias(e: Evidence) -> Iterator[Finding]:
         own = math.sqrt(max(layer.std**2 - layer.bias**2, 0.0))
         if layer.bias > _BIAS * max(own, 1e-12) and layer.bias > 0.1:
             yield Finding(
-                "GI209",
-                WARNING,
-                layer.tensor,
-                f"the bias of '{layer.node}' has a root mean square of {layer.bias:.3g}, and what "
+                id="GI209",
+                severity=WARNING,
+                tensor=layer.tensor,
+                message=f"the bias of '{layer.node}' has a root mean square of "
+                f"{layer.bias:.3g}, and what "
                 f"it is added to varies by {own:.3g}",
-                {"bias": layer.bias, "layer": own},
+                evidence={"bias": layer.bias, "layer": own},
             )
 
 
@@ -219,102 +226,108 @@ def _tied(e: Evidence) -> Iterator[Finding]:
     if table is not None and e.signal.output.size > 1:
         name = table.tied_to or table.name
         yield Finding(
-            "GI210",
-            WARNING,
-            name,
-            f"the table is used for the input and, tied, for the output, whose standard deviation "
+            id="GI210",
+            severity=WARNING,
+            tensor=name,
+            message=f"the table is used for the input and, tied, for the output, "
+            f"whose standard deviation "
             f"is {e.signal.output.std:.3g}: a scale that suits the input is too large there",
-            {"output_std": e.signal.output.std, "rms": e.statistics[name].rms},
+            evidence={"output_std": e.signal.output.std, "rms": e.statistics[name].rms},
         )
 
 
 RULES = (
     Rule(
-        "GI201",
-        "The signal dies on its way",
-        ERROR,
-        "What depends on the input becomes too small beside what does not: all inputs give the "
+        id="GI201",
+        title="The signal dies on its way",
+        severity=ERROR,
+        why="What depends on the input becomes too small beside what does not: all inputs give the "
         "same output, and gradients have nothing to hold on to.",
-        "graph-init initialize restores the signal; the message names the layer where it goes.",
-        _dies,
+        remedy="graph-init initialize restores the signal; the message "
+        "names the layer where it goes.",
+        look=_dies,
         of_trained=True,
     ),
     Rule(
-        "GI202",
-        "The signal explodes",
-        ERROR,
-        "Each layer makes its input larger, so that the last ones are out of bounds: losses and "
+        id="GI202",
+        title="The signal explodes",
+        severity=ERROR,
+        why="Each layer makes its input larger, so that the last ones "
+        "are out of bounds: losses and "
         "gradients overflow, or only tiny learning rates are stable.",
-        "graph-init initialize restores the signal; or start from --scheme he.",
-        _explodes,
+        remedy="graph-init initialize restores the signal; or start from --scheme he.",
+        look=_explodes,
         of_trained=True,
     ),
     Rule(
-        "GI203",
-        "The residual stream grows with depth",
-        WARNING,
-        "Independent branches of size one make a sum of size √depth. More means that branches "
+        id="GI203",
+        title="The residual stream grows with depth",
+        severity=WARNING,
+        why="Independent branches of size one make a sum of size √depth. More means that branches "
         "multiply what they get, or that a scaling of the branches with depth is missing.",
-        "Scale the last weight of each branch by 1/√(number of branches), or start it at zero.",
-        _grows,
+        remedy="Scale the last weight of each branch by 1/√(number of "
+        "branches), or start it at zero.",
+        look=_grows,
     ),
     Rule(
-        "GI204",
-        "Units that are dead from the start",
-        WARNING,
-        "A rectified unit that is zero on all of a batch has no gradient there.",
-        "Look at the layer's bias, and at the mean of what it reads.",
-        _dead_units,
+        id="GI204",
+        title="Units that are dead from the start",
+        severity=WARNING,
+        why="A rectified unit that is zero on all of a batch has no gradient there.",
+        remedy="Look at the layer's bias, and at the mean of what it reads.",
+        look=_dead_units,
     ),
     Rule(
-        "GI205",
-        "Units that are saturated from the start",
-        WARNING,
-        "At the ends of a sigmoid or tanh the slope is near zero, and gradients vanish.",
-        "Make the weight before it smaller.",
-        _saturated,
+        id="GI205",
+        title="Units that are saturated from the start",
+        severity=WARNING,
+        why="At the ends of a sigmoid or tanh the slope is near zero, and gradients vanish.",
+        remedy="Make the weight before it smaller.",
+        look=_saturated,
     ),
     Rule(
-        "GI206",
-        "Attention that is one-hot at the start",
-        WARNING,
-        "A softmax that has decided gives its scores no gradient: queries and keys do not learn.",
-        "Divide the scores by √(width of a head), or make queries and keys smaller.",
-        _attention,
+        id="GI206",
+        title="Attention that is one-hot at the start",
+        severity=WARNING,
+        why="A softmax that has decided gives its scores no gradient: "
+        "queries and keys do not learn.",
+        remedy="Divide the scores by √(width of a head), or make queries and keys smaller.",
+        look=_attention,
     ),
     Rule(
-        "GI207",
-        "Attention that is uniform at the start",
-        NOTE,
-        "All places count alike. That is a usual start, and training leaves it soon.",
-        "Nothing, unless training is slow to begin.",
-        _even_attention,
+        id="GI207",
+        title="Attention that is uniform at the start",
+        severity=NOTE,
+        why="All places count alike. That is a usual start, and training leaves it soon.",
+        remedy="Nothing, unless training is slow to begin.",
+        look=_even_attention,
     ),
     Rule(
-        "GI208",
-        "A running variance that contradicts the activations",
-        WARNING,
-        "In evaluation a batch norm divides by the stored variance. Where the activations have "
+        id="GI208",
+        title="A running variance that contradicts the activations",
+        severity=WARNING,
+        why="In evaluation a batch norm divides by the stored variance. Where the activations have "
         "another one by far, a weight before it has another scale than when it was stored.",
-        "Look at the scale of the layer before it.",
-        _running_variance,
+        remedy="Look at the scale of the layer before it.",
+        look=_running_variance,
         of_trained=True,
     ),
     Rule(
-        "GI209",
-        "A bias that dwarfs its layer",
-        WARNING,
-        "A layer whose output is mostly its bias hardly depends on its input.",
-        "Start the bias at zero.",
-        _bias,
+        id="GI209",
+        title="A bias that dwarfs its layer",
+        severity=WARNING,
+        why="A layer whose output is mostly its bias hardly depends on its input.",
+        remedy="Start the bias at zero.",
+        look=_bias,
     ),
     Rule(
-        "GI210",
-        "A tied table whose scale does not fit the output",
-        WARNING,
-        "A table of N(0, 1) suits the input. As the matrix of the output it makes logits of size "
+        id="GI210",
+        title="A tied table whose scale does not fit the output",
+        severity=WARNING,
+        why="A table of N(0, 1) suits the input. As the matrix of the "
+        "output it makes logits of size "
         "√width, and the first loss is far above that of guessing.",
-        "Draw the table with 1/√width, and multiply what is looked up by √width.",
-        _tied,
+        remedy="Draw the table with 1/√width, and multiply what is looked up by √width.",
+        look=_tied,
     ),
 )

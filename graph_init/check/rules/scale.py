@@ -132,12 +132,13 @@ def _beside_siblings(w: _Weight, others: Sequence[_Weight]) -> Iterator[Finding]
         return
     expected = math.exp(middle)
     yield _finding(
-        "GI121",
-        w,
-        factor,
-        f"its root mean square is {w.statistics.rms:.4g}, and that of {len(others)} weights of the "
+        rule="GI121",
+        w=w,
+        factor=factor,
+        words=f"its root mean square is {w.statistics.rms:.4g}, and that of "
+        f"{len(others)} weights of the "
         f"same shape is {expected:.4g}",
-        {"rms": w.statistics.rms, "expected": expected, "siblings": float(len(others))},
+        evidence={"rms": w.statistics.rms, "expected": expected, "siblings": float(len(others))},
         doubtful=w.parameter.kind not in LAYERS,
     )
 
@@ -148,12 +149,13 @@ def _beside_scheme(w: _Weight, name: str, share: float) -> Iterator[Finding]:
     if distance(factor) < math.log(_OFF) + 3.5 * w.statistics.uncertainty:
         return
     yield _finding(
-        "GI122",
-        w,
-        factor,
-        f"its root mean square is {w.statistics.rms:.4g}; {share:.0%} of the weights are draws of "
+        rule="GI122",
+        w=w,
+        factor=factor,
+        words=f"its root mean square is {w.statistics.rms:.4g}; {share:.0%} "
+        f"of the weights are draws of "
         f"{name}, which gives {expected:.4g}, and it fits no other usual scheme",
-        {"rms": w.statistics.rms, "expected": expected, "share": share},
+        evidence={"rms": w.statistics.rms, "expected": expected, "share": share},
     )
 
 
@@ -169,12 +171,13 @@ def _beside_all(w: _Weight, weights: Sequence[_Weight]) -> Iterator[Finding]:
     if abs(off) < max(math.log(_FAR), _DEVIATIONS * usual):
         return
     yield _finding(
-        "GI123",
-        w,
-        math.exp(-off),
-        f"its root mean square times √fan-in is {math.exp(own[id(w)]):.3g}, and in the middle of "
+        rule="GI123",
+        w=w,
+        factor=math.exp(-off),
+        words=f"its root mean square times √fan-in is "
+        f"{math.exp(own[id(w)]):.3g}, and in the middle of "
         f"all layers {math.exp(middle):.3g}",
-        {"scaled": math.exp(own[id(w)]), "middle": math.exp(middle), "spread": usual},
+        evidence={"scaled": math.exp(own[id(w)]), "middle": math.exp(middle), "spread": usual},
         doubtful=usual > math.log(_OFF),
     )
 
@@ -209,13 +212,13 @@ def _finding(
     small = distance(factor) < math.log(2) - 0.02
     severity = WARNING if undone or doubtful or small else ERROR
     return Finding(
-        rule,
-        severity,
-        p.name,
-        f"{words}: it is off by a factor of {max(factor, 1 / factor):.3g}"
+        id=rule,
+        severity=severity,
+        tensor=p.name,
+        message=f"{words}: it is off by a factor of {max(factor, 1 / factor):.3g}"
         + _cause(w, factor)
         + undone,
-        evidence,
+        evidence=evidence,
         factor=factor,
         weight=distance(factor),
     )
@@ -226,50 +229,53 @@ def _scheme_of(e: Evidence) -> Iterator[Finding]:
     name, share = _network_scheme(_weights(e))
     if name:
         yield Finding(
-            "GI120",
-            NOTE,
-            "",
-            f"{share:.0%} of the weights of layers are draws of {name}",
-            {"share": share},
+            id="GI120",
+            severity=NOTE,
+            tensor="",
+            message=f"{share:.0%} of the weights of layers are draws of {name}",
+            evidence={"share": share},
         )
 
 
 RULES = (
     Rule(
-        "GI120",
-        "The scheme that the network was drawn by",
-        NOTE,
-        "Most networks are drawn by one scheme. It is found by the standard deviation, the fans "
+        id="GI120",
+        title="The scheme that the network was drawn by",
+        severity=NOTE,
+        why="Most networks are drawn by one scheme. It is found by the "
+        "standard deviation, the fans "
         "and the form of the distribution of every weight.",
-        "Nothing: this is what other rules compare with.",
-        _scheme_of,
+        remedy="Nothing: this is what other rules compare with.",
+        look=_scheme_of,
     ),
     Rule(
-        "GI121",
-        "A scale unlike that of equal layers",
-        ERROR,
-        "Blocks of one form have weights of one scale. One that differs was forgotten by the "
+        id="GI121",
+        title="A scale unlike that of equal layers",
+        severity=ERROR,
+        why="Blocks of one form have weights of one scale. One that differs was forgotten by the "
         "initialisation, or initialised twice. Layers whose scale follows their depth, or their "
         "place in the block, are told from it, since they have neighbours.",
-        "Multiply the tensor by the factor (--fix), and mend the code that draws it.",
-        _unlike_siblings,
+        remedy="Multiply the tensor by the factor (--fix), and mend the code that draws it.",
+        look=_unlike_siblings,
     ),
     Rule(
-        "GI122",
-        "A scale unlike the network's scheme",
-        ERROR,
-        "The other weights are draws of one scheme, by their own fans; this one is a draw neither "
+        id="GI122",
+        title="A scale unlike the network's scheme",
+        severity=ERROR,
+        why="The other weights are draws of one scheme, by their own "
+        "fans; this one is a draw neither "
         "of that nor of another scheme that papers and frameworks have.",
-        "Multiply the tensor by the factor (--fix), and mend the code that draws it.",
-        _unlike_scheme,
+        remedy="Multiply the tensor by the factor (--fix), and mend the code that draws it.",
+        look=_unlike_scheme,
     ),
     Rule(
-        "GI123",
-        "A scale unlike that of all other layers",
-        ERROR,
-        "No scheme fits the network, so that only the layers among themselves can be compared: by "
+        id="GI123",
+        title="A scale unlike that of all other layers",
+        severity=ERROR,
+        why="No scheme fits the network, so that only the layers among "
+        "themselves can be compared: by "
         "their root mean square times the root of their fan-in.",
-        "Look at how the tensor is drawn; --fix brings it to the middle of the others.",
-        _unlike_others,
+        remedy="Look at how the tensor is drawn; --fix brings it to the middle of the others.",
+        look=_unlike_others,
     ),
 )

@@ -34,11 +34,11 @@ def _unreached(e: Evidence) -> Iterator[Finding]:
         if g is None or p.kind not in LAYERS or g.zero < 1.0 or not g.value_norm:
             continue
         yield Finding(
-            "GI301",
-            ERROR if alive and not single else WARNING,
-            p.name,
-            "its gradient is zero in every element: it is never learnt",
-            {"elements": float(g.elements)},
+            id="GI301",
+            severity=ERROR if alive and not single else WARNING,
+            tensor=p.name,
+            message="its gradient is zero in every element: it is never learnt",
+            evidence={"elements": float(g.elements)},
         )
 
 
@@ -51,11 +51,12 @@ def _vanished(e: Evidence) -> Iterator[Finding]:
     share = sum(g.vanished * g.elements for g in rows) / count if count else 0.0
     if share > _VANISHED and e.gradient.norm < 1e-2:
         yield Finding(
-            "GI302",
-            WARNING,
-            "",
-            f"{share:.0%} of the gradient is below 1e-05, and its norm is {e.gradient.norm:.2g}",
-            {"vanished": share, "norm": e.gradient.norm},
+            id="GI302",
+            severity=WARNING,
+            tensor="",
+            message=f"{share:.0%} of the gradient is below 1e-05, and its norm is "
+            f"{e.gradient.norm:.2g}",
+            evidence={"vanished": share, "norm": e.gradient.norm},
             weight=share,
         )
 
@@ -78,12 +79,13 @@ def _unequal_steps(e: Evidence) -> Iterator[Finding]:
     for name, ratio in ratios.items():
         if ratio > _APART * middle:
             yield Finding(
-                "GI303",
-                WARNING,
-                name,
-                f"one step of gradient descent changes it by {ratio:.2g} of its norm at a rate of "
+                id="GI303",
+                severity=WARNING,
+                tensor=name,
+                message=f"one step of gradient descent changes it by {ratio:.2g} of "
+                f"its norm at a rate of "
                 f"1, and the layer in the middle by {middle:.2g}: no rate suits both",
-                {"ratio": ratio, "middle": middle},
+                evidence={"ratio": ratio, "middle": middle},
                 weight=abs(math.log(ratio / middle)),
             )
 
@@ -94,13 +96,14 @@ def _curvature(e: Evidence) -> Iterator[Finding]:
         return
     tight = g.largest_rate < _RATE
     yield Finding(
-        "GI304",
-        WARNING if tight else NOTE,
-        "",
-        f"plain gradient descent is stable below a learning rate of about {g.largest_rate:.2g}: "
+        id="GI304",
+        severity=WARNING if tight else NOTE,
+        tensor="",
+        message=f"plain gradient descent is stable below a learning rate of "
+        f"about {g.largest_rate:.2g}: "
         f"the curvature along the gradient is {g.curvature:.3g}, and the largest eigenvalue at "
         f"least {abs(g.largest_eigenvalue):.3g}",
-        {
+        evidence={
             "curvature": g.curvature,
             "largest_eigenvalue": g.largest_eigenvalue,
             "largest_rate": g.largest_rate,
@@ -117,11 +120,12 @@ def _deviation(e: Evidence) -> Iterator[Finding]:
     share = worst.deviation / total if math.isfinite(total) else math.nan
     if share > _DEVIATION:
         yield Finding(
-            "GI305",
-            NOTE,
-            name,
-            f"{share:.0%} of gradient deviation, which is {g.gradient_deviation:.3g}, is in it",
-            {"share": share, "gradient_deviation": g.gradient_deviation},
+            id="GI305",
+            severity=NOTE,
+            tensor=name,
+            message=f"{share:.0%} of gradient deviation, which is "
+            f"{g.gradient_deviation:.3g}, is in it",
+            evidence={"share": share, "gradient_deviation": g.gradient_deviation},
         )
 
 
@@ -131,64 +135,67 @@ def _infinite(e: Evidence) -> Iterator[Finding]:
         return
     bad = [n for n, t in g.tensors.items() if not math.isfinite(t.norm)]
     yield Finding(
-        "GI306",
-        ERROR,
-        bad[-1] if bad else "",
-        f"the loss is {g.loss:.3g}, and the gradient of {len(bad)} tensors is not finite",
-        {"loss": g.loss, "tensors": float(len(bad))},
+        id="GI306",
+        severity=ERROR,
+        tensor=bad[-1] if bad else "",
+        message=f"the loss is {g.loss:.3g}, and the gradient of {len(bad)} tensors is not finite",
+        evidence={"loss": g.loss, "tensors": float(len(bad))},
     )
 
 
 RULES = (
     Rule(
-        "GI301",
-        "A weight that no gradient reaches",
-        ERROR,
-        "The loss does not depend on it: a dead layer, a zero or a rounding stands between.",
-        "Look at the layers behind it; findings on the signal name where it goes.",
-        _unreached,
+        id="GI301",
+        title="A weight that no gradient reaches",
+        severity=ERROR,
+        why="The loss does not depend on it: a dead layer, a zero or a rounding stands between.",
+        remedy="Look at the layers behind it; findings on the signal name where it goes.",
+        look=_unreached,
         of_trained=True,
     ),
     Rule(
-        "GI302",
-        "Gradients that vanish",
-        WARNING,
-        "Most of the gradient is too small to matter beside the noise of a batch.",
-        "graph-init initialize restores the signal; or start from --scheme he.",
-        _vanished,
+        id="GI302",
+        title="Gradients that vanish",
+        severity=WARNING,
+        why="Most of the gradient is too small to matter beside the noise of a batch.",
+        remedy="graph-init initialize restores the signal; or start from --scheme he.",
+        look=_vanished,
     ),
     Rule(
-        "GI303",
-        "A layer that jumps",
-        WARNING,
-        "At the learning rate that suits the others this layer jumps.",
-        "Bring the weight to the scale of the others, or use an optimiser that adapts its steps.",
-        _unequal_steps,
+        id="GI303",
+        title="A layer that jumps",
+        severity=WARNING,
+        why="At the learning rate that suits the others this layer jumps.",
+        remedy="Bring the weight to the scale of the others, or use an "
+        "optimiser that adapts its steps.",
+        look=_unequal_steps,
     ),
     Rule(
-        "GI304",
-        "The largest stable learning rate",
-        NOTE,
-        "Gradient descent is unstable above 2/λ, λ being the largest eigenvalue of the Hessian. "
+        id="GI304",
+        title="The largest stable learning rate",
+        severity=NOTE,
+        why="Gradient descent is unstable above 2/λ, λ being the largest "
+        "eigenvalue of the Hessian. "
         "Below 0.0001 this is a warning: the start is so sharp that plain steps hardly move.",
-        "Choose a rate below it, warm up, or mend the scales that make the start sharp.",
-        _curvature,
+        remedy="Choose a rate below it, warm up, or mend the scales that make the start sharp.",
+        look=_curvature,
     ),
     Rule(
-        "GI305",
-        "Gradient deviation of one tensor",
-        NOTE,
-        "Nearly all of the change of the gradient in one step is in one tensor.",
-        "Look at its scale, and at that of the layer behind it.",
-        _deviation,
+        id="GI305",
+        title="Gradient deviation of one tensor",
+        severity=NOTE,
+        why="Nearly all of the change of the gradient in one step is in one tensor.",
+        remedy="Look at its scale, and at that of the layer behind it.",
+        look=_deviation,
     ),
     Rule(
-        "GI306",
-        "A loss or gradient that is not finite",
-        ERROR,
-        "Training cannot begin.",
-        "Look at the first layer whose signal is not finite (GI202), or at elements that are not.",
-        _infinite,
+        id="GI306",
+        title="A loss or gradient that is not finite",
+        severity=ERROR,
+        why="Training cannot begin.",
+        remedy="Look at the first layer whose signal is not finite (GI202), "
+        "or at elements that are not.",
+        look=_infinite,
         of_trained=True,
     ),
 )

@@ -130,11 +130,11 @@ def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) ->
     """Which weights of ``model`` are wrong, by how much, and on what evidence.
 
     The other arguments are those of :func:`measure`; batch norms use the batch's statistics unless
-    ``batch_norm`` is ``eval``. ``docs/rules`` explains every rule.
+    ``batch_norm`` is ``eval``. ``docs/rules.md`` explains every rule.
 
     Args:
-        fix: multiply the weights by the factors that findings name: in a framework's model at once
-            (the result's ``updated``), in a file by the result's ``save``.
+        fix: multiply the weights of a framework's model by the factors that findings name; it is
+            the result's ``updated``. A file with them is written by the result's ``save``.
         ignore: identifiers of rules that are not asked, such as ``GI304``.
 
     Raises:
@@ -145,8 +145,7 @@ def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) ->
     given = {"batch_norm": "train", **options}
     call = resolve_call(model, given, CheckKeywords, whole_file=True)
     verdict = judge(call.loaded, call.parameters, call.options, chosen.ignore)
-    factors = verdict.factors if fix else {}
-    new = writing.write(call.subject, factors, {}) if factors else None
+    new = writing.write(call.subject, verdict.factors, {}) if fix else None
     return CheckResult(
         findings=verdict.findings,
         tensors=len(verdict.evidence.judged),
@@ -157,7 +156,6 @@ def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) ->
         factors=verdict.factors,
         updated=None if new is None else new.updated,
         _subject=call.subject,
-        _values={} if new is None else new.values,
     )
 
 

@@ -72,7 +72,6 @@ class CheckResult:
     factors: dict[str, float]
     updated: Any = field(default=None, repr=False)
     _subject: ResolvedModel = field(repr=False, kw_only=True)
-    _values: Mapping[str, NewValue] = field(repr=False, kw_only=True)
 
     def fails(self, severity: str) -> bool:
         """Whether there is a finding of this severity or a worse one."""
@@ -82,7 +81,7 @@ class CheckResult:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model with the factors applied, and nothing else changed."""
         loaded = self._subject.loaded
-        values = self._values or {n: Scaled(loaded, n, f) for n, f in self.factors.items()}
+        values = {n: Scaled(loaded, n, f) for n, f in self.factors.items()}
         provenance = {"graph_init.version": __version__, "graph_init.applied": "check"}
         self.notes += _unused(save(loaded, values, path, provenance))
 

@@ -9,16 +9,15 @@ from functools import cached_property
 import numpy as np
 
 from graph_init.analysis import Parameter
-from graph_init.analysis.kinds import FLOATS, NEVER_TRAINED
-from graph_init.check import schemes
+from graph_init.analysis.kinds import FLOATS, NEVER_TRAINED, TABLES, WEIGHTS
 from graph_init.check.gradient import Gradient
-from graph_init.check.signal import Signal
+from graph_init.check.scales import Scales, weight
+from graph_init.check.signal import NO_SIGNAL, Signal
 from graph_init.check.statistics import Statistics, statistics
 from graph_init.ir import Array
 
-#: Kinds of weights that a layer multiplies its input by, and those of tables that are looked up.
-LAYERS = frozenset({"convolution kernel", "matrix", "recurrent"})
-TABLES = frozenset({"embedding", "position", "token", "other"})
+#: Kinds of weights that a layer multiplies its input by.
+LAYERS = WEIGHTS - {"embedding"}
 #: What one value stands for in all of a network that has not been trained.
 _NEUTRAL = frozenset({"norm gain", "norm shift", "bias"})
 #: Share of its vectors that have moved from which on a network looks trained; and how many.
@@ -53,11 +52,28 @@ class Evidence:
     @cached_property
     def weights(self) -> list[Parameter]:
         """Trainable weights of layers and tables, a tied pair once."""
-        return [p for p in self.judged if p.kind in LAYERS | TABLES and p.tied_to is None]
+        return [p for p in self.judged if p.kind in WEIGHTS | TABLES and p.tied_to is None]
 
-    def layer(self, p: Parameter) -> schemes.Layer:
-        """Its fans, as schemes read them."""
-        return schemes.layer(p)
+    @cached_property
+    def tensors(self) -> list[tuple[Parameter, Statistics]]:
+        """What is judged, with its statistics."""
+        return [(p, self.statistics[p.name]) for p in self.judged]
+
+    @cached_property
+    def layers(self) -> list[tuple[Parameter, Statistics]]:
+        """Those of the weights that a layer multiplies its input by, with their statistics."""
+        return [(p, self.statistics[p.name]) for p in self.weights if p.kind in LAYERS]
+
+    @cached_property
+    def scales(self) -> Scales:
+        """Those of the weights, beside each other."""
+        found = (weight(p, self.statistics[p.name], p.kind in LAYERS) for p in self.weights)
+        return Scales([w for w in found if w is not None])
+
+    @property
+    def profile(self) -> Signal:
+        """The signal; nothing at all where it could not be computed."""
+        return NO_SIGNAL if self.signal is None else self.signal
 
     @cached_property
     def is_trained(self) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from graph_init.autodiff import primal
 from graph_init.deviation import elements
 from graph_init.deviation.gradients import GRADIENT, Accumulator, Setting, Weights
-from graph_init.deviation.sliced import CHANGE, models
+from graph_init.deviation.sliced import CHANGE, DIRECTION, models
 from graph_init.engine import memory
 from graph_init.ir import Array
 from graph_init.problem.workload import Workload
@@ -104,36 +104,32 @@ def gradient(workload: Workload, values: Mapping[str, Array]) -> Gradient:
         others = first(theta, batch, g)
 
         def times(direction: Mapping[str, Array]) -> None:
-            change({**theta, **{f"g:{n}": d for n, d in direction.items()}}, batch, q)
+            change({**theta, **{DIRECTION + n: d for n, d in direction.items()}}, batch, q)
 
         times(g)
-        sums = {n: elements.statistics({n: theta[n]}, g, q) for n in names}
-        squares = _inner(g, g)
+        sums = elements.statistics(theta, g, q)
+        squares = float(sums.gradient_squares.sum())
         curvature = _inner(g, q) / squares if squares else 0.0
         top = _power(times, g, q, _FEW if few else _PRODUCTS)
-    tensors = {n: _tensor(theta[n], g.get(n), s.deviation[0]) for n, s in sums.items()}
-    count = sum(t.elements for t in tensors.values())
+    tensors = {
+        n: TensorGradient(
+            norm=math.sqrt(sums.gradient_squares[k]),
+            value_norm=math.sqrt(sums.value_squares[k]),
+            vanished=sums.vanished[k] / max(a.size, 1),
+            zero=1 - np.count_nonzero(g[n]) / max(a.size, 1) if n in g else 1.0,
+            deviation=sums.deviation[k],
+            elements=a.size,
+        )
+        for k, (n, a) in enumerate(theta.items())
+    }
     return Gradient(
         tensors=tensors,
         loss=float(others[0][p.loss.name]),
         norm=math.sqrt(squares),
-        gradient_deviation=sum(t.deviation for t in tensors.values()) / count,
+        gradient_deviation=float(sums.deviation.sum()) / setting.elements,
         curvature=curvature,
         largest_eigenvalue=top,
         products=1 + (_FEW if few else _PRODUCTS),
-    )
-
-
-def _tensor(theta: Array, g: Array | None, deviation: float) -> TensorGradient:
-    size = max(theta.size, 1)
-    given = np.zeros(1, np.float32) if g is None else np.abs(g.reshape(-1))
-    return TensorGradient(
-        norm=math.sqrt(elements.inner(given, given)),
-        value_norm=math.sqrt(elements.inner(theta, theta)),
-        vanished=1.0 if g is None else np.count_nonzero(given < 1e-5) / size,
-        zero=1.0 if g is None else np.count_nonzero(given == 0) / size,
-        deviation=float(deviation),
-        elements=theta.size,
     )
 
 

@@ -38,18 +38,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Known:
-    """A scheme: its standard deviation, and what its elements look drawn from.
-
-    ``fixed``: whether it is the same for all layers.
-    """
+    """A scheme: its standard deviation, and what its elements look drawn from."""
 
     std: Callable[[Layer], float]
     families: frozenset[str]
-    fixed: bool = False
 
 
 def _fixed(std: float, families: frozenset[str]) -> Known:
-    return Known(lambda layer: std, families, fixed=True)
+    return Known(lambda layer: std, families)
 
 
 #: By what people call them. The first that fits is named.
@@ -97,11 +93,9 @@ _TOLERANCE = 0.015
 _ERRORS = 3.5
 
 
-def layer(p: Parameter, shape: tuple[int, ...] | None = None) -> Layer:
+def layer(p: Parameter) -> Layer:
     """What schemes read of a weight or table."""
-    own = shape or p.shape
-    rows = own[0] if own else 1
-    rest = math.prod(own[1:]) if len(own) > 1 else 1
+    rows, rest = p.shape[0], math.prod(p.shape[1:])
     found = gain(p.gain_activation, p.gain_slope)
     return Layer(
         fan_in=max(p.fan_in or rows, 1),
@@ -109,7 +103,7 @@ def layer(p: Parameter, shape: tuple[int, ...] | None = None) -> Layer:
         gain=1.0 if found is None else found,
         groups=max(p.groups, 1),
         longest=max(rows, rest, 1),
-        width=max(own[-1] if own else 1, 1),
+        width=max(p.shape[-1], 1),
     )
 
 
@@ -128,10 +122,3 @@ def fitting(s: Statistics, of: Layer) -> list[str]:
         for name, known in KNOWN.items()
         if s.family in known.families and abs(math.log(known.std(of)) - level) <= limit
     ]
-
-
-def nearest(s: Statistics, of: Layer) -> tuple[str, float]:
-    """The scheme whose standard deviation is nearest, and the factor to it."""
-    options = {n: k for n, k in KNOWN.items() if s.family in k.families} or dict(KNOWN)
-    name = min(options, key=lambda n: abs(math.log(options[n].std(of) / s.rms)))
-    return name, options[name].std(of) / s.rms

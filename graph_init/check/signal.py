@@ -18,7 +18,7 @@ from graph_init.analysis import Parameter
 from graph_init.analysis.kinds import LINEAR
 from graph_init.engine import memory
 from graph_init.engine.session import open_session
-from graph_init.ir import Array, Builder, Value
+from graph_init.ir import Array, Builder, Value, variance
 from graph_init.problem.passes import GraphPass, LoweredNode
 from graph_init.problem.workload import Workload
 
@@ -121,6 +121,12 @@ class Signal:
     statistics: Sequence[StatisticSignal]
     sums: Sequence[SumSignal]
     output: OutputSignal
+
+
+#: Of a model without a forward pass.
+NO_SIGNAL = Signal(
+    layers=(), units=(), attentions=(), statistics=(), sums=(), output=OutputSignal(0)
+)
 
 
 @dataclass(frozen=True)
@@ -233,14 +239,12 @@ class Profiler(GraphPass):
 
     def _batch_norm(self, node: onnx.NodeProto, lowered: LoweredNode) -> None:
         b = lowered.builder
-        x, variance = (lowered.values.get(node.input[k]) for k in (0, 4))
-        if x is None or variance is None or x.rank < 2:
+        x, stored = (lowered.values.get(node.input[k]) for k in (0, 4))
+        if x is None or stored is None or x.rank < 2:
             return
-        axes = [a for a in range(x.rank) if a != 1]
-        centred = b.sub(x, b.mean(x, axes))
         make = partial(StatisticSignal, node.input[4], _label(node))
-        measured = b.mean(b.mul(centred, centred), axes)
-        scalars = {"stored": _mean(b, variance), "measured": _mean(b, measured)}
+        measured = variance(b, x, [a for a in range(x.rank) if a != 1])
+        scalars = {"stored": _mean(b, stored), "measured": _mean(b, measured)}
         self.records.append(_Record(make, scalars))
 
 
@@ -254,12 +258,10 @@ def _mean(b: Builder, value: Value) -> Value:
 
 def moments(b: Builder, out: Value, rows: int) -> dict[str, Value]:
     """Scalars for ``std`` and ``across``, of which these are the squares, and ``mean``."""
-    mean = b.mean(out, list(range(out.rank)))
-    centred = b.sub(out, mean)
-    found = {"std": _mean(b, b.mul(centred, centred)), "mean": b.reshape(mean, [])}
+    axes = list(range(out.rank))
+    found = {"std": variance(b, out, axes, keepdims=False), "mean": _mean(b, out)}
     if rows > 1 and out.dims[0] == rows:
-        apart = b.sub(out, b.mean(out, [0]))
-        found["across"] = _mean(b, b.mul(apart, apart))
+        found["across"] = _mean(b, variance(b, out, [0]))
     return found
 
 

@@ -17,17 +17,6 @@ _SIDE = 192
 _ROWS = 4096
 _TINY = float(np.finfo(np.float32).tiny)
 
-_MOMENTS = (
-    "subnormal",
-    "zeros",
-    "rms",
-    "mean",
-    "kurtosis",
-    "largest",
-    "smallest",
-    "at_limit",
-)
-
 NORMAL, UNIFORM, TRUNCATED, ORTHOGONAL, OTHER = (
     "normal",
     "uniform",
@@ -58,16 +47,16 @@ class Statistics:
 
     size: int
     nonfinite: int
-    subnormal: float
-    zeros: float
-    rms: float
-    mean: float
-    kurtosis: float
-    largest: float
-    smallest: float
-    at_limit: float
-    is_constant: bool
-    family: str
+    subnormal: float = 0.0
+    zeros: float = 0.0
+    rms: float = 0.0
+    mean: float = 0.0
+    kurtosis: float = 0.0
+    largest: float = 0.0
+    smallest: float = 0.0
+    at_limit: float = 0.0
+    is_constant: bool = False
+    family: str = OTHER
 
     @property
     def uncertainty(self) -> float:
@@ -78,16 +67,11 @@ class Statistics:
 def statistics(array: Array) -> Statistics:
     """Of any float array."""
     flat = array.reshape(-1)
-    bad = int(flat.size - np.count_nonzero(np.isfinite(flat)))
-    finite = flat[np.isfinite(flat)] if bad else flat
+    good = np.isfinite(flat)
+    finite = flat if good.all() else flat[good]
+    bad = flat.size - finite.size
     if not finite.size:
-        return Statistics(
-            size=flat.size,
-            nonfinite=bad,
-            **dict.fromkeys(_MOMENTS, 0.0),
-            is_constant=False,
-            family=OTHER,
-        )
+        return Statistics(flat.size, bad)
     least, most = float(finite.min()), float(finite.max())
     largest = max(abs(least), abs(most))
     sample = _sampled(finite).astype(np.float64)

@@ -32,7 +32,7 @@ from graph_init.engine import memory
 from graph_init.ir import Array, Program, Value
 
 #: What stands before the parameter's name in the names of inputs and outputs.
-_G, _U, _Z = "g:", "u:", "z:"
+DIRECTION, _U, _Z = "g:", "u:", "z:"
 CHANGE = "change:"
 _SLOPES = "log_scale_gradient"
 
@@ -54,7 +54,7 @@ def models(p: primal.Primal, scaled: Sequence[str]) -> Models:
     """The three graphs; only two if ``scaled`` is empty."""
     b = p.builder
     gradient = gradient_program(p)
-    g = _directions(p, _G)
+    g = _directions(p, DIRECTION)
     nodes = b.needed([*p.gradients.values()])
     found = tangents(b, nodes, {p.theta[n]: d for n, d in g.items()})
     first = {n: found[v] for n, v in p.gradients.items() if v in found}
@@ -115,7 +115,7 @@ class SlicedTaylor:
         slices = list(self._cut(batch))
         others = self._gradient(theta, slices, self._g)
         g = self._g
-        self._change({**theta, **_prefixed(_G, g)}, slices, self._q)
+        self._change({**theta, **_prefixed(DIRECTION, g)}, slices, self._q)
         statistics = elements.statistics(theta, g, self._q)
         slopes: Array = np.zeros(0)
         if self._mixed is not None:
@@ -133,9 +133,9 @@ class SlicedTaylor:
         assert self._mixed is not None
         for n, g in self._g.items():
             elements.fill_u(self._u[n], g, self._q.get(n))
-        self._change({**theta, **_prefixed(_G, self._u)}, slices, self._hu)
+        self._change({**theta, **_prefixed(DIRECTION, self._u)}, slices, self._hu)
         z = {n: self._hu.get(n) for n in self._g}
-        feeds = {**theta, **_prefixed(_G, self._g), **_prefixed(_U, self._u)}
+        feeds = {**theta, **_prefixed(DIRECTION, self._g), **_prefixed(_U, self._u)}
         for n, g in self._g.items():
             feeds[_Z + n] = elements.fill_z(z[n], g, self._q.get(n))
         found = [self._mixed({**feeds, **part})[_SLOPES].astype(np.float64) for part in slices]

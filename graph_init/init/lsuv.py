@@ -17,7 +17,7 @@ import onnx
 from graph_init.analysis import Parameter
 from graph_init.analysis.kinds import LINEAR
 from graph_init.engine.session import open_session
-from graph_init.ir import Array, Builder, Value
+from graph_init.ir import Array, Builder, Value, variance
 from graph_init.problem import output_choice
 from graph_init.problem.forward_graph import Problem
 from graph_init.problem.passes import GraphPass, LoweredNode
@@ -140,9 +140,7 @@ class UnitVariance(GraphPass):
 
 def _inverse_std(b: Builder, value: Value) -> Value:
     """1/σ over all elements, or 1 where they are all equal; shape ()."""
-    axes = list(range(value.rank))
-    centred = b.sub(value, b.mean(value, axes))
-    variance = b.mean(b.mul(centred, centred), axes, keepdims=False)
-    tiny = b.op("Less", variance, b.scalar(_TINY, variance))
-    one = b.scalar(1.0, variance)
-    return b.reciprocal(b.op("Sqrt", b.op("Where", tiny, one, variance)))
+    square = variance(b, value, list(range(value.rank)), keepdims=False)
+    tiny = b.op("Less", square, b.scalar(_TINY, square))
+    one = b.scalar(1.0, square)
+    return b.reciprocal(b.op("Sqrt", b.op("Where", tiny, one, square)))

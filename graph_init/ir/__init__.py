@@ -11,6 +11,7 @@ all interpreters that walk one list of nodes and call :meth:`Builder.op`.
 from graph_init.ir.builder import Builder, Program
 from graph_init.ir.folding import evaluate
 from graph_init.ir.forms import Form
+from graph_init.ir.moments import variance
 from graph_init.ir.order import topological
 from graph_init.ir.values import (
     FLOATS,
@@ -51,4 +52,5 @@ __all__ = [
     "evaluate",
     "sources",
     "topological",
+    "variance",
 ]

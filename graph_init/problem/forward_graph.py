@@ -12,7 +12,7 @@ import onnx_ir
 
 from graph_init.analysis import Parameter
 from graph_init.errors import ModelFileError, UnsupportedModelError
-from graph_init.ir import FLOATS, Array, Builder, Value
+from graph_init.ir import FLOATS, Array, Builder, Value, variance
 from graph_init.lowering import RULES, Context, run
 from graph_init.model.load import LoadedModel
 from graph_init.problem import output_head
@@ -190,10 +190,8 @@ def _tie(b: Builder, weights: dict[str, Value], trainable: Mapping[str, Paramete
 def _moments(b: Builder, prediction: Value) -> tuple[Value, Value]:
     """The standard deviation of the prediction and its mean, over all its elements."""
     axes = list(range(prediction.rank))
-    mean = b.mean(prediction, axes)
-    centred = b.sub(prediction, mean)
-    variance = b.mean(b.mul(centred, centred), axes, keepdims=False)
-    return b.op("Sqrt", variance), b.reshape(mean, [])
+    square = variance(b, prediction, axes, keepdims=False)
+    return b.op("Sqrt", square), b.reshape(b.mean(prediction, axes), [])
 
 
 def initial_values(loaded: LoadedModel) -> dict[str, Array]:

@@ -30,9 +30,7 @@ _BIAS, _LOGITS = 3.0, 10.0
 
 def _dies(e: Evidence) -> Iterator[Finding]:
     """Where the part of the signal that depends on the input has gone."""
-    if e.signal is None:
-        return
-    out = e.signal.output
+    out = e.profile.output
     ignores = (
         math.isfinite(out.across)
         and out.std > 0
@@ -41,16 +39,16 @@ def _dies(e: Evidence) -> Iterator[Finding]:
     if not (collapse.dead(out.std) and out.size > 1) and not ignores:
         return
     # A zero head is a usual start: the output is zero, and all before it is alive.
-    begins = _first_gone(e.signal.layers)
+    begins = _first_gone(e.profile.layers)
     where = "" if begins is None else f"; the signal goes at '{begins.node}' ({begins.operator})"
-    last = e.signal.layers[-1] if e.signal.layers else None
+    last = e.profile.layers[-1] if e.profile.layers else None
     head = last is not None and begins is last and not e.statistics[last.tensor].largest
     yield Finding(
         id="GI201",
         severity=NOTE if head else ERROR,
         tensor="" if begins is None else begins.tensor,
-        message=f"the output's standard deviation is {out.std:.2g}, and "
-        f"{out.across:.2g} across inputs" + where,
+        message=f"the output's standard deviation is {out.std:.2g}, and {out.across:.2g} across "
+        "inputs" + where,
         evidence={"std": out.std, "across": out.across},
     )
 
@@ -68,9 +66,7 @@ def _first_gone(layers: Sequence[LayerSignal]) -> LayerSignal | None:
 
 
 def _explodes(e: Evidence) -> Iterator[Finding]:
-    if e.signal is None:
-        return
-    layers = [x for x in e.signal.layers if x.operator != "Gather"]
+    layers = [x for x in e.profile.layers if x.operator != "Gather"]
     for layer in layers:
         if not math.isfinite(layer.std):
             yield Finding(
@@ -82,7 +78,7 @@ def _explodes(e: Evidence) -> Iterator[Finding]:
                 weight=math.inf,
             )
             return
-    out = e.signal.output
+    out = e.profile.output
     first = layers[0].std if layers else 1.0
     if out.std > _EXPLODED * max(first, 1.0):
         begins = next((x for x in layers if x.std > math.sqrt(_EXPLODED) * max(first, 1.0)), None)
@@ -90,9 +86,8 @@ def _explodes(e: Evidence) -> Iterator[Finding]:
             id="GI202",
             severity=ERROR,
             tensor="" if begins is None else begins.tensor,
-            message=f"the output's standard deviation is {out.std:.2g}, and that "
-            f"of the first layer's is "
-            f"{first:.2g}"
+            message=f"the output's standard deviation is {out.std:.2g}, and that of the first "
+            f"layer's is {first:.2g}"
             + ("" if begins is None else f"; it grows beyond bounds at '{begins.node}'"),
             evidence={"std": out.std, "first": first},
         )
@@ -100,7 +95,7 @@ def _explodes(e: Evidence) -> Iterator[Finding]:
 
 def _grows(e: Evidence) -> Iterator[Finding]:
     # Sums before the first layer are of tables.
-    sums = [] if e.signal is None else [x for x in e.signal.sums if x.layers]
+    sums = [x for x in e.profile.sums if x.layers]
     if len(sums) < _SUMS:
         return
     first, last, count = sums[0].std, sums[-1].std, float(len(sums))
@@ -111,62 +106,59 @@ def _grows(e: Evidence) -> Iterator[Finding]:
             id="GI203",
             severity=WARNING,
             tensor="",
-            message=f"along {len(sums)} residual sums the standard deviation "
-            f"grows from {first:.3g} to "
-            f"{last:.3g}; independent branches would make it {usual:.3g} times as large",
+            message=f"along {len(sums)} residual sums the standard deviation grows from "
+            f"{first:.3g} to {last:.3g}; independent branches would make it {usual:.3g} times as "
+            "large",
             evidence={"first": first, "last": last, "sums": count},
             weight=math.log(ratio / usual),
         )
 
 
 def _dead_units(e: Evidence) -> Iterator[Finding]:
-    for unit in () if e.signal is None else e.signal.units:
+    for unit in e.profile.units:
         if unit.dead >= _DEAD:
             yield Finding(
                 id="GI204",
                 severity=ERROR if unit.dead >= _ALL else WARNING,
                 tensor=unit.tensor,
-                message=f"{unit.dead:.0%} of the units of '{unit.node}' "
-                f"({unit.operator}) are zero on the "
-                "whole batch",
+                message=f"{unit.dead:.0%} of the units of '{unit.node}' ({unit.operator}) are "
+                "zero on the whole batch",
                 evidence={"dead": unit.dead},
                 weight=unit.dead,
             )
 
 
 def _saturated(e: Evidence) -> Iterator[Finding]:
-    for unit in () if e.signal is None else e.signal.units:
+    for unit in e.profile.units:
         if unit.saturated >= _SATURATED:
             yield Finding(
                 id="GI205",
                 severity=WARNING,
                 tensor=unit.tensor,
-                message=f"{unit.saturated:.0%} of the elements of '{unit.node}' "
-                f"({unit.operator}) are at "
-                "its limits, where its slope is near zero",
+                message=f"{unit.saturated:.0%} of the elements of '{unit.node}' ({unit.operator}) "
+                "are at its limits, where its slope is near zero",
                 evidence={"saturated": unit.saturated},
                 weight=unit.saturated,
             )
 
 
 def _attention(e: Evidence) -> Iterator[Finding]:
-    rows = [a for a in (() if e.signal is None else e.signal.attentions) if a.size > 1]
+    rows = [a for a in e.profile.attentions if a.size > 1]
     hot = [a for a in rows if a.concentration > _ONE_HOT]
     if hot:
         yield Finding(
             id="GI206",
             severity=WARNING,
             tensor="",
-            message=f"{len(hot)} of {len(rows)} softmaxes inside the network are "
-            f"one-hot from the start, "
-            f"first '{hot[0].node}': no gradient comes to the scores",
+            message=f"{len(hot)} of {len(rows)} softmaxes inside the network are one-hot from the "
+            f"start, first '{hot[0].node}': no gradient comes to the scores",
             evidence={"concentration": hot[0].concentration, "count": float(len(hot))},
             weight=float(len(hot)),
         )
 
 
 def _even_attention(e: Evidence) -> Iterator[Finding]:
-    rows = [a for a in (() if e.signal is None else e.signal.attentions) if a.size > 1]
+    rows = [a for a in e.profile.attentions if a.size > 1]
     even = [a for a in rows if a.concentration * a.size < _UNIFORM]
     if rows and len(even) == len(rows):
         yield Finding(
@@ -179,7 +171,7 @@ def _even_attention(e: Evidence) -> Iterator[Finding]:
 
 
 def _running_variance(e: Evidence) -> Iterator[Finding]:
-    for s in () if e.signal is None else e.signal.statistics:
+    for s in e.profile.statistics:
         # Statistics of one number have not been collected yet.
         if not (s.stored > 0 and s.measured > 0) or e.statistics[s.tensor].is_constant:
             continue
@@ -189,31 +181,29 @@ def _running_variance(e: Evidence) -> Iterator[Finding]:
                 id="GI208",
                 severity=WARNING,
                 tensor=s.tensor,
-                message=f"'{s.node}' normalises by a variance of {s.stored:.3g}, and "
-                f"on a batch that of "
-                f"its input is {s.measured:.3g}",
+                message=f"'{s.node}' normalises by a variance of {s.stored:.3g}, and on a batch "
+                f"that of its input is {s.measured:.3g}",
                 evidence={"stored": s.stored, "measured": s.measured},
                 weight=abs(math.log(ratio)),
             )
 
 
 def _bias(e: Evidence) -> Iterator[Finding]:
-    for layer in () if e.signal is None else e.signal.layers:
+    for layer in e.profile.layers:
         own = math.sqrt(max(layer.std**2 - layer.bias**2, 0.0))
         if layer.bias > _BIAS * max(own, 1e-12) and layer.bias > 0.1:
             yield Finding(
                 id="GI209",
                 severity=WARNING,
                 tensor=layer.tensor,
-                message=f"the bias of '{layer.node}' has a root mean square of "
-                f"{layer.bias:.3g}, and what "
-                f"it is added to varies by {own:.3g}",
+                message=f"the bias of '{layer.node}' has a root mean square of {layer.bias:.3g}, "
+                f"and what it is added to varies by {own:.3g}",
                 evidence={"bias": layer.bias, "layer": own},
             )
 
 
 def _tied(e: Evidence) -> Iterator[Finding]:
-    if e.signal is None or e.signal.output.std < _LOGITS:
+    if not e.profile.output.std >= _LOGITS:
         return
     table = next(
         (
@@ -223,16 +213,16 @@ def _tied(e: Evidence) -> Iterator[Finding]:
         ),
         None,
     )
-    if table is not None and e.signal.output.size > 1:
+    if table is not None and e.profile.output.size > 1:
         name = table.tied_to or table.name
         yield Finding(
             id="GI210",
             severity=WARNING,
             tensor=name,
-            message=f"the table is used for the input and, tied, for the output, "
-            f"whose standard deviation "
-            f"is {e.signal.output.std:.3g}: a scale that suits the input is too large there",
-            evidence={"output_std": e.signal.output.std, "rms": e.statistics[name].rms},
+            message="the table is used for the input and, tied, for the output, whose standard "
+            f"deviation is {e.profile.output.std:.3g}: a scale that suits the input is too large "
+            "there",
+            evidence={"output_std": e.profile.output.std, "rms": e.statistics[name].rms},
         )
 
 
@@ -241,10 +231,10 @@ RULES = (
         id="GI201",
         title="The signal dies on its way",
         severity=ERROR,
-        why="What depends on the input becomes too small beside what does not: all inputs give the "
-        "same output, and gradients have nothing to hold on to.",
-        remedy="graph-init initialize restores the signal; the message "
-        "names the layer where it goes.",
+        why="What depends on the input becomes too small beside what does not: all inputs give "
+        "the same output, and gradients have nothing to hold on to.",
+        remedy="graph-init initialize restores the signal; the message names the layer where it "
+        "goes.",
         look=_dies,
         of_trained=True,
     ),
@@ -252,9 +242,8 @@ RULES = (
         id="GI202",
         title="The signal explodes",
         severity=ERROR,
-        why="Each layer makes its input larger, so that the last ones "
-        "are out of bounds: losses and "
-        "gradients overflow, or only tiny learning rates are stable.",
+        why="Each layer makes its input larger, so that the last ones are out of bounds: losses "
+        "and gradients overflow, or only tiny learning rates are stable.",
         remedy="graph-init initialize restores the signal; or start from --scheme he.",
         look=_explodes,
         of_trained=True,
@@ -263,10 +252,11 @@ RULES = (
         id="GI203",
         title="The residual stream grows with depth",
         severity=WARNING,
-        why="Independent branches of size one make a sum of size √depth. More means that branches "
-        "multiply what they get, or that a scaling of the branches with depth is missing.",
-        remedy="Scale the last weight of each branch by 1/√(number of "
-        "branches), or start it at zero.",
+        why="Independent branches of size one make a sum of size √depth. More means that "
+        "branches multiply what they get, or that a scaling of the branches with depth is "
+        "missing.",
+        remedy="Scale the last weight of each branch by 1/√(number of branches), or start it at "
+        "zero.",
         look=_grows,
     ),
     Rule(
@@ -289,8 +279,8 @@ RULES = (
         id="GI206",
         title="Attention that is one-hot at the start",
         severity=WARNING,
-        why="A softmax that has decided gives its scores no gradient: "
-        "queries and keys do not learn.",
+        why="A softmax that has decided gives its scores no gradient: queries and keys do not "
+        "learn.",
         remedy="Divide the scores by √(width of a head), or make queries and keys smaller.",
         look=_attention,
     ),
@@ -306,8 +296,8 @@ RULES = (
         id="GI208",
         title="A running variance that contradicts the activations",
         severity=WARNING,
-        why="In evaluation a batch norm divides by the stored variance. Where the activations have "
-        "another one by far, a weight before it has another scale than when it was stored.",
+        why="In evaluation a batch norm divides by the stored variance. Where the activations "
+        "have another one by far, a weight before it has another scale than when it was stored.",
         remedy="Look at the scale of the layer before it.",
         look=_running_variance,
         of_trained=True,
@@ -324,9 +314,8 @@ RULES = (
         id="GI210",
         title="A tied table whose scale does not fit the output",
         severity=WARNING,
-        why="A table of N(0, 1) suits the input. As the matrix of the "
-        "output it makes logits of size "
-        "√width, and the first loss is far above that of guessing.",
+        why="A table of N(0, 1) suits the input. As the matrix of the output it makes logits of "
+        "size √width, and the first loss is far above that of guessing.",
         remedy="Draw the table with 1/√width, and multiply what is looked up by √width.",
         look=_tied,
     ),

@@ -9,115 +9,51 @@ not meant so. A norm right behind a layer undoes its scale; then a finding is a 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from graph_init.analysis import Parameter
 from graph_init.check import schemes
-from graph_init.check.evidence import LAYERS, Evidence
+from graph_init.check.evidence import Evidence
 from graph_init.check.findings import ERROR, NOTE, WARNING, Finding, distance
 from graph_init.check.rules.rule import Rule
-from graph_init.check.statistics import Statistics
+from graph_init.check.scales import Scales, Weight
 
 #: From this factor on a tensor is off; below it, schemes differ among themselves.
 _OFF = 1.5
 #: Nearer than this to a sibling it is meant: some are scaled by their depth.
 _NEAR = 1.25
-#: So many siblings, and so many weights of one scheme, make a rule; and the scheme's share.
-_SIBLINGS, _DRAWN, _SHARE = 3, 3, 0.6
-#: Tensors with fewer elements say little of what they were drawn from.
-_TOLD = 16
+#: So many weights of one form make a rule.
+_SIBLINGS = 3
 #: Where there is neither: so many median deviations, and this factor at least.
 _DEVIATIONS, _FAR = 5.0, 3.0
 
 
-@dataclass(frozen=True)
-class _Weight:
-    parameter: Parameter
-    statistics: Statistics
-    layer: schemes.Layer
-
-    @property
-    def level(self) -> float:
-        return math.log(self.statistics.rms)
-
-
-def _weights(e: Evidence) -> list[_Weight]:
-    found = []
-    for p in e.weights:
-        s = e.statistics[p.name]
-        told = s.size >= _TOLD and s.rms > 0 and not s.nonfinite and not s.is_constant
-        if told and math.isfinite(s.rms) and (p.kind in LAYERS or len(p.shape) > 1):
-            found.append(_Weight(p, s, schemes.layer(p)))
-    return found
-
-
-def _siblings(weights: Sequence[_Weight]) -> Mapping[object, list[_Weight]]:
-    groups: dict[object, list[_Weight]] = defaultdict(list)
-    for w in weights:
-        p = w.parameter
-        groups[p.kind, p.shape, p.fan_in, p.fan_out].append(w)
-    return groups
-
-
-def _network_scheme(weights: Sequence[_Weight]) -> tuple[str, float]:
-    """The scheme that most weights of layers are draws of, and their share; empty if none is."""
-    layers = [w for w in weights if w.parameter.kind in LAYERS]
-    votes = Counter(n for w in layers for n in schemes.fitting(w.statistics, w.layer))
-    if not votes:
-        return "", 0.0
-    most = max(votes.values())
-    name = next(n for n in schemes.KNOWN if votes[n] == most)
-    if most < _DRAWN or most < _SHARE * len(layers):
-        return "", most / len(layers)
-    return name, most / len(layers)
-
-
 def _unlike_siblings(e: Evidence) -> Iterator[Finding]:
-    weights = _weights(e)
-    groups = _siblings(weights)
-    for w in weights:
-        others = _others(w, groups)
+    for w in e.scales.weights:
+        others = e.scales.siblings(w)
         if len(others) >= _SIBLINGS - 1:
             yield from _beside_siblings(w, others)
 
 
 def _unlike_scheme(e: Evidence) -> Iterator[Finding]:
-    weights = _weights(e)
-    name, share = _network_scheme(weights)
-    for w in _alone(weights) if name else ():
+    name, share = e.scales.scheme
+    for w in _alone(e.scales) if name else ():
         yield from _beside_scheme(w, name, share)
 
 
 def _unlike_others(e: Evidence) -> Iterator[Finding]:
-    weights = _weights(e)
-    if not _network_scheme(weights)[0]:
-        layers = [w for w in weights if w.parameter.kind in LAYERS]
-        for w in _alone(weights):
-            yield from _beside_all(w, layers)
+    if not e.scales.scheme[0]:
+        for w in _alone(e.scales):
+            yield from _beside_all(w, e.scales.layers)
 
 
-def _others(w: _Weight, groups: Mapping[object, list[_Weight]]) -> list[_Weight]:
-    p = w.parameter
-    return [x for x in groups[p.kind, p.shape, p.fan_in, p.fan_out] if x is not w]
-
-
-def _alone(weights: Sequence[_Weight]) -> list[_Weight]:
+def _alone(scales: Scales) -> list[Weight]:
     """Weights of layers with too few siblings to compare with, which fit no scheme."""
-    groups = _siblings(weights)
-    return [
-        w
-        for w in weights
-        if w.parameter.kind in LAYERS
-        and len(_others(w, groups)) < _SIBLINGS - 1
-        and not schemes.fitting(w.statistics, w.layer)
-    ]
+    return [w for w in scales.layers if not w.fits and len(scales.siblings(w)) < _SIBLINGS - 1]
 
 
-def _beside_siblings(w: _Weight, others: Sequence[_Weight]) -> Iterator[Finding]:
+def _beside_siblings(w: Weight, others: Sequence[Weight]) -> Iterator[Finding]:
     levels = np.array([x.level for x in others])
     gap = float(np.abs(levels - w.level).min())
     noise = 3.5 * (w.statistics.uncertainty + max(x.statistics.uncertainty for x in others))
@@ -135,15 +71,14 @@ def _beside_siblings(w: _Weight, others: Sequence[_Weight]) -> Iterator[Finding]
         rule="GI121",
         w=w,
         factor=factor,
-        words=f"its root mean square is {w.statistics.rms:.4g}, and that of "
-        f"{len(others)} weights of the "
-        f"same shape is {expected:.4g}",
+        words=f"its root mean square is {w.statistics.rms:.4g}, and that of {len(others)} weights "
+        f"of the same shape is {expected:.4g}",
         evidence={"rms": w.statistics.rms, "expected": expected, "siblings": float(len(others))},
-        doubtful=w.parameter.kind not in LAYERS,
+        doubtful=not w.in_layer,
     )
 
 
-def _beside_scheme(w: _Weight, name: str, share: float) -> Iterator[Finding]:
+def _beside_scheme(w: Weight, name: str, share: float) -> Iterator[Finding]:
     expected = schemes.KNOWN[name].std(w.layer)
     factor = expected / w.statistics.rms
     if distance(factor) < math.log(_OFF) + 3.5 * w.statistics.uncertainty:
@@ -152,14 +87,13 @@ def _beside_scheme(w: _Weight, name: str, share: float) -> Iterator[Finding]:
         rule="GI122",
         w=w,
         factor=factor,
-        words=f"its root mean square is {w.statistics.rms:.4g}; {share:.0%} "
-        f"of the weights are draws of "
-        f"{name}, which gives {expected:.4g}, and it fits no other usual scheme",
+        words=f"its root mean square is {w.statistics.rms:.4g}; {share:.0%} of the weights are "
+        f"draws of {name}, which gives {expected:.4g}, and it fits no other usual scheme",
         evidence={"rms": w.statistics.rms, "expected": expected, "share": share},
     )
 
 
-def _beside_all(w: _Weight, weights: Sequence[_Weight]) -> Iterator[Finding]:
+def _beside_all(w: Weight, weights: Sequence[Weight]) -> Iterator[Finding]:
     """Without a scheme: by rms·√fan-in, which most schemes hold nearly constant."""
     if len(weights) < 4:
         return
@@ -174,15 +108,14 @@ def _beside_all(w: _Weight, weights: Sequence[_Weight]) -> Iterator[Finding]:
         rule="GI123",
         w=w,
         factor=math.exp(-off),
-        words=f"its root mean square times √fan-in is "
-        f"{math.exp(own[id(w)]):.3g}, and in the middle of "
-        f"all layers {math.exp(middle):.3g}",
+        words=f"its root mean square times √fan-in is {math.exp(own[id(w)]):.3g}, and in the "
+        f"middle of all layers {math.exp(middle):.3g}",
         evidence={"scaled": math.exp(own[id(w)]), "middle": math.exp(middle), "spread": usual},
         doubtful=usual > math.log(_OFF),
     )
 
 
-def _cause(w: _Weight, factor: float) -> str:
+def _cause(w: Weight, factor: float) -> str:
     """What a wrong scale often is, by the factor from what was expected."""
     expected = w.statistics.rms * factor
     near = schemes.tolerance(w.statistics) + 0.01
@@ -200,7 +133,7 @@ def _cause(w: _Weight, factor: float) -> str:
 
 def _finding(
     rule: str,
-    w: _Weight,
+    w: Weight,
     factor: float,
     words: str,
     evidence: Mapping[str, float],
@@ -226,7 +159,7 @@ def _finding(
 
 def _scheme_of(e: Evidence) -> Iterator[Finding]:
     """A note on what the network was drawn from."""
-    name, share = _network_scheme(_weights(e))
+    name, share = e.scales.scheme
     if name:
         yield Finding(
             id="GI120",
@@ -242,9 +175,8 @@ RULES = (
         id="GI120",
         title="The scheme that the network was drawn by",
         severity=NOTE,
-        why="Most networks are drawn by one scheme. It is found by the "
-        "standard deviation, the fans "
-        "and the form of the distribution of every weight.",
+        why="Most networks are drawn by one scheme. It is found by the standard deviation, the "
+        "fans and the form of the distribution of every weight.",
         remedy="Nothing: this is what other rules compare with.",
         look=_scheme_of,
     ),
@@ -262,9 +194,8 @@ RULES = (
         id="GI122",
         title="A scale unlike the network's scheme",
         severity=ERROR,
-        why="The other weights are draws of one scheme, by their own "
-        "fans; this one is a draw neither "
-        "of that nor of another scheme that papers and frameworks have.",
+        why="The other weights are draws of one scheme, by their own fans; this one is a draw "
+        "neither of that nor of another scheme that papers and frameworks have.",
         remedy="Multiply the tensor by the factor (--fix), and mend the code that draws it.",
         look=_unlike_scheme,
     ),
@@ -272,9 +203,8 @@ RULES = (
         id="GI123",
         title="A scale unlike that of all other layers",
         severity=ERROR,
-        why="No scheme fits the network, so that only the layers among "
-        "themselves can be compared: by "
-        "their root mean square times the root of their fan-in.",
+        why="No scheme fits the network, so that only the layers among themselves can be "
+        "compared: by their root mean square times the root of their fan-in.",
         remedy="Look at how the tensor is drawn; --fix brings it to the middle of the others.",
         look=_unlike_others,
     ),

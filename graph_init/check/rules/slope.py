@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from graph_init.check.evidence import LAYERS, Evidence
+from graph_init.check.evidence import Evidence
 from graph_init.check.findings import ERROR, NOTE, WARNING, Finding
 from graph_init.check.rules.rule import Rule
+from graph_init.deviation import collapse
+from graph_init.deviation.result import EPSILON
 
-#: Share of all elements, but those of tables, below ε.
-_VANISHED = 0.5
+#: A gradient of this norm is no small one, whatever its elements are.
+_SMALL = 1e-2
 #: ‖g‖/‖θ‖ of a layer is so many times that of the layer in the middle. Much smaller ones are usual:
 #: queries and keys of uniform attention have them.
 _APART = 1e3
@@ -27,11 +29,11 @@ def _unreached(e: Evidence) -> Iterator[Finding]:
         return
     alive = e.gradient.norm and math.isfinite(e.gradient.norm)
     # A softmax over a single place does not depend on its scores.
-    single = e.signal is not None and any(a.size == 1 for a in e.signal.attentions)
-    for p in e.weights:
+    single = any(a.size == 1 for a in e.profile.attentions)
+    for p, _ in e.layers:  # rows of a table are read by few batches
         g = e.gradient.tensors.get(p.name)
-        # A zero weight is judged by GI104, and rows of a table are read by few batches.
-        if g is None or p.kind not in LAYERS or g.zero < 1.0 or not g.value_norm:
+        # A zero weight is judged by GI104.
+        if g is None or g.zero < 1.0 or not g.value_norm:
             continue
         yield Finding(
             id="GI301",
@@ -45,16 +47,15 @@ def _unreached(e: Evidence) -> Iterator[Finding]:
 def _vanished(e: Evidence) -> Iterator[Finding]:
     if e.gradient is None or not e.gradient.norm:
         return
-    kinds = {p.name: p.kind for p in e.parameters}
-    rows = [g for n, g in e.gradient.tensors.items() if kinds[n] != "embedding"]
-    count = sum(g.elements for g in rows)
-    share = sum(g.vanished * g.elements for g in rows) / count if count else 0.0
-    if share > _VANISHED and e.gradient.norm < 1e-2:
+    tensors = [p for p in e.parameters if p.name in e.gradient.tensors]
+    shares = [e.gradient.tensors[p.name].vanished for p in tensors]
+    share = collapse.signs(tensors, shares, e.profile.output.std).vanished
+    if share and e.gradient.norm < _SMALL:
         yield Finding(
             id="GI302",
             severity=WARNING,
             tensor="",
-            message=f"{share:.0%} of the gradient is below 1e-05, and its norm is "
+            message=f"{share:.0%} of the gradient is below {EPSILON:g}, and its norm is "
             f"{e.gradient.norm:.2g}",
             evidence={"vanished": share, "norm": e.gradient.norm},
             weight=share,
@@ -66,9 +67,8 @@ def _unequal_steps(e: Evidence) -> Iterator[Finding]:
         return
     ratios = {
         p.name: g.norm / g.value_norm
-        for p in e.weights
-        if p.kind in LAYERS
-        and (g := e.gradient.tensors.get(p.name)) is not None
+        for p, _ in e.layers
+        if (g := e.gradient.tensors.get(p.name)) is not None
         and g.value_norm
         and g.norm
         and math.isfinite(g.norm)
@@ -82,9 +82,8 @@ def _unequal_steps(e: Evidence) -> Iterator[Finding]:
                 id="GI303",
                 severity=WARNING,
                 tensor=name,
-                message=f"one step of gradient descent changes it by {ratio:.2g} of "
-                f"its norm at a rate of "
-                f"1, and the layer in the middle by {middle:.2g}: no rate suits both",
+                message=f"one step of gradient descent changes it by {ratio:.2g} of its norm at a "
+                f"rate of 1, and the layer in the middle by {middle:.2g}: no rate suits both",
                 evidence={"ratio": ratio, "middle": middle},
                 weight=abs(math.log(ratio / middle)),
             )
@@ -99,10 +98,9 @@ def _curvature(e: Evidence) -> Iterator[Finding]:
         id="GI304",
         severity=WARNING if tight else NOTE,
         tensor="",
-        message=f"plain gradient descent is stable below a learning rate of "
-        f"about {g.largest_rate:.2g}: "
-        f"the curvature along the gradient is {g.curvature:.3g}, and the largest eigenvalue at "
-        f"least {abs(g.largest_eigenvalue):.3g}",
+        message="plain gradient descent is stable below a learning rate of about "
+        f"{g.largest_rate:.2g}: the curvature along the gradient is {g.curvature:.3g}, and the "
+        f"largest eigenvalue at least {abs(g.largest_eigenvalue):.3g}",
         evidence={
             "curvature": g.curvature,
             "largest_eigenvalue": g.largest_eigenvalue,
@@ -123,8 +121,8 @@ def _deviation(e: Evidence) -> Iterator[Finding]:
             id="GI305",
             severity=NOTE,
             tensor=name,
-            message=f"{share:.0%} of gradient deviation, which is "
-            f"{g.gradient_deviation:.3g}, is in it",
+            message=f"{share:.0%} of gradient deviation, which is {g.gradient_deviation:.3g}, is "
+            "in it",
             evidence={"share": share, "gradient_deviation": g.gradient_deviation},
         )
 
@@ -166,17 +164,17 @@ RULES = (
         title="A layer that jumps",
         severity=WARNING,
         why="At the learning rate that suits the others this layer jumps.",
-        remedy="Bring the weight to the scale of the others, or use an "
-        "optimiser that adapts its steps.",
+        remedy="Bring the weight to the scale of the others, or use an optimiser that adapts its "
+        "steps.",
         look=_unequal_steps,
     ),
     Rule(
         id="GI304",
         title="The largest stable learning rate",
         severity=NOTE,
-        why="Gradient descent is unstable above 2/λ, λ being the largest "
-        "eigenvalue of the Hessian. "
-        "Below 0.0001 this is a warning: the start is so sharp that plain steps hardly move.",
+        why="Gradient descent is unstable above 2/λ, λ being the largest eigenvalue of the "
+        "Hessian. Below 0.0001 this is a warning: the start is so sharp that plain steps hardly "
+        "move.",
         remedy="Choose a rate below it, warm up, or mend the scales that make the start sharp.",
         look=_curvature,
     ),
@@ -193,8 +191,8 @@ RULES = (
         title="A loss or gradient that is not finite",
         severity=ERROR,
         why="Training cannot begin.",
-        remedy="Look at the first layer whose signal is not finite (GI202), "
-        "or at elements that are not.",
+        remedy="Look at the first layer whose signal is not finite (GI202), or at elements that "
+        "are not.",
         look=_infinite,
         of_trained=True,
     ),

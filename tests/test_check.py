@@ -138,6 +138,7 @@ def test_what_no_initialisation_means_is_found(rule: str) -> None:
         PLANTED[rule](model)
     found = graph_init_torch.check(model, (ROWS,))
     assert "4.weight" in [f.tensor for f in found.findings if f.id == rule]
+    assert not any(f.id == "GI104" for f in found.findings)  # what is not finite is not zero
 
 
 def test_zero_weights_are_meant_where_they_learn() -> None:
@@ -219,6 +220,28 @@ def test_fix_applies_the_factors_and_nothing_else() -> None:
     assert errors(graph_init_torch.check(model, (IMAGES,))) == []
 
 
+def test_nothing_to_fix_changes_nothing() -> None:
+    model = cnn()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    found = graph_init_torch.check(model, (IMAGES,), fix=True)
+    assert found.factors == {}
+    for name, p in model.named_parameters():
+        assert torch.equal(p.detach(), before[name])
+
+
+def test_it_says_which_inputs_are_drawn_positive() -> None:
+    class Logarithm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(24, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(torch.log(x))
+
+    found = graph_init_torch.check(Logarithm(), (ROWS.abs() + 0.1,))
+    assert any("drawn positive" in note for note in found.notes)
+
+
 def test_a_file_that_looks_trained_is_said_so() -> None:
     model = mlp()
     with torch.no_grad():
@@ -282,6 +305,15 @@ def test_the_command(faulty: Path, tmp_path: Path) -> None:
     done = run(faulty, folder=tmp_path)
     assert done.returncode == 2
     assert "there is no 'ignored'" in done.stderr
+    for text in ("tool = 1\n", "[tool]\ngraph-init = 1\n", "[tool.graph-init]\ncheck = 1\n"):
+        (tmp_path / "pyproject.toml").write_text(text)
+        done = run(faulty, folder=tmp_path)
+        assert done.returncode == 2
+        assert "is no table" in done.stderr
+    (tmp_path / "pyproject.toml").write_text("a = " + "[" * 5000)
+    done = run(faulty, folder=tmp_path)
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
 
 
 def test_sarif_and_junit(faulty: Path, tmp_path: Path) -> None:

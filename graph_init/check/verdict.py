@@ -84,7 +84,7 @@ def _gathered(
         )
     except (UnsupportedModelError, EngineError, ModelFileError) as error:
         return found, [f"only the tensors themselves were looked at: {error}"]
-    notes = [*notes, *workload.signature.notes()]
+    notes = [*notes, *workload.notes()]
     forward = _attempt(lambda: signal(workload, parameters, values), "signal", notes)
     backward = _attempt(lambda: gradient(workload, values), "gradient", notes)
     return Evidence(parameters, values, forward, backward), notes

@@ -99,10 +99,13 @@ def _settings() -> Mapping[str, Any]:
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         content = toml.loads(_SETTINGS.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UsageError(f"pyproject.toml cannot be read: {escaped(str(error))}") from error
-    table = content.get("tool", {}).get("graph-init", {}).get("check", {})
-    where = "pyproject.toml, [tool.graph-init.check]"
+    where, table = "pyproject.toml, [tool.graph-init.check]", content
+    for part in ("tool", "graph-init", "check"):
+        table = table.get(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{where}: '{part}' is no table")
     for key in table:
         if key not in ("fail-on", "ignore"):
             raise UsageError(f"{where}: there is no '{escaped(key)}'; known: fail-on, ignore")

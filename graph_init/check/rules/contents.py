@@ -68,7 +68,7 @@ def _single(p: Parameter) -> bool:
 def _zero(e: Evidence) -> Iterator[Finding]:
     """Zero weights are meant where they can be learnt; where no gradient comes, they stay so."""
     for p, s in e.layers:
-        if s.largest:
+        if s.largest or s.nonfinite:
             continue
         g = None if e.gradient is None else e.gradient.tensors.get(p.name)
         stuck = g is not None and g.zero == 1.0

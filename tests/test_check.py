@@ -21,6 +21,7 @@ import graph_init
 import graph_init_torch
 from graph_init.check import RULES, schemes, statistics
 from graph_init.check.evidence import Evidence
+from graph_init.check.sarif import sarif
 from graph_init.errors import UsageError
 from tools import rule_page
 
@@ -316,6 +317,16 @@ def test_the_command(faulty: Path, tmp_path: Path) -> None:
     assert "cannot be read" in done.stderr
 
 
+def test_rules_that_are_ignored(faulty: Path, tmp_path: Path) -> None:
+    done = run(faulty, "--json", "--ignore", "GI122", "--ignore", "GI304", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ids = {f["id"] for f in json.loads(done.stdout)["findings"]}
+    assert ids and not ids & {"GI122", "GI304"}
+    done = run(faulty, "--ignore", "scale", folder=tmp_path)
+    assert done.returncode == 2
+    assert "'scale' is no identifier of a rule" in done.stderr
+
+
 def test_sarif_and_junit(faulty: Path, tmp_path: Path) -> None:
     done = run(faulty, "--format", "sarif", "--fail-on", "never", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -333,6 +344,12 @@ def test_sarif_and_junit(faulty: Path, tmp_path: Path) -> None:
     suite = ElementTree.fromstring(done.stdout)
     assert int(suite.get("tests", 0)) == len(suite.findall("testcase")) == len(RULES)
     assert int(suite.get("failures", 0)) == len(suite.findall("testcase/failure")) == 1
+
+
+def test_a_path_is_a_uri_in_sarif() -> None:
+    log = sarif([graph_init.Finding("GI101", "error", "w", "…")], "my models/été.onnx")
+    place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "my%20models/%C3%A9t%C3%A9.onnx"
 
 
 def test_fix_writes_a_file_in_which_one_tensor_has_changed(faulty: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from graph_init.check.findings import Finding, page
 from graph_init.check.rules import RULES
@@ -48,7 +49,7 @@ def sarif(findings: Sequence[Finding], model: str) -> dict[str, Any]:
                         "message": {"text": f"{f.tensor}: {f.message}" if f.tensor else f.message},
                         "locations": [
                             {
-                                "physicalLocation": {"artifactLocation": {"uri": model}},
+                                "physicalLocation": {"artifactLocation": {"uri": quote(model)}},
                                 **(
                                     {
                                         "logicalLocations": [

@@ -80,7 +80,7 @@ def check(
         targets.file(output)
     settings = _settings()
     fail_on = fail_on or settings.get("fail-on", "error")
-    options["ignore"] = [*(options["ignore"] or ()), *settings.get("ignore", ())]
+    options["ignore"] = [*options["ignore"], *settings.get("ignore", ())]
     found = graph_init.check(model, **options)
     if output is not None:
         found.save(output)

@@ -76,6 +76,7 @@ _DECLARED: Mapping[type[Any], Callable[[Any], dict[str, Any]]] = {
     checks.Flag: lambda check: {"is_flag": True},
     checks.Texts: lambda check: {"multiple": True},
     checks.Patterns: lambda check: {"multiple": True},
+    checks.Rules: lambda check: {"multiple": True},
     checks.Dimensions: lambda check: {"multiple": True, "callback": _sizes},
     checks.Values: lambda check: {"multiple": True, "callback": _values},
     checks.Data: lambda check: {"type": FILE},

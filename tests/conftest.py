@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,9 @@ import pytest
 from tests import jitter
 
 jitter.install()  # before anything of graph_init is imported
+if jitter.amount():  # for fixtures of modules, and what they start
+    os.environ.setdefault(jitter.SHIFT, str(1000 * jitter.amount()))
+    os.environ["PYTHONPATH"] = jitter.python_path()
 
 from graph_init import options, tuning
 from graph_init.tuning import registry
@@ -40,15 +42,11 @@ def _jitter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     A test that is marked ``exact`` has neither, one that is marked ``seeded`` no other seeds.
     """
-    if not jitter.amount():
-        return
     exact = request.node.get_closest_marker("exact")
-    seeded = request.node.get_closest_marker("seeded")
-    monkeypatch.setattr(jitter, "is_active", exact is None)
-    monkeypatch.setattr(jitter, "seed_shift", 0 if exact or seeded else 1000 * jitter.amount())
-    if exact is None:
-        paths = [str(Path(jitter.__file__).parent), os.environ.get("PYTHONPATH", "")]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    if exact:
+        monkeypatch.delenv(jitter.NOISE, raising=False)
+    if exact or request.node.get_closest_marker("seeded"):
+        monkeypatch.delenv(jitter.SHIFT, raising=False)
 
 
 @pytest.fixture

@@ -186,18 +186,15 @@ _RUNNERS: Mapping[str, Callable[[Block, dict[str, Any]], str]] = {
 
 def environment(folder: Path) -> dict[str, str]:
     """That of a reader who has installed this repository, in a terminal of 100 columns."""
-    paths = [str(p) for at in (folder, ROOT) for p in (at, at / "frontends")]
-    given = {k: v for k, v in os.environ.items() if not k.startswith("GRAPH_INIT")}
-    if jitter.amount():
-        given["GRAPH_INIT_JITTER"] = str(jitter.amount())
-        paths.insert(0, str(Path(jitter.__file__).parent))
+    ours = (jitter.NOISE, jitter.SHIFT)
+    given = {k: v for k, v in os.environ.items() if k in ours or not k.startswith("GRAPH_INIT")}
     return {
         **given,
         "COLUMNS": "100",
         "NO_COLOR": "1",
         "TERM": "dumb",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": jitter.python_path(folder, folder / "frontends"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
 

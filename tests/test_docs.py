@@ -174,6 +174,7 @@ def test_the_reference_of_commands_has_every_option(site: Path) -> None:
 # ---- figures
 
 
+@pytest.mark.seeded("figures show numbers of one seed")
 def test_the_figures_are_current() -> None:
     from tools import figures
 

@@ -20,7 +20,7 @@ from graph_init.engine.session import open_session
 from graph_init.errors import UnsupportedModelError
 from graph_init.ir import Builder, Site, Value
 from graph_init.lowering import run
-from tests import zoo_runs
+from tests import jitter, zoo_runs
 from tests.small_models import model
 
 pytest.importorskip("onnxruntime")
@@ -167,7 +167,7 @@ def _measure(folder: Path, found: onnx.ModelProto, *options: str) -> tuple[int, 
         text=True,
         check=False,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": zoo_runs.python_path()},
+        env={**os.environ, "PYTHONPATH": jitter.python_path()},
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -21,6 +21,7 @@ import graph_init
 from graph_init.errors import OutputError, UsageError
 from graph_init.model import load, save, scales_file
 from graph_init.output import folders, signals, transaction
+from tests import jitter
 from tests.faults import (
     CASES,
     fail_everywhere,
@@ -47,7 +48,7 @@ def double(source: Path, out: Path, factor: float = 2) -> None:
 
 def command(*arguments: Any, **environment: str | None) -> list[Any]:
     """The command line in a process of its own: arguments, and variables (None: unset)."""
-    inherited = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'frontends'}", **environment}
+    inherited = {**os.environ, "PYTHONPATH": jitter.python_path(), **environment}
     env = {k: v for k, v in inherited.items() if v is not None}
     return [[sys.executable, "-m", "graph_init", *map(os.fsdecode, arguments)], env]
 

@@ -124,6 +124,7 @@ def test_visible() -> None:
     assert len(printable("a" * 10**6)) < 400
 
 
+@pytest.mark.exact("the noise goes by names, and here names change")
 def test_names_that_the_program_gives_itself_may_be_the_models() -> None:
     """Numbers do not depend on names, also where gradients, targets and constants are called so."""
     pytest.importorskip("onnxruntime")

@@ -29,10 +29,12 @@ def test_published_algorithm_brings_deviation_below_one() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
-def test_only_scalable_tensors_change_each_by_its_factor(tmp_path: Path, dtype: type) -> None:
+def test_only_scalable_tensors_change_each_by_its_factor(
+    tmp_path: Path, dtype: type, drawn: str
+) -> None:
     source, out, scales = (tmp_path / n for n in ("in.onnx", "out.onnx", "scales.json"))
     onnx.save(plain_cnn(8, dtype=dtype), source)
-    result = graph_init.initialize(source, updates=20)
+    result = graph_init.initialize(source, tuner=drawn)
     result.save(out)
     result.save_scales(scales)
     factors = json.loads(scales.read_text())["scales"]

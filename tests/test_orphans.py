@@ -15,7 +15,7 @@ import onnx
 import psutil
 import pytest
 
-from tests import zoo_runs
+from tests import jitter, zoo_runs
 from tests.small_models import deep_mlp, plain_cnn
 
 pytest.importorskip("onnxruntime")
@@ -49,7 +49,7 @@ def _started(
 
     All processes that come of it have ``mark`` in their environment. None is left afterwards.
     """
-    environment = {**os.environ, "PYTHONPATH": zoo_runs.python_path(), "GRAPH_INIT_TEST": mark}
+    environment = {**os.environ, "PYTHONPATH": jitter.python_path(), "GRAPH_INIT_TEST": mark}
     call = [*before, sys.executable, "-m", "graph_init", *map(str, arguments)]
     process = subprocess.Popen(
         [sys.executable, "-c", _PARENT, *call],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import os
@@ -26,10 +27,12 @@ import graph_init
 from graph_init import zoo
 from graph_init.deviation.result import FIGURES
 from graph_init.errors import MissingExtraError, ModelFileError, UsageError
-from graph_init.zoo import budget, catalog, lock, manifest, messages, size, store, summary
+from graph_init.output import debug_log
+from graph_init.zoo import budget, catalog, cluster, lock, manifest, messages, size, store, summary
 from graph_init.zoo.journal import Journal
 from graph_init.zoo.records import Figures, Finding, Record
 from graph_init.zoo.store import Folder
+from tests import jitter
 from tests.small_models import model, one_layer, plain_cnn
 from tests.zoo_runs import (
     ROOT,
@@ -37,7 +40,6 @@ from tests.zoo_runs import (
     contents,
     journal,
     model_processes,
-    python_path,
     run,
     small_zoo,
     start,
@@ -312,13 +314,35 @@ def test_a_folder_without_permission_is_a_row(tmp_path: Path) -> None:
     call = command(source, "-o", output, *STEPS)
     if os.geteuid() == 0:
         call = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *call]
-    environment = {**os.environ, "PYTHONPATH": python_path()}
+    environment = {**os.environ, "PYTHONPATH": jitter.python_path()}
     found = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env=environment)
     (source / "closed").chmod(0o755)
     assert found.returncode == 1, found.stderr
     rows = {r.name: r for r in zoo.read(str(output)).rows}
     assert rows["tiny"].status == "done"
     assert "Permission denied" in rows["closed"].error.message
+
+
+def test_what_the_cluster_leaves_behind_is_logged_and_not_printed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a busy machine its connections time out while they are closed, and nobody waits."""
+    log = tmp_path / "debug.log"
+    debug_log.begin(str(log))
+    try:
+        with cluster.connected(None, 1) as client:
+            loop = client.loop.asyncio_loop
+
+            def fail() -> None:
+                loop.create_future().set_exception(TimeoutError("Timeout"))
+                gc.collect()
+
+            loop.call_soon_threadsafe(fail)
+            client.submit(int, 1).result()
+    finally:
+        debug_log.begin(None)
+    assert not [r for r in caplog.records if r.name == "asyncio"]
+    assert "TimeoutError: Timeout" in log.read_text()
 
 
 def test_a_crash_is_a_row(tmp_path: Path) -> None:

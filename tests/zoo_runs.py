@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 import psutil
 
+from tests import jitter
 from tests.small_models import one_layer, plain_cnn
 
 ROOT = Path(__file__).parent.parent
@@ -67,12 +68,8 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": python_path()},
+        env={**os.environ, "PYTHONPATH": jitter.python_path()},
     )
-
-
-def python_path() -> str:
-    return os.pathsep.join([str(ROOT), str(ROOT / "frontends")])
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -96,7 +93,7 @@ def journal(output: Path) -> list[dict[str, object]]:
 def cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler of dask.distributed and ``workers`` of one thread each, in processes."""
     told = folder / "scheduler.json"
-    environment = {**os.environ, "PYTHONPATH": python_path()}
+    environment = {**os.environ, "PYTHONPATH": jitter.python_path()}
 
     def begin(kind: str, *options: str) -> subprocess.Popen[bytes]:
         call = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(told)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from graph_init.errors import GraphInitError, UsageError
+from graph_init.output import debug_log
 from graph_init.version import __version__
 from graph_init.zoo import extra, node
 
@@ -40,6 +41,7 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Any]:
             client = distributed.Client(scheduler, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UsageError(f"--scheduler {scheduler} does not answer: {error}") from error
+        _quiet(client)
         with client:
             _check(client, scheduler)
             yield client
@@ -57,9 +59,24 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Any]:
         )
         try:
             with cluster, distributed.Client(cluster, set_as_default=False) as client:
+                _quiet(client)
                 yield client
         finally:
             node.close()
+
+
+def _quiet(client: Any) -> None:
+    """What fails between the cluster's own tasks and nobody waits for goes to the debug log.
+
+    On a busy machine a connection that is being closed can time out; asyncio would print that.
+    """
+
+    def handler(loop: Any, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            debug_log.write(error)
+
+    client.loop.asyncio_loop.set_exception_handler(handler)
 
 
 def slots(client: Any) -> int:

@@ -2,8 +2,9 @@
 
 With ``GRAPH_INIT_JITTER=k`` every float32 weight that is loaded or drawn, and is no constant, is
 multiplied by 1 + 1e-6·N(0, 1), about what another order of summation changes, and random batches
-get other seeds. ``k`` decides the noise. Commands that tests start take part, but for the seeds,
-from which pages show numbers: ``sitecustomize`` in this folder does it there.
+get other seeds. ``k`` decides the noise. Both settings are variables of the environment, read at
+each use, so that commands which tests start have those of the test: ``sitecustomize`` in this
+folder does it there.
 """
 
 from __future__ import annotations
@@ -14,19 +15,28 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 JITTER = 1e-6
-#: Whether the noise is added; a test that is marked ``exact`` switches it off.
-is_active = True
-#: What is added to the seeds of random batches.
-seed_shift = 0
+#: The noise's seed, unless it is unset or 0; a test that is marked ``exact`` has none.
+NOISE = "GRAPH_INIT_JITTER"
+#: What is added to the seeds of random batches; nothing in a test that is marked ``seeded``.
+SHIFT = "GRAPH_INIT_JITTER_SEEDS"
 
 
 def amount() -> int:
-    """The variable's value; 0 without it."""
-    return int(os.environ.get("GRAPH_INIT_JITTER") or 0)
+    """The noise's seed; 0 without noise."""
+    return int(os.environ.get(NOISE) or 0)
+
+
+def python_path(*folders: Path) -> str:
+    """``PYTHONPATH`` of a command that takes part, with ``folders`` before this repository."""
+    here = Path(__file__).parent
+    root = here.parent.parent
+    own = [here] if amount() else []
+    return os.pathsep.join(map(str, (*own, *folders, root, root / "frontends")))
 
 
 def jittered(values: Mapping[str, Any], k: int) -> dict[str, Any]:
@@ -37,7 +47,7 @@ def jittered(values: Mapping[str, Any], k: int) -> dict[str, Any]:
 def _noisy(name: str, array: Any, k: int) -> Any:
     import numpy as np
 
-    if not is_active or array.dtype.name != "float32" or not array.size:
+    if not k or array.dtype.name != "float32" or not array.size:
         return array
     # An exponent, an epsilon or a placeholder is no sum that another order would round otherwise.
     if (array == array.flat[0]).all():
@@ -63,7 +73,7 @@ def _seeds(module: ModuleType) -> None:
     original = module.random
 
     def random(layout: Any, ranges: Any, seed: int) -> Any:
-        return original(layout, ranges, seed + seed_shift)
+        return original(layout, ranges, seed + int(os.environ.get(SHIFT) or 0))
 
     module.random = random  # type: ignore[attr-defined]
 
@@ -96,7 +106,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Before anything of graph_init is imported."""
+    """Before anything of graph_init is imported; without the variable nothing is done."""
     if amount():
         assert not any(name in sys.modules for name in PATCHES)
         sys.meta_path.insert(0, _Finder())

@@ -132,6 +132,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.exact("rows are equal to the bit, or they are not equal")
 @pytest.mark.parametrize("rule", PLANTED)
 def test_what_no_initialisation_means_is_found(rule: str) -> None:
     model = mlp()

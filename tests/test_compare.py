@@ -83,7 +83,6 @@ def test_the_summary_takes_the_best_rate(small: graph_init.Comparison) -> None:
     )
 
 
-@pytest.mark.seeded("the comparison that it is held against was made for the whole module")
 def test_a_comparison_is_repeatable(small: graph_init.Comparison) -> None:
     again = graph_init.compare(plain_cnn(3, channels=8), digits(), plan=SMALL)
     assert json.dumps(again.to_json()) == json.dumps(small.to_json())

@@ -184,6 +184,8 @@ def initialize(
             its settings, such as ``graph_init.MetaInit(steps=100)``.
         updates: of ``restore``'s trials (30); with 0 the scales stay 1.
         steps: of ``metainit``'s descent (500); with 0 the scales stay 1.
+        free_batch: the model that is written takes batches of any size, where the file fixes one
+            and every node keeps rows apart (``docs/how-to/sizes.md``).
         on_step: receives each entry of the history: one for each state that ``restore`` tries, one
             for each step of ``metainit``.
         on_progress: receives what is being done, how much of it is done (trials of ``restore``,
@@ -210,7 +212,7 @@ def initialize(
     scales = dict(zip(run.scaled, found.scales.tolist(), strict=True))
     factors, clamped = dtype_limits.clamped(scales, state.values, call.parameters)
     after = run.measure(*held_out, np.array(list(factors.values())), False)
-    notes = [*before.notes, *notes]
+    notes = [*before.notes, *notes, *call.notes]
     if found.history:
         notes += run.source.notes
     if before.problem:

@@ -5,6 +5,6 @@ what it does to them, and which constants (shapes, initial states) hold their nu
 keeps rows apart, the node is named that holds the batch.
 """
 
-from graph_init.rows.free import Freed, Obstacle, fixed, free
+from graph_init.rows.free import Freed, Obstacle, fixed, free, is_open
 
-__all__ = ["Freed", "Obstacle", "fixed", "free"]
+__all__ = ["Freed", "Obstacle", "fixed", "free", "is_open"]

@@ -40,10 +40,15 @@ class Freed:
     changed: int
 
 
+def is_open(loaded: LoadedModel) -> bool:
+    """Whether the first axis of any input is left open."""
+    return any(d and not isinstance(d[0], int) for d in map(declared, inputs_of(loaded.ir)))
+
+
 def fixed(loaded: LoadedModel) -> tuple[str, int] | None:
-    """The input whose first axis is the batch, and its fixed size; None if any is left open."""
+    """The input whose first axis is the batch, and its fixed size; None if it has none."""
     given = [(v, d) for v in inputs_of(loaded.ir) if (d := declared(v))]
-    if any(not isinstance(dims[0], int) for _, dims in given):
+    if is_open(loaded):
         return None
     for value, (first, *rest) in given:
         if rest:

@@ -198,6 +198,7 @@ def two_inputs() -> onnx.ModelProto:
 
 def pictures() -> onnx.ModelProto:
     """Resize to given sizes, a slice and a pad of everything, and a batch norm that is at rest."""
+    bounds = {"from": [0, 1], "to": [1, 6], "all": [0, 2]}
     nodes = [
         node("BatchNormalization", ["x", "g", "b", "m", "v"], ["n"], "norm"),
         node("Resize", ["n", "", "", "sizes"], ["r"], "resize", mode="nearest"),
@@ -216,9 +217,7 @@ def pictures() -> onnx.ModelProto:
         floats("m", 2),
         numpy_helper.from_array(np.array([0.5, 2.0], np.float32), "v"),
         ints("sizes", 1, 2, 6, 6),
-        ints("from", 0, 1),
-        ints("to", 1, 6),
-        ints("all", 0, 2),
+        *(numpy_helper.from_array(np.array(n, np.int32), k) for k, n in bounds.items()),
         ints("pads", 0, 0, 1, 1, 0, 0, 1, 1),
         weight("w", 2, 4),
     )

@@ -60,4 +60,4 @@ def resolve_call(model: Any, keywords: Mapping[str, Any], known: type[Any], **fi
     parameters = analyze(loaded.ir, *chosen, subject.trained, subject.buffers)
     if known is not InspectKeywords:
         require_network(loaded.ir, parameters, None if loaded.path is None else str(loaded.path))
-    return Call(subject, loaded, parameters, options, batch.notes)
+    return Call(subject, loaded, parameters, options=options, notes=batch.notes)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
+from onnx import TensorProto
 
 from graph_init.sizes.known import Call, Dims, Known
 
@@ -49,12 +50,13 @@ class Patch:
     """A new vector in place of the input ``slot`` of a node.
 
     With ``through`` (Expand or Tile) the input stays, and goes through that operator, which reads
-    the vector.
+    the vector. ``narrow``: it holds int32, as bounds of slices may.
     """
 
     slot: int
     vector: tuple[Entry, ...]
     through: str = ""
+    narrow: bool = False
 
 
 class Held(Exception):
@@ -114,7 +116,8 @@ class Step:
         count = len(self.call.numbers(slot))
         fixed = value is not None and value.is_initializer()
         old: list[Entry] = list(map(int, self.call.numbers(slot))) if fixed else [None] * count
-        self.patches.append(Patch(slot, (*old[:place], new, *old[place + 1 :])))
+        narrow = self.call.dtype(slot) == TensorProto.INT32
+        self.patches.append(Patch(slot, (*old[:place], new, *old[place + 1 :]), narrow=narrow))
 
 
 Rule = Callable[[Step], Rows | None | Sequence[Rows | None]]

@@ -69,21 +69,19 @@ class _Writer:
         self._taken |= {t.name for t in graph.initializer} | {v.name for v in graph.input}
         self._taken |= {n for node in graph.node for n in _inside(node)}
         self._counts: dict[int, str] = {}
-        self._vectors: dict[tuple[int, ...], str] = {}
+        self._vectors: dict[tuple[bool, tuple[int, ...]], str] = {}
         #: Nodes that go before all others, and the graph's own with what they need before them.
         self.head: list[onnx.NodeProto] = []
         self.made: list[onnx.NodeProto] = []
 
     def patched(self, value: str, patch: Patch, node: str) -> str:
         """The name of what is read in place of ``value`` by the node that makes ``node``."""
-        vector = self._vector(value, patch.vector, node)
+        vector = self._vector(value, patch.vector, node, patch.narrow)
         if not patch.through:
             return vector
         return self._node(self.made, patch.through, [value, vector], f"{value}_rows")
 
-    def _vector(self, value: str, entries: Sequence[Entry], node: str) -> str:
-        if all(isinstance(e, int) for e in entries):
-            return self._constant(tuple(e for e in entries if isinstance(e, int)))
+    def _vector(self, value: str, entries: Sequence[Entry], node: str, narrow: bool) -> str:
         parts: list[str] = []
         for entry, start, end in _runs(entries):
             if isinstance(entry, Count):
@@ -92,18 +90,20 @@ class _Writer:
                 cut = [self._constant((start,)), self._constant((end,))]
                 parts.append(self._node(self.made, "Slice", [value, *cut], f"{node}_kept"))
             else:
-                parts.append(self._constant(tuple(e for e in entries[start:end] if e is not None)))  # type: ignore[misc]
+                numbers = tuple(e for e in entries[start:end] if isinstance(e, int))
+                parts.append(self._constant(numbers, narrow))
         if len(parts) == 1:
             return parts[0]
         return self._node(self.made, "Concat", parts, f"{node}_shape", axis=0)
 
-    def _constant(self, numbers: tuple[int, ...]) -> str:
-        if numbers not in self._vectors:
+    def _constant(self, numbers: tuple[int, ...], narrow: bool = False) -> str:
+        key = (narrow, numbers)
+        if key not in self._vectors:
             name = self._name("batch_" + "_".join(str(n).replace("-", "m") for n in numbers))
-            tensor = numpy_helper.from_array(np.array(numbers, np.int64), name)
-            self._vectors[numbers] = name
-            self._graph.initializer.append(tensor)
-        return self._vectors[numbers]
+            array = np.array(numbers, np.int32 if narrow else np.int64)
+            self._vectors[key] = name
+            self._graph.initializer.append(numpy_helper.from_array(array, name))
+        return self._vectors[key]
 
     def _count(self, factor: int) -> str:
         """So many times the number of rows, as a vector of one."""

@@ -15,8 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import graph_init
+from graph_init import sizes
+from graph_init.analysis import analyze
 from graph_init.cli import cli
+from graph_init.init.lsuv import UnitVariance
 from graph_init.ir import Array
+from graph_init.model.load import load
+from graph_init.problem import forward_graph
 from tests.sized_models import FLOAT, INT, node, weight
 
 ROWS, WIDTH, STEPS = 5, 4, 3
@@ -251,3 +256,25 @@ def test_apply_finds_them(tmp_path: Path) -> None:
 def test_frozen_and_chosen_by_name() -> None:
     frozen = graph_init.measure(looped(), data=data(), freeze=["inner"])
     assert {p.name for p in frozen.parameters} == {"shift", "outside"}
+
+
+def test_a_layer_before_a_loop_with_weights_is_not_the_last() -> None:
+    """restore tries smaller outputs of last layers, and what the Loop holds is behind this one."""
+    model = looped()
+    del model.graph.node[1]
+    model.graph.node[0].output[0] = "y"
+    first = weight("first", WIDTH, WIDTH)
+    model.graph.initializer.append(first)
+    model.graph.node.insert(0, node("MatMul", ["x", "first"], ["z"], "before_the_loop"))
+    model.graph.node[1].input[2] = "z"
+    loaded = load(model)
+    parameters = analyze(loaded.ir)
+    seen = UnitVariance(parameters)
+    forward_graph.build(
+        loaded,
+        parameters,
+        forward_graph.initial_values(loaded),
+        forward_graph.GraphSettings(sizes.solve(loaded.ir)),
+        graph_pass=seen,
+    )
+    assert (set(seen.factors), seen.inner) == ({"first"}, {"first"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import onnx
 import onnx_ir as ir
 
 from graph_init.model.constants import renamed, subgraphs_of
@@ -18,6 +19,16 @@ def bodies(graph: ir.Graph) -> Iterator[ir.Graph]:
         for attribute in node.attributes.values():
             for body in subgraphs_of(attribute):
                 yield from bodies(body)
+
+
+def names_inside(node: onnx.NodeProto) -> Iterator[str]:
+    """All names of values in the bodies of a node."""
+    for attribute in node.attribute:
+        for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            yield from (t.name for t in body.initializer)
+            for inner in body.node:
+                yield from (*inner.input, *inner.output)
+                yield from names_inside(inner)
 
 
 def is_weight(value: ir.Value) -> bool:

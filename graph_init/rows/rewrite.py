@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from graph_init.model.bodies import names_inside
 from graph_init.rows.follow import Followed
 from graph_init.rows.layout import Count, Entry, Patch, Rows
 
@@ -67,7 +68,7 @@ class _Writer:
         self._axis = rows.axis
         self._taken = {n for node in graph.node for n in (*node.output, *node.input)}
         self._taken |= {t.name for t in graph.initializer} | {v.name for v in graph.input}
-        self._taken |= {n for node in graph.node for n in _inside(node)}
+        self._taken |= {n for node in graph.node for n in names_inside(node)}
         self._counts: dict[int, str] = {}
         self._vectors: dict[tuple[bool, tuple[int, ...]], str] = {}
         #: Nodes that go before all others, and the graph's own with what they need before them.
@@ -141,20 +142,9 @@ def _runs(entries: Sequence[Entry]) -> Iterator[tuple[Entry, int, int]]:
             start = k
 
 
-def _inside(node: onnx.NodeProto) -> Iterator[str]:
-    """All names in the bodies of a node."""
-    for attribute in node.attribute:
-        bodies = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-        for body in bodies:
-            yield from (t.name for t in body.initializer)
-            for inner in body.node:
-                yield from (*inner.input, *inner.output)
-                yield from _inside(inner)
-
-
 def _drop_unused(graph: onnx.GraphProto) -> None:
     """Remove Constant nodes and initializers of integers that nothing reads any more."""
-    read = {n for node in graph.node for n in (*node.input, *_inside(node))}
+    read = {n for node in graph.node for n in (*node.input, *names_inside(node))}
     read |= {v.name for v in graph.output} | {v.name for v in graph.input}
     for position in reversed(range(len(graph.initializer))):
         tensor = graph.initializer[position]

@@ -39,7 +39,7 @@ def finished(nodes: list[onnx.NodeProto], tensors: list[TensorProto]) -> onnx.Mo
         "g",
         [info("x", ["n", WIDTH])],
         [info("y", ["n", WIDTH])],
-        [*tensors, V],
+        initializer=[*tensors, V],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -70,7 +70,7 @@ def looped(as_constants: bool = False) -> onnx.ModelProto:
         "body",
         [info("k", [], INT), info("going", [], TensorProto.BOOL), info("before", ["n", WIDTH])],
         [info("on", [], TensorProto.BOOL), info("after", ["n", WIDTH])],
-        [] if as_constants else [W, B],
+        initializer=[] if as_constants else [W, B],
     )
     loop = node("Loop", ["times", "always", "x"], ["h"], "loop", body=body)
     return finished([loop], [numpy_helper.from_array(np.array(STEPS), "times"), ALWAYS])
@@ -87,7 +87,7 @@ def scanned() -> onnx.ModelProto:
         "body",
         [info("before", ["n", WIDTH]), info("zero", [1], INT)],
         [info("after", ["n", WIDTH])],
-        [W, B],
+        initializer=[W, B],
     )
     scan = node("Scan", ["x", "zeros"], ["h"], "scan", body=body, num_scan_inputs=1)
     zeros = numpy_helper.from_array(np.zeros((STEPS, 1), np.int64), "zeros")

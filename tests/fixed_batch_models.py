@@ -223,6 +223,43 @@ def pictures() -> onnx.ModelProto:
     )
 
 
+def branching() -> onnx.ModelProto:
+    """torch.squeeze: an axis is dropped where it is 1, which the file's sizes decide."""
+    taken = helper.make_graph(
+        [node("Squeeze", ["h", "third"], ["dropped"], "drop")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("dropped", FLOAT, [1, T])],
+    )
+    other = helper.make_graph(
+        [node("Identity", ["h"], ["kept"], "keep")],
+        "else",
+        [],
+        [helper.make_tensor_value_info("kept", FLOAT, [1, T, 1])],
+    )
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"], "layer"),
+        node("Shape", ["h"], ["sizes"], "sizes"),
+        node("Gather", ["sizes", "third"], ["size"], "size"),
+        node("Equal", ["size", "one"], ["is_one"], "compare"),
+        node("If", ["is_one"], ["s"], "branch", then_branch=taken, else_branch=other),
+        node("Tanh", ["s"], ["y"], "end"),
+    ]
+    model = one_input(nodes, [1, T, D], weight("w", D, 1), ints("third", 2), ints("one", 1))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [1, T]))
+    return model
+
+
+def branching_on_rows() -> onnx.ModelProto:
+    """The same where the number of rows decides."""
+    model = branching()
+    for tensor in model.graph.initializer:
+        if tensor.name == "third":
+            tensor.CopyFrom(ints("third", 0))
+    model.graph.node[4].name = "holder"
+    return model
+
+
 #: Those that can be freed.
 FREE: dict[str, Model] = {
     "flattened": flattened,
@@ -237,6 +274,7 @@ FREE: dict[str, Model] = {
     "expanded": expanded,
     "merged": merged,
     "two_inputs": two_inputs,
+    "branching": branching,
     "pictures": pictures,
 }
 
@@ -328,3 +366,4 @@ def bodies() -> onnx.ModelProto:
 
 
 HELD["loop"] = (bodies, "body")
+HELD["branch"] = (branching_on_rows, "body")

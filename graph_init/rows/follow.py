@@ -38,26 +38,57 @@ def follow(
     Raises:
         Obstacle: A node does not keep rows apart.
     """
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
     found = Followed(dict(starts))
-    for node in model.graph:
-        ins = [None if v is None else known.get(id(v), _NOTHING) for v in node.inputs]
-        rows = [None if v is None else found.places.get(v.name or "") for v in node.inputs]
-        made = [known.get(id(v), _NOTHING) for v in node.outputs]
-        step = Step(Call(node, ins, opset), rows, made, count)
-        try:
-            where = _through(step, found.places)
-        except Held as held:
-            raise Obstacle(f"{_called(node)} {held}") from held
-        except (Need, UnknownShape, LookupError, TypeError, ValueError) as error:
-            words = "is given sizes that do not follow from the file"
-            raise Obstacle(f"{_called(node)} {words}") from error
-        found.places.update(
-            (v.name or "", r) for v, r in zip(node.outputs, where, strict=False) if r is not None
-        )
-        if step.patches:
-            found.patches[node.outputs[0].name or ""] = step.patches
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+
+    def walk(graph: ir.Graph, inside: bool) -> None:
+        for node in graph:
+            ins = [None if v is None else known.get(id(v), _NOTHING) for v in node.inputs]
+            rows = [None if v is None else found.places.get(v.name or "") for v in node.inputs]
+            made = [known.get(id(v), _NOTHING) for v in node.outputs]
+            step = Step(Call(node, ins, opset), rows, made, count)
+            branch = _branch(step)
+            where: Sequence[Rows | None]
+            if branch is not None:
+                walk(branch, True)
+                where = [found.places.get(v.name or "") for v in branch.outputs]
+            else:
+                where = _where(step, found.places, inside)
+            found.places.update(
+                (v.name or "", r)
+                for v, r in zip(node.outputs, where, strict=False)
+                if r is not None
+            )
+            if step.patches:
+                found.patches[node.outputs[0].name or ""] = step.patches
+
+    walk(model.graph, False)
     return found
+
+
+def _branch(step: Step) -> ir.Graph | None:
+    """The branch of an If that is taken whatever the number of rows."""
+    condition = step.call.get(0)
+    if step.node.op_type != "If" or condition is None or condition.content is None:
+        return None
+    if _counts(condition) or step.at(0) is not None:
+        return None
+    name = "then_branch" if condition.content.reshape(-1)[0] else "else_branch"
+    return step.node.attributes[name].as_graph()
+
+
+def _where(step: Step, places: Mapping[str, Rows], inside: bool) -> Sequence[Rows | None]:
+    """Where the rows of a node's outputs are; Obstacle with its name if that is not known."""
+    try:
+        found = _through(step, places)
+        if inside and step.patches:
+            raise Held("is inside a branch, and reads a constant that holds the number of rows")
+        return found
+    except Held as held:
+        raise Obstacle(f"{_called(step.node)} {held}") from held
+    except (Need, UnknownShape, LookupError, TypeError, ValueError) as error:
+        words = "is given sizes that do not follow from the file"
+        raise Obstacle(f"{_called(step.node)} {words}") from error
 
 
 def _called(node: ir.Node) -> str:

@@ -30,7 +30,7 @@ def rewritten(proto: onnx.ModelProto, starts: Mapping[str, Rows], followed: Foll
     head = writer.head
     del graph.node[:]
     graph.node.extend([*head, *writer.made])
-    for value in (*graph.input, *graph.output, *graph.value_info):
+    for value in _declared(graph):
         place = followed.places.get(value.name)
         if place is not None and value.type.tensor_type.HasField("shape"):
             dims = value.type.tensor_type.shape.dim
@@ -42,12 +42,17 @@ def rewritten(proto: onnx.ModelProto, starts: Mapping[str, Rows], followed: Foll
     return batch
 
 
+def _declared(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """All values whose shapes are written down, in bodies, too."""
+    yield from (*graph.input, *graph.output, *graph.value_info)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _declared(attribute.g)
+
+
 def _dimensions(graph: onnx.GraphProto) -> set[str]:
-    return {
-        d.dim_param
-        for v in (*graph.input, *graph.output, *graph.value_info)
-        for d in v.type.tensor_type.shape.dim
-    }
+    return {d.dim_param for v in _declared(graph) for d in v.type.tensor_type.shape.dim}
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -19,8 +19,9 @@ from graph_init.comparison import Comparison, Plan, Progress
 from graph_init.deviation.evaluator import Evaluator, Measurement, prepare
 from graph_init.engine.runtime import bindings
 from graph_init.errors import UnsupportedModelError, printable
-from graph_init.frontends import writing
+from graph_init.frontends import batch, writing
 from graph_init.frontends.call import Call, resolve_call
+from graph_init.frontends.resolve import ResolvedModel
 from graph_init.init import initial_state
 from graph_init.init.initial_state import InitialState
 from graph_init.model import branches, scales_file
@@ -184,6 +185,8 @@ def initialize(
             its settings, such as ``graph_init.MetaInit(steps=100)``.
         updates: of ``restore``'s trials (30); with 0 the scales stay 1.
         steps: of ``metainit``'s descent (500); with 0 the scales stay 1.
+        free_batch: the model that is written takes batches of any size, where the file fixes one
+            and every node keeps rows apart (``docs/how-to/sizes.md``).
         on_step: receives each entry of the history: one for each state that ``restore`` tries, one
             for each step of ``metainit``.
         on_progress: receives what is being done, how much of it is done (trials of ``restore``,
@@ -210,7 +213,7 @@ def initialize(
     scales = dict(zip(run.scaled, found.scales.tolist(), strict=True))
     factors, clamped = dtype_limits.clamped(scales, state.values, call.parameters)
     after = run.measure(*held_out, np.array(list(factors.values())), False)
-    notes = [*before.notes, *notes]
+    notes = [*before.notes, *notes, *call.notes]
     if found.history:
         notes += run.source.notes
     if before.problem:
@@ -343,8 +346,12 @@ def _settings(call: Call, run: Evaluator, weights: InitialWeights, tuner: Tuner)
     }
 
 
-def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> Applied:
+def apply(
+    scales: str | os.PathLike[str] | Mapping[str, Any], model: Any, *, free_batch: bool = False
+) -> Applied:
     """Multiply the tensors of ``model`` by the factors of a scales file (or its content).
+
+    ``free_batch`` is that of :func:`initialize`.
 
     Raises:
         ModelFileError: One of the files cannot be read, or is no scales file.
@@ -353,7 +360,10 @@ def apply(scales: str | os.PathLike[str] | Mapping[str, Any], model: Any) -> App
     """
     read = scales_file.read(scales)
     factors = read.factors
-    loaded = branches.with_constants(load(model), factors)
+    loaded = load(model)
+    if free_batch:
+        loaded = batch.freed(ResolvedModel(loaded), Options(), write=True).loaded
+    loaded = branches.with_constants(loaded, factors)
     for name in factors:
         found = loaded.ir.graph.initializers.get(name)
         if found is None:

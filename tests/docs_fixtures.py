@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from tests import sized_models, small_models
+from tests import fixed_batch_models, sized_models, small_models
 from tests.docs_pages import ROOT, Fixture
 
 #: A factor on weights that makes a network one that the tuner will not leave alone.
@@ -46,6 +46,7 @@ def models(names: dict[str, Any]) -> None:
 def open_sizes(names: dict[str, Any]) -> None:
     onnx.save(sized_models.recurrent(), "recurrent.onnx")
     onnx.save(sized_models.rates(), "rates.onnx")
+    onnx.save(fixed_batch_models.attention(), "fixed.onnx")
 
 
 def broken_file(names: dict[str, Any]) -> None:
@@ -81,6 +82,9 @@ def broken_models(names: dict[str, Any]) -> None:
     onnx.save(wide, "wide.onnx")
     fixed = classifier()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    mean = helper.make_node("ReduceMean", ["probabilities"], ["means"], "mean", axes=[0])
+    fixed.graph.node.append(mean)
+    fixed.graph.output[0].name = "means"
     onnx.save(fixed, "fixed.onnx")
     Path("notes.txt").write_text("no model\n")
 

@@ -24,6 +24,7 @@ GROUPS = (
     options.ProblemOptions,
     options.ComputationOptions,
     options.InitialWeights,
+    options.WritingOptions,
     *options.TUNERS.values(),
 )
 

@@ -62,6 +62,10 @@ COLUMN = node("Reshape", "sigma column", "c")
             ],
             "node 'n_r' (Sqrt) takes its square root",
         ),
+        (
+            [COLUMN, node("Add", "half c", "h"), node("Log", "h", "s")],
+            "node 'n_s' (Log) takes its logarithm",
+        ),
         ([COLUMN, node("Pow", "c half", "s")], "node 'n_s' (Pow) raises it to a power"),
         ([COLUMN, node("Pow", "c minus", "s")], "node 'n_s' (Pow) raises it to a power"),
         ([COLUMN, node("Div", "half c", "s")], "divides by it"),
@@ -80,6 +84,7 @@ def test_it_is_drawn_positive_and_said(nodes: list[onnx.NodeProto], words: str) 
         [COLUMN, node("Pow", "c two", "s")],
         [COLUMN, node("Abs", "c", "m"), node("Sqrt", "m", "s")],
         [COLUMN, node("Mul", "c minus", "s")],
+        [COLUMN, node("Add", "c minus", "h"), node("Abs", "h", "m"), node("Log", "m", "s")],
         [COLUMN, node("Div", "c two", "s")],
     ],
 )

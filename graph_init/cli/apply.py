@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 from rich.text import Text
 
-from graph_init.cli.options import FILE, json_option
+from graph_init.cli.options import FILE, declared, json_option
 from graph_init.cli.terminal import examples, guarded, out, print_json, warn
 from graph_init.errors import UsageError
+from graph_init.options import WritingOptions
 from graph_init.output import targets
 
 
@@ -20,16 +21,17 @@ from graph_init.output import targets
 @click.argument("scales", type=FILE)
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="The file to write.")
+@declared(WritingOptions)
 @json_option
 @guarded
-def apply(scales: str, model: str, output: str, as_json: bool) -> None:
+def apply(scales: str, model: str, output: str, as_json: bool, free_batch: bool) -> None:
     """Apply the saved SCALES file to MODEL."""
     import graph_init
 
     targets.file(output)
     if targets.same(output, scales):
         raise UsageError(f"-o {output} is the scales file; give another name")
-    result = graph_init.apply(scales, model)
+    result = graph_init.apply(scales, model, free_batch=free_batch)
     result.save(output)
     warn(result.notes)
     if as_json:

@@ -15,6 +15,7 @@ from graph_init.options import (
     InitialWeights,
     ParameterOptions,
     ProblemOptions,
+    WritingOptions,
     checks,
 )
 from graph_init.options.checks import Number, OneOf
@@ -189,6 +190,7 @@ measuring: Decorator = _stack(
 starting: Decorator = _stack(
     declared(InitialWeights),
     tuning(),
+    declared(WritingOptions),
     click.option(
         "--optimizer",
         hidden=True,

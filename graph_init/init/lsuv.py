@@ -18,6 +18,7 @@ from graph_init.analysis import Parameter
 from graph_init.analysis.kinds import LINEAR
 from graph_init.engine.session import open_session
 from graph_init.ir import Array, Builder, Value, variance
+from graph_init.model.bodies import names_inside
 from graph_init.problem import output_choice
 from graph_init.problem.forward_graph import Problem
 from graph_init.problem.passes import GraphPass, LoweredNode
@@ -103,7 +104,7 @@ class UnitVariance(GraphPass):
         node, b, values = lowered.node, lowered.builder, lowered.values
         roots = frozenset[str]().union(*(self._roots.get(i, frozenset()) for i in node.input))
         behind = frozenset[str]().union(*(self._behind.get(i, frozenset()) for i in node.input))
-        if roots or self._reads_weights.intersection(node.input):
+        if roots or self._reads_weights.intersection((*node.input, *names_inside(node))):
             self.inner |= behind
             behind = roots
         for output in node.output:

@@ -7,13 +7,14 @@ The file keeps its If: a weight is written back where it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 import onnx_ir as ir
 
-from graph_init.model.constants import COMPUTED_BY, fold_constants, subgraphs_of
+from graph_init.model.bodies import bodies, is_weight, lift_weights
+from graph_init.model.constants import COMPUTED_BY, fold_constants
 from graph_init.model.load import LoadedModel, normalise
 from graph_init.model.places import PLACE, constants
 from graph_init.model.reading import stored
@@ -44,6 +45,7 @@ def with_branches(loaded: LoadedModel, fed: Fed) -> LoadedModel:
     while nodes := [n for n in model.graph if _held(n, taken)]:
         for node in nodes:
             _inline(model.graph, node, taken[node.name or ""])
+    lift_weights(model.graph)
     fold_constants(model)
     for name, value in model.graph.initializers.items():
         if name not in loaded.ir.graph.initializers and PLACE not in value.meta:
@@ -61,7 +63,7 @@ def with_constants(loaded: LoadedModel, names: Iterable[str]) -> LoadedModel:
     if not wanted or loaded.proto.functions:
         return loaded
     model = normalise(loaded.proto, loaded.base_dir)
-    for body in _bodies(model.graph):
+    for body in bodies(model.graph):
         for value in (*body.initializers.values(), *constants(body)):
             if value.name in wanted and body is not model.graph:
                 lifted = ir.Value(name=value.name, type=value.type, const_value=stored(value))
@@ -76,24 +78,14 @@ def _held(node: ir.Node, taken: Mapping[str, bool]) -> bool:
         return False
     body = _branch(node, taken[node.name or ""])
     return any(
-        (tensor := stored(value)) is not None
-        and tensor.dtype.is_floating_point()
-        and tensor.size > 1
-        for graph in _bodies(body)
+        is_weight(value)
+        for graph in bodies(body)
         for value in (*graph.initializers.values(), *constants(graph))
     )
 
 
 def _branch(node: ir.Node, first: bool) -> ir.Graph:
     return node.attributes["then_branch" if first else "else_branch"].as_graph()
-
-
-def _bodies(graph: ir.Graph) -> Iterator[ir.Graph]:
-    yield graph
-    for node in graph:
-        for attribute in node.attributes.values():
-            for body in subgraphs_of(attribute):
-                yield from _bodies(body)
 
 
 def _inline(graph: ir.Graph, node: ir.Node, first: bool) -> None:

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 from onnx_ir.passes import common as passes
 
 from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, printable
+from graph_init.model.bodies import lift_weights
 from graph_init.model.checks import check
 from graph_init.model.constants import fold_constants, renamed, subgraphs_of
 from graph_init.model.external_data import check_external, is_external, tensors
@@ -248,6 +249,7 @@ def normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:
     if base_dir is not None:
         onnx_ir.external_data.set_base_dir(model.graph, base_dir)
     _name_everything(model.graph)
+    lift_weights(model.graph)
     fold_constants(model)
     return model
 

@@ -159,6 +159,18 @@ class Options(GradientOptions, ComputationOptions, ProblemOptions, ParameterOpti
 
 
 @dataclass(frozen=True, kw_only=True)
+class WritingOptions(Checked):
+    """What is written otherwise than the model has it, beside the weights."""
+
+    free_batch: bool = option(
+        False,
+        "Write a model that takes batches of any size, where the file fixes one.",
+        Flag(),
+        summary=None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckOptions(Checked):
     """Which findings there are."""
 

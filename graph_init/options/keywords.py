@@ -83,6 +83,7 @@ class InitializeKeywords(ProblemKeywords, total=False):
     steps: int | None
     rate: float | None
     momentum: float | None
+    free_batch: bool
 
 
 class ArtifactKeywords(BatchKeywords, total=False):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from graph_init.ir import Builder, Node, Value
 
-#: Through these every number of an input keeps its sign.
+#: Through these every positive number of an input stays positive.
 _VIEWS = frozenset(
     "Identity Cast Reshape Transpose Squeeze Unsqueeze Flatten Slice Expand Tile Gather Concat "
     "Sqrt".split()
@@ -21,7 +21,8 @@ _WORDS = {
 def positive_inputs(b: Builder, inputs: Sequence[Value]) -> dict[str, str]:
     """Float inputs that have to be positive: by name, the node that wants it, in words.
 
-    An input is followed through what changes its shape, and products with positive constants.
+    An input is followed through what changes its shape, and through products and sums with positive
+    constants.
     """
     source = {id(v): v.name for v in inputs if v.is_float}
     found: dict[str, str] = {}
@@ -33,7 +34,7 @@ def positive_inputs(b: Builder, inputs: Sequence[Value]) -> dict[str, str]:
             words = _wants(node, slot)
             if words is not None:
                 found.setdefault(name, f"{node.label} {words}")
-            if _keeps_sign(node, slot):
+            if _keeps_positive(node, slot):
                 for output in node.outputs:
                     if output is not None and output.is_float:
                         source[id(output)] = name
@@ -52,10 +53,10 @@ def _wants(node: Node, slot: int) -> str | None:
     return _WORDS.get(node.op)
 
 
-def _keeps_sign(node: Node, slot: int) -> bool:
+def _keeps_positive(node: Node, slot: int) -> bool:
     if node.op in _VIEWS:
         return slot == 0 or node.op == "Concat"
-    other = node.inputs[1 - slot] if node.op in ("Mul", "Div") else None
+    other = node.inputs[1 - slot] if node.op in ("Add", "Mul", "Div") else None
     if other is None or (node.op == "Div" and slot == 1):
         return False
     return other.const is not None and bool((other.const > 0).all())

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from graph_init import sizes
-from graph_init.errors import UsageError
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
@@ -45,8 +44,6 @@ def signature(
         shapes[name] = (rows, *array.shape[1:]) if by_row and rows else array.shape
         if steering.steers(value):
             given[name] = np.asarray(array)[:rows] if by_row else np.asarray(array)
-    if rows is not None and arrays is None:
-        _require_rows(loaded, rows)
     request = sizes.Request(
         dims=options.dims or {},
         rows=rows,
@@ -60,16 +57,3 @@ def signature(
         loaded.solved[request.key] = sizes.solve(loaded.ir, request)
     found: sizes.Signature = loaded.solved[request.key]
     return found
-
-
-def _require_rows(loaded: LoadedModel, rows: int) -> None:
-    """UsageError where the file fixes another number of rows, and leaves none open."""
-    shapes = {v.name: declared(v) for v in sizes.inputs_of(loaded.ir)}
-    if any(dims and not isinstance(dims[0], int) for dims in shapes.values()):
-        return
-    for name, dims in shapes.items():
-        if len(dims) > 1 and isinstance(dims[0], int) and dims[0] != rows:
-            raise UsageError(
-                f"--batch-size {rows}: input '{name}' has the fixed batch size {dims[0]}; "
-                "leave the option out or export the model with a dynamic batch"
-            )

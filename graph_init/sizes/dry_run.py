@@ -39,7 +39,8 @@ class Outcome:
     ``conflict`` is at ``node``, the ``place``-th of the run, or both are None. ``needed`` are
     inputs of nodes whose numbers sizes follow from and which are not known. ``taken`` says for
     each If whose condition is known whether its first branch is, and ``steered`` are the marks of
-    these conditions. ``work`` counts the multiplications of layers.
+    these conditions. ``work`` counts the multiplications of layers. ``known`` are the values of the
+    graph, by their identities.
     """
 
     conflict: Conflict | None = None
@@ -49,6 +50,7 @@ class Outcome:
     taken: dict[str, bool] = field(default_factory=dict)
     steered: int = 0
     work: int = 0
+    known: dict[int, Known] = field(default_factory=dict, repr=False)
 
 
 class DryRun:
@@ -78,6 +80,7 @@ class DryRun:
         for value in self._graph.inputs:
             if value.name in inputs:
                 environment[id(value)] = inputs[value.name or ""]
+        outcome.known = environment
         with suppress(_End):
             self._walk(self._graph, environment, outcome, until)
         return outcome

@@ -33,6 +33,7 @@ from graph_init.options import (
     LimitOptions,
     ParameterOptions,
     ProblemOptions,
+    WritingOptions,
 )
 from graph_init.options.checks import OneOf
 from graph_init.options.fields import Check, of
@@ -43,7 +44,14 @@ VERSION = 1
 SUFFIXES = (".yaml", ".yml", ".json")
 
 #: What a model of a zoo can be given, beside the settings of the tuners.
-_GROUPS = (ProblemOptions, ParameterOptions, ComputationOptions, LimitOptions, InitialWeights)
+_GROUPS = (
+    ProblemOptions,
+    ParameterOptions,
+    ComputationOptions,
+    LimitOptions,
+    InitialWeights,
+    WritingOptions,
+)
 
 
 def _known() -> dict[str, tuple[str, Check, Any]]:

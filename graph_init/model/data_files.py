@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import onnx
@@ -24,6 +24,7 @@ from graph_init.model.external_data import (
 from graph_init.model.load import LoadedModel
 from graph_init.model.locations import safe_location
 from graph_init.model.new_values import NewValue, cast, raw_bytes
+from graph_init.model.opened_data import Identity
 from graph_init.output.transaction import Staged, Transaction
 
 #: Changes left to do in external tensors, by :func:`tensor_key`; holding the message keeps its key
@@ -45,9 +46,9 @@ def tensor_key(tensor: onnx.TensorProto) -> int:
 
 def read_external(loaded: LoadedModel, tensor: onnx.TensorProto) -> bytes:
     """The bytes of ``tensor`` in its data file."""
-    with loaded.open_data(external_entry(tensor, "location") or "") as stream:
-        stream.seek(int(external_entry(tensor, "offset") or 0))
-        return stream.read(external_size(tensor))
+    location = external_entry(tensor, "location") or ""
+    offset = int(external_entry(tensor, "offset") or 0)
+    return loaded.data_files.read(location, offset, external_size(tensor))
 
 
 def _by_file(loaded: LoadedModel, proto: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
@@ -55,11 +56,11 @@ def _by_file(loaded: LoadedModel, proto: onnx.ModelProto) -> dict[str, list[onnx
 
     A model may spell the location of one file in many ways, and each would become a copy.
     """
-    spelled: dict[Path, str] = {}
+    spelled: dict[Identity, str] = {}
     groups: dict[str, list[onnx.TensorProto]] = {}
     for tensor in filter(is_external, tensors(proto)):
         location = external_entry(tensor, "location") or ""
-        first = spelled.setdefault(loaded.data_path(location).resolve(), location)
+        first = spelled.setdefault(loaded.data_files.identity(location), location)
         groups.setdefault(first, []).append(tensor)
     return groups
 
@@ -77,8 +78,7 @@ def stage(
         folder = (target.parent / safe_location(location, target.parent)).parent
         transaction.make_folder(folder)
         with transaction.stage(folder) as (stream, staged):
-            with loaded.open_data(location) as original:
-                shutil.copyfileobj(original, stream, 1 << 22)
+            loaded.data_files.copy(location, stream)
             aliased = _overlapping(members)
             for tensor in members:
                 if tensor_key(tensor) in pending:
@@ -118,10 +118,13 @@ def place(
                 set_entry(tensor, "location", chosen)
             if changed:
                 drop_entry(tensor, "checksum")
-    in_use = {loaded.data_path(location).resolve(): location for location in staged}
+    in_use = {loaded.data_files.identity(location): location for location in staged}
     for path in transaction.data_of(target):
-        if path.resolve() in in_use:  # its name goes, and the input may be read once more
-            loaded.keep(in_use[path.resolve()])
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in in_use:  # its name goes, and the input may be read once more
+                loaded.data_files.keep(in_use[identity])
 
 
 def _overlapping(members: list[onnx.TensorProto]) -> set[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,8 @@ from pathlib import Path, PurePosixPath
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from graph_init.errors import printable
+from graph_init.files import maps, opening
 from graph_init.model.external_data import (
     drop_entry,
     external_entry,
@@ -25,6 +26,7 @@ from graph_init.model.load import LoadedModel
 from graph_init.model.locations import safe_location
 from graph_init.model.new_values import NewValue, cast, raw_bytes
 from graph_init.model.opened_data import Identity
+from graph_init.model.protobuf_limits import external_locations
 from graph_init.output.transaction import Staged, Transaction
 
 #: Changes left to do in external tensors, by :func:`tensor_key`; holding the message keeps its key
@@ -146,16 +148,14 @@ def _overlapping(members: list[onnx.TensorProto]) -> set[int]:
 
 def own_data_files(model: Path) -> list[Path]:
     """The files that a model refers to and that are called after it; none if it is no model."""
-    proto = onnx.ModelProto()
     try:
-        status = model.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size >= _MAX_FILE:
-            return []
-        proto.ParseFromString(model.read_bytes())
+        with opening.stream(model) as stream:
+            if not 0 < os.fstat(stream.fileno()).st_size < _MAX_FILE:
+                return []
+            with maps.of_file(stream.fileno(), printable(str(model))) as content:
+                locations = external_locations(content)
         folder = model.parent.resolve()
-        found = {
-            folder / (external_entry(t, "location") or "") for t in tensors(proto) if is_external(t)
-        }
+        found = {folder / location for location in locations}
         inside = [p for p in sorted(found) if p.is_file() and p.resolve().is_relative_to(folder)]
         return [p for p in inside if p != model and _own_name(p.name, model) is not None]
     except (OSError, DecodeError, TypeError, ValueError):

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from graph_init.errors import ModelFileError, printable
-from graph_init.model import opening
+from graph_init.files import opening
 from graph_init.model.checks import check_tensor
 from graph_init.model.opened_data import DataFolder
 

@@ -19,15 +19,13 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 from onnx_ir.passes import common as passes
 
 from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, printable
+from graph_init.files import opening
 from graph_init.model.checks import check
 from graph_init.model.constants import fold_constants, renamed, subgraphs_of
 from graph_init.model.external_data import check_external, is_external, tensors
 from graph_init.model.opened_data import DataFolder, bind
 from graph_init.model.places import note_places
-from graph_init.model.protobuf_limits import check_field_count
-
-_MAX_MESSAGE = 2**31 - 1
-"""Bytes that protobuf reads at once."""
+from graph_init.model.protobuf_limits import MAX_MESSAGE, check_field_count
 
 
 @dataclass(frozen=True)
@@ -131,17 +129,14 @@ def _read(path: Path) -> onnx.ModelProto:
     label = printable(str(path))
     try:
         status = path.stat()
-        # What has no end, or waits for somebody to write, is never read.
         if stat.S_ISDIR(status.st_mode):
             raise ModelFileError(f"cannot read model {label}: it is a folder; name the file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelFileError(f"cannot read model {label}: it is not a regular file")
-        if status.st_size > _MAX_MESSAGE:
+        if status.st_size > MAX_MESSAGE:
             raise ModelFileError(
                 f"{label} has {status.st_size / 2**30:.1f} GiB; an ONNX file holds at most 2 GiB, "
                 "and larger models keep their weights in external data"
             )
-        content = path.read_bytes()
+        content = opening.read(path, MAX_MESSAGE)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ModelFileError(f"cannot read model {label}: {reason}") from error

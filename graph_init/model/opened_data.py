@@ -15,8 +15,8 @@ import onnx
 import onnx_ir
 
 from graph_init.errors import ModelFileError, printable
+from graph_init.files import maps, opening
 from graph_init.ir import Array
-from graph_init.model import opening
 
 #: Files that stay open; a model with more of them than this has the others opened again.
 HELD = 200
@@ -63,6 +63,7 @@ class DataFolder:
     path: Path
     _files: dict[str, _File] = field(default_factory=dict, repr=False)
     _same: dict[Identity, _File] = field(default_factory=dict, repr=False)
+    _taken: int = 0  # bytes of arrays that were read, not mapped
 
     def size(self, location: str) -> int:
         """Bytes of the file when it was first opened; OSError as `opening.beneath`."""
@@ -99,16 +100,18 @@ class DataFolder:
             stream.write(self.read(location, start, min(_PIECE, size - start)))
 
     def array(self, location: str, offset: int, length: int) -> Array:
-        """These bytes as uint8, shape [length]: mapped where the file is held, else read."""
+        """These bytes as uint8, shape [length].
+
+        Of all arrays the first `maps.READ` bytes are read; others are mapped if the file is held.
+        """
         file = self._file(location)
-        if not length:
-            return np.empty(0, np.uint8)
-        if file.held is None:
+        if file.held is None or self._taken + length <= maps.READ:
+            self._taken += length
             return np.frombuffer(self.read(location, offset, length), np.uint8)
         if os.fstat(file.held.number).st_size < offset + length:
             raise self._changed(location, "has become shorter")
         if file.mapped is None:
-            file.mapped = mmap.mmap(file.held.number, 0, access=mmap.ACCESS_READ)
+            file.mapped = maps.of_file(file.held.number, printable(str(self.path / location)))
         return np.frombuffer(file.mapped, np.uint8, length, offset)
 
     def _file(self, location: str) -> _File:

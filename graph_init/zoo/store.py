@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from graph_init.errors import OutputError, UsageError
+from graph_init.errors import ModelFileError, OutputError, UsageError
+from graph_init.files import opening
 from graph_init.zoo import catalog
 
 #: Unfinished work, by run; hidden, and never read.
 SCRATCH = ".scratch"
+#: Bytes of a file that is read back: the overview has some 2 KB for each model.
+LARGEST = 1 << 30
 
 
 class Store(Protocol):
@@ -79,9 +82,11 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.path / name).read_bytes()
+            return opening.read(self.path / name, LARGEST)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise ModelFileError(f"cannot read '{self.path / name}': {error.strerror}") from error
 
     def write(self, name: str, content: bytes) -> None:
         target = self.path / name

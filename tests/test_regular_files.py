@@ -87,7 +87,7 @@ CASES = [
 
 
 @contextmanager
-def _within(seconds: int) -> Iterator[None]:
+def within(seconds: int) -> Iterator[None]:
     """The test ends if the block waits for a pipe, or reads without end."""
 
     def late(*_: object) -> None:
@@ -106,7 +106,7 @@ def _within(seconds: int) -> Iterator[None]:
 def test_what_is_no_regular_file_is_one_line(reader: str, kind: str, tmp_path: Path) -> None:
     name, call, expected = READERS[reader]
     PLANTED[kind](tmp_path / name)
-    with _within(20):
+    with within(20):
         if isinstance(expected, type):
             with pytest.raises(expected) as raised:
                 call(tmp_path)
@@ -118,7 +118,7 @@ def test_what_is_no_regular_file_is_one_line(reader: str, kind: str, tmp_path: P
 
 def test_a_model_that_is_no_file_has_no_size(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.onnx")
-    with _within(20):
+    with within(20):
         assert [size.of_file(tmp_path / "m.onnx"), size.of_file(Path("/dev/zero"))] == [0, 0]
 
 
@@ -130,7 +130,7 @@ def test_a_note_of_the_programs_own_that_became_a_pipe_says_nothing(
     (note,) = (tmp_path / "graph-init" / "written").iterdir()
     note.unlink()
     os.mkfifo(note)
-    with _within(20):
+    with within(20):
         assert ledger.read(tmp_path / "m.onnx") == {}
 
 

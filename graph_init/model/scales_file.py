@@ -18,8 +18,8 @@ from graph_init.output import targets, transaction
 FORMAT = "graph-init/scales"
 VERSION = 1
 
-#: Bytes of a scales file; one of a million tensors has less.
-_LARGEST = 1 << 27
+#: Bytes of a scales file, and commas and colons in it; one of a million tensors has less.
+_LARGEST, _MOST = 1 << 26, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     shown = printable(str(path))
     try:
         text = opening.read(path, _LARGEST).decode()
+        if text.count(",") + text.count(":") > _MOST:  # an object takes many times its text
+            raise ValueError(f"it holds more than {_MOST:,} items")
         content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except FileNotFoundError as error:
         raise ModelFileError(f"there is no scales file '{shown}'") from error

@@ -112,7 +112,7 @@ def _in_a_body(folder: Path) -> Path:
             helper.make_tensor_value_info("on", TensorProto.BOOL, []),
             helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
         ],
-        [_moved(tensor("k"))],
+        initializer=[_moved(tensor("k"))],
     )
     times = numpy_helper.from_array(np.array(2, np.int64), "times")
     built = layers(node("Loop", ["times", "", "x"], ["y"], body=body), more=(times,))
@@ -124,7 +124,8 @@ def _in_a_function(folder: Path) -> Path:
     opset = helper.make_opsetid("", 17)
     built = layers(node("F", ["x"], ["y"], domain="local"))
     built.opset_import.append(helper.make_opsetid("local", 1))
-    built.functions.append(helper.make_function("local", "F", ["a"], ["b"], nodes, [opset]))
+    function = helper.make_function("local", "F", ["a"], ["b"], nodes=nodes, opset_imports=[opset])
+    built.functions.append(function)
     return _stored(folder, built)
 
 

@@ -209,3 +209,18 @@ def test_a_large_old_output_is_not_read_as_a_whole(tmp_path: Path) -> None:
         [sys.executable, "-c", words], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (found.stdout, found.stderr) == ("m.b.data\n", "")
+
+
+def test_a_zoo_does_not_write_behind_a_link_in_its_output(tmp_path: Path) -> None:
+    store = Folder(str(tmp_path / "out"))
+    store.create()
+    (tmp_path / "away").mkdir()
+    (tmp_path / "done" / "deep").mkdir(parents=True)
+    (tmp_path / "done" / "deep" / "m.onnx").write_text("new")
+    (store.path / "deep").symlink_to(tmp_path / "away")
+    with pytest.raises(OutputError, match=r"deep' is, or is behind, a link"):
+        store.place(tmp_path / "done", ["deep/m.onnx"])
+    (store.path / ".scratch").symlink_to(tmp_path / "away")
+    with pytest.raises(OutputError, match=r"\.scratch' is, or is behind, a link"):
+        store.begin("run")
+    assert list((tmp_path / "away").iterdir()) == []

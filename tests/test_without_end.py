@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 import graph_init
+from graph_init.cli import cli
 from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, UsageError
 from graph_init.model import load, scales_file
 from graph_init.problem import batches, data_files, streams
@@ -214,3 +216,29 @@ def test_names_that_are_too_long(tmp_path: Path) -> None:
     )
     with pytest.raises(GraphInitError, match="File name too long"):
         result.save(tmp_path / LONG)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "initialize m.onnx -o m.onnx/out",
+        "initialize m.onnx -o out.onnx --save-scales m.onnx/s.json",
+        "initialize m.onnx -o out.onnx --report m.onnx/r.html",
+        "apply s.json m.onnx -o m.onnx/out",
+        "compare m.onnx --data d.npz -o m.onnx/out",
+        "zoo m.onnx -o m.onnx/out",
+        "measure m.onnx --debug m.onnx/log",
+    ],
+)
+def test_an_output_below_a_file(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(product().SerializeToString())
+    _scales(Path("s.json"), ["w"])
+    np.savez("d.npz", x=np.ones((8, 4)), target=np.ones((8, 4)))
+    before = sorted(os.listdir())
+    found = CliRunner().invoke(cli, command.split())
+    assert found.exit_code in (1, 2) and "unexpected" not in found.output
+    assert found.output.count("\n") == 1 and found.output.startswith("error: ")
+    assert sorted(os.listdir()) == before

@@ -105,6 +105,7 @@ class Folder:
             target = self.path / name
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
+                self._require_inside(target.parent)
                 (folder / name).replace(target)
             except OSError as error:
                 raise OutputError(f"'{target}' cannot be written: {error.strerror}") from error
@@ -114,7 +115,13 @@ class Folder:
 
     def begin(self, run: str) -> None:
         _clean(self.path / SCRATCH)
+        self._require_inside(self.path / SCRATCH)
         self.scratch(run).mkdir(parents=True)
+
+    def _require_inside(self, folder: Path) -> None:
+        """OutputError if a link, which somebody has put there, leads out of the output."""
+        if not folder.resolve().is_relative_to(self.path.resolve()):
+            raise OutputError(f"'{folder}' is, or is behind, a link that leads out of the output")
 
     def end(self) -> None:
         _clean(self.path / SCRATCH)

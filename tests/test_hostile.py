@@ -751,7 +751,7 @@ def test_files_that_hold_no_scales(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(ModelFileError, match=r"s\.json"):
         scales_file.read(path)
     os.truncate(path, 2**40)
-    with pytest.raises(ModelFileError, match="more than 128 MiB"):
+    with pytest.raises(ModelFileError, match="more than 64 MiB"):
         scales_file.read(path)
 
 

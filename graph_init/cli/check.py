@@ -15,7 +15,8 @@ from rich.text import Text
 
 from graph_init.cli.options import FILE, choose_parameters, declared, json_option
 from graph_init.cli.terminal import echo, examples, guarded, out, print_json, warn
-from graph_init.errors import UsageError, escaped
+from graph_init.errors import UsageError, escaped, printable
+from graph_init.files import opening
 from graph_init.options import CheckOptions, ComputationOptions, ProblemOptions
 from graph_init.output import targets
 
@@ -27,6 +28,7 @@ _LEVELS = ("error", "warning", "note", "never")
 #: Exit status where a finding reaches ``--fail-on``.
 _FOUND = 6
 _SETTINGS = Path("pyproject.toml")
+_LARGEST = 1 << 24  # bytes of it
 
 
 @click.command(
@@ -94,13 +96,14 @@ def check(
 
 def _settings() -> Mapping[str, Any]:
     """``[tool.graph-init.check]`` of the working folder's pyproject.toml; UsageError if bad."""
-    if not _SETTINGS.is_file():
+    if not _SETTINGS.exists():
         return {}
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        content = toml.loads(_SETTINGS.read_text(encoding="utf-8"))
+        content = toml.loads(opening.read(_SETTINGS, _LARGEST).decode())
     except (OSError, RecursionError, ValueError) as error:
-        raise UsageError(f"pyproject.toml cannot be read: {escaped(str(error))}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"pyproject.toml cannot be read: {printable(reason)}") from error
     where, table = "pyproject.toml, [tool.graph-init.check]", content
     for part in ("tool", "graph-init", "check"):
         table = table.get(part, {})

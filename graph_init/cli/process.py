@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 from graph_init.cli import parent
-from graph_init.errors import UsageError
+from graph_init.errors import UsageError, printable
 from graph_init.output.signals import raise_terminated
 
 
@@ -25,8 +28,30 @@ def prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # What the encoding lacks, and bytes of names that are no text, are shown as \\x.. .
             stream.reconfigure(errors="backslashreplace")
+    logging.lastResort = _Foreign(logging.WARNING)
+    warnings.showwarning = _show_warning
     raise_terminated()
     parent.end_with_it()
+
+
+class _Foreign(logging.Handler):
+    """What libraries log, in one line: it may quote names in a model."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _tell(record.name, record.getMessage())
+        except Exception:
+            self.handleError(record)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """What libraries warn of, in one line."""
+    _tell(category.__name__, str(message))
+
+
+def _tell(source: str, words: str) -> None:
+    if sys.stderr is not None:
+        print(printable(f"warning: {source}: {words.strip()}"), file=sys.stderr)
 
 
 def require_working_folder() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from graph_init.errors import MemoryLimitError
 from graph_init.ir import Array
 
@@ -54,8 +56,16 @@ def release(array: Array) -> None:
     owner: object = array
     while owner is not None and not isinstance(owner, mmap.mmap):
         owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
-    if owner is not None and hasattr(owner, "madvise"):  # not on Windows
-        owner.madvise(mmap.MADV_DONTNEED)
+    if owner is None or not hasattr(owner, "madvise"):  # not on Windows
+        return
+    start = _address(array) - _address(np.frombuffer(owner, np.uint8))
+    first = start - start % mmap.PAGESIZE
+    # Other arrays may lie in the same map, and are needed.
+    owner.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 @contextmanager

@@ -143,4 +143,7 @@ def is_saved_model(model: Any) -> bool:
     """Whether ``model`` is the path of a folder that TensorFlow has saved a model in."""
     if not isinstance(model, str | os.PathLike):
         return False
-    return any((Path(model) / f"saved_model.{kind}").is_file() for kind in ("pb", "pbtxt"))
+    try:
+        return any((Path(model) / f"saved_model.{kind}").is_file() for kind in ("pb", "pbtxt"))
+    except OSError:  # a name that is too long
+        return False

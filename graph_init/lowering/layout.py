@@ -201,8 +201,10 @@ def _expand(b: Builder, c: Call) -> Value:
 
 @lowers("Transpose")
 def _transpose(b: Builder, c: Call) -> Value:
-    perm = c.attrs.get("perm") or range(c[0].rank)[::-1]
-    return b.transpose(c[0], list(perm))
+    perm = list(c.attrs.get("perm") or range(c[0].rank)[::-1])
+    if sorted(perm) != list(range(c[0].rank)):
+        raise c.refuse(f"has the perm {perm}, which does not name each of {c[0].rank} axes once")
+    return b.transpose(c[0], perm)
 
 
 @lowers("Trilu")

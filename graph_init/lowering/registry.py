@@ -51,6 +51,7 @@ GRADIENT_RULES: Table = {}
 #: Lists of numbers that count something. What the libraries below us do with others ranges from
 #: nonsense to the end of the process.
 _POSITIVE = ("strides", "dilations", "kernel_shape")
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,9 @@ def lower_call(b: Builder, call: Call) -> tuple[Value | None, ...]:
             raise call.refuse(
                 f"has the {name} {found}, which must be at least 1; correct the model"
             )
+        if isinstance(found, list) and any(n > _LARGEST for n in found):
+            # The engine computes with the product of two of them in 64 bits, and unchecked.
+            raise call.refuse(f"has the {name} {found}, of which one is above {_LARGEST:,}")
     key = (call.domain, call.op)
     rule = next((t[key] for t in call.context.tables if key in t), None)
     if rule is not None:

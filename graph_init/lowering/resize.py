@@ -10,6 +10,9 @@ import numpy as np
 from graph_init.ir import Array, Builder, Value
 from graph_init.lowering.registry import Call, lowers
 
+#: Elements of the matrix of one axis.
+_MOST_WEIGHTS = 1 << 28
+
 
 @dataclass(frozen=True)
 class _Axis:
@@ -179,6 +182,8 @@ def _resize(b: Builder, c: Call) -> Value:
     for k, (a, factor, target) in enumerate(zip(axes, factors, targets, strict=True)):
         start, end = (region[k], region[len(axes) + k]) if crop else (0.0, 1.0)
         axis = _Axis(x.dims[a], target, scale=factor, start=start, end=end)
+        if target * axis.size > _MOST_WEIGHTS:
+            raise c.refuse(f"makes {target:,} places of {axis.size:,}, which is too much")
         if factor == 1 and target == axis.size and not crop:
             continue
         if crop:

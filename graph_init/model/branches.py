@@ -41,7 +41,7 @@ def with_branches(loaded: LoadedModel, fed: Fed) -> LoadedModel:
     wanted = [n for n in loaded.ir.graph if _held(n, taken)]
     if not wanted or loaded.proto.functions:
         return loaded
-    model = normalise(loaded.proto, loaded.base_dir)
+    model = normalise(loaded.proto, loaded.data)
     while nodes := [n for n in model.graph if _held(n, taken)]:
         for node in nodes:
             _inline(model.graph, node, taken[node.name or ""])
@@ -62,7 +62,7 @@ def with_constants(loaded: LoadedModel, names: Iterable[str]) -> LoadedModel:
     wanted = set(names) - loaded.ir.graph.initializers.keys()
     if not wanted or loaded.proto.functions:
         return loaded
-    model = normalise(loaded.proto, loaded.base_dir)
+    model = normalise(loaded.proto, loaded.data)
     for body in bodies(model.graph):
         for value in (*body.initializers.values(), *constants(body)):
             if value.name in wanted and body is not model.graph:

@@ -184,6 +184,10 @@ def _check_held(tensor: onnx.TensorProto, size: int) -> None:
 def _check_sparse(sparse: onnx.SparseTensorProto, place: str) -> None:
     what = f"sparse tensor {_shown(sparse.values.name)} ({place})"
     dims, values, indices = list(sparse.dims), sparse.values, sparse.indices
+    for part in (values, indices):
+        if part.data_location == onnx.TensorProto.EXTERNAL:
+            # Others would look for it in the working folder.
+            raise _Refused(f"{what} has external data, which cannot be read; store it in the model")
     if not dims or any(dim < 0 for dim in dims) or len(dims) > MAX_RANK:
         raise _Refused(f"{what} has the shape {dims}")
     if math.prod(max(dim, 1) for dim in dims) > MAX_DENSE_ELEMENTS:

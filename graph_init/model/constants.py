@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from graph_init.engine import memory
 from graph_init.errors import UnsupportedModelError, printable
 from graph_init.model.fold_cost import MAX_FOLDED_ELEMENTS, is_bounded
+from graph_init.model.opened_data import DataTensor
 from graph_init.model.places import PLACE
 
 MAX_FOLDED_BYTES = 2**32
@@ -160,16 +161,8 @@ def renamed(tensor: Any, name: str | None) -> Any:
     Always a new object: several copies of a function body share one, and a tensor that wraps a
     message of the user's model would write the name into that model.
     """
-    if isinstance(tensor, onnx_ir.ExternalTensor):
-        return onnx_ir.ExternalTensor(
-            tensor.location,
-            tensor.offset,
-            tensor.length,
-            tensor.dtype,
-            shape=tensor.shape,
-            name=name or "",
-            base_dir=tensor.base_dir,
-        )
+    if isinstance(tensor, DataTensor):
+        return tensor.renamed(name or "")
     return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=name)
 
 

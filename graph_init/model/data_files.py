@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
-import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from graph_init.errors import printable
+from graph_init.files import maps, opening
 from graph_init.model.external_data import (
     drop_entry,
     external_entry,
@@ -24,6 +25,8 @@ from graph_init.model.external_data import (
 from graph_init.model.load import LoadedModel
 from graph_init.model.locations import safe_location
 from graph_init.model.new_values import NewValue, cast, raw_bytes
+from graph_init.model.opened_data import Identity
+from graph_init.model.protobuf_limits import external_locations
 from graph_init.output.transaction import Staged, Transaction
 
 #: Changes left to do in external tensors, by :func:`tensor_key`; holding the message keeps its key
@@ -45,9 +48,9 @@ def tensor_key(tensor: onnx.TensorProto) -> int:
 
 def read_external(loaded: LoadedModel, tensor: onnx.TensorProto) -> bytes:
     """The bytes of ``tensor`` in its data file."""
-    with loaded.open_data(external_entry(tensor, "location") or "") as stream:
-        stream.seek(int(external_entry(tensor, "offset") or 0))
-        return stream.read(external_size(tensor))
+    location = external_entry(tensor, "location") or ""
+    offset = int(external_entry(tensor, "offset") or 0)
+    return loaded.data_files.read(location, offset, external_size(tensor))
 
 
 def _by_file(loaded: LoadedModel, proto: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
@@ -55,11 +58,11 @@ def _by_file(loaded: LoadedModel, proto: onnx.ModelProto) -> dict[str, list[onnx
 
     A model may spell the location of one file in many ways, and each would become a copy.
     """
-    spelled: dict[Path, str] = {}
+    spelled: dict[Identity, str] = {}
     groups: dict[str, list[onnx.TensorProto]] = {}
     for tensor in filter(is_external, tensors(proto)):
         location = external_entry(tensor, "location") or ""
-        first = spelled.setdefault(loaded.data_path(location).resolve(), location)
+        first = spelled.setdefault(loaded.data_files.identity(location), location)
         groups.setdefault(first, []).append(tensor)
     return groups
 
@@ -77,8 +80,7 @@ def stage(
         folder = (target.parent / safe_location(location, target.parent)).parent
         transaction.make_folder(folder)
         with transaction.stage(folder) as (stream, staged):
-            with loaded.open_data(location) as original:
-                shutil.copyfileobj(original, stream, 1 << 22)
+            loaded.data_files.copy(location, stream)
             aliased = _overlapping(members)
             for tensor in members:
                 if tensor_key(tensor) in pending:
@@ -118,10 +120,13 @@ def place(
                 set_entry(tensor, "location", chosen)
             if changed:
                 drop_entry(tensor, "checksum")
-    in_use = {loaded.data_path(location).resolve(): location for location in staged}
+    in_use = {loaded.data_files.identity(location): location for location in staged}
     for path in transaction.data_of(target):
-        if path.resolve() in in_use:  # its name goes, and the input may be read once more
-            loaded.keep(in_use[path.resolve()])
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in in_use:  # its name goes, and the input may be read once more
+                loaded.data_files.keep(in_use[identity])
 
 
 def _overlapping(members: list[onnx.TensorProto]) -> set[int]:
@@ -143,16 +148,14 @@ def _overlapping(members: list[onnx.TensorProto]) -> set[int]:
 
 def own_data_files(model: Path) -> list[Path]:
     """The files that a model refers to and that are called after it; none if it is no model."""
-    proto = onnx.ModelProto()
     try:
-        status = model.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size >= _MAX_FILE:
-            return []
-        proto.ParseFromString(model.read_bytes())
+        with opening.stream(model) as stream:
+            if not 0 < os.fstat(stream.fileno()).st_size < _MAX_FILE:
+                return []
+            with maps.of_file(stream.fileno(), printable(str(model))) as content:
+                locations = external_locations(content)
         folder = model.parent.resolve()
-        found = {
-            folder / (external_entry(t, "location") or "") for t in tensors(proto) if is_external(t)
-        }
+        found = {folder / location for location in locations}
         inside = [p for p in sorted(found) if p.is_file() and p.resolve().is_relative_to(folder)]
         return [p for p in inside if p != model and _own_name(p.name, model) is not None]
     except (OSError, DecodeError, TypeError, ValueError):

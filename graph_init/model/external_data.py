@@ -5,13 +5,14 @@ from __future__ import annotations
 import ntpath
 import posixpath
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import onnx
 
 from graph_init.errors import ModelFileError, printable
+from graph_init.files import opening
 from graph_init.model.checks import check_tensor
+from graph_init.model.opened_data import DataFolder
 
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -51,8 +52,11 @@ def external_size(tensor: onnx.TensorProto) -> int:
     return check_tensor(tensor, f"tensor {tensor.name!r}")
 
 
-def check_external(proto: onnx.ModelProto, base_dir: Path | None, label: str) -> None:
-    """Raise ModelFileError unless every data file is inside ``base_dir`` and has what it should."""
+def check_external(proto: onnx.ModelProto, data: DataFolder | None, label: str) -> None:
+    """Raise ModelFileError unless every data file is inside ``data`` and has what it should.
+
+    The files are open from then on, so that those that are checked here are those that are read.
+    """
     sizes: dict[str, int] = {}
     for tensor in filter(is_external, tensors(proto)):
         entries = [entry.key for entry in tensor.external_data]
@@ -60,13 +64,13 @@ def check_external(proto: onnx.ModelProto, base_dir: Path | None, label: str) ->
         what = f"{label}: external data of tensor '{printable(tensor.name)}'"
         if len(set(entries)) < len(entries):
             raise ModelFileError(f"{what} has two entries of one key: {printable(str(entries))}")
-        if base_dir is None:
+        if data is None:
             raise ModelFileError(
                 f"{what} is in file '{printable(location)}', but the folder is unknown for a model "
                 "in memory; give the path of the model file, or load the data into the model"
             )
         if location not in sizes:
-            sizes[location] = _data_file_size(location, base_dir, what)
+            sizes[location] = _data_file_size(location, data, what)
         start = _number(tensor, "offset", 0, what)
         size = external_size(tensor)
         length = _number(tensor, "length", size, what)
@@ -78,7 +82,7 @@ def check_external(proto: onnx.ModelProto, base_dir: Path | None, label: str) ->
         if start + length > sizes[location]:
             raise ModelFileError(
                 f"{what}: bytes {start} to {start + length} are outside of data file "
-                f"{base_dir / printable(location)}, which has {sizes[location]} bytes (truncated?)"
+                f"{data.path / printable(location)}, which has {sizes[location]} bytes (truncated?)"
             )
 
 
@@ -92,33 +96,38 @@ def _number(tensor: onnx.TensorProto, key: str, default: int, what: str) -> int:
     return int(text)
 
 
-def _data_file_size(location: str, base_dir: Path, what: str) -> int:
+def _data_file_size(location: str, data: DataFolder, what: str) -> int:
     normal = posixpath.normpath(location.replace("\\", "/"))
     absolute = posixpath.isabs(normal) or ntpath.isabs(location) or ntpath.splitdrive(location)[0]
     shown = printable(location)
     if not location or absolute or normal == ".." or normal.startswith("../") or "\0" in location:
         raise ModelFileError(
-            f"{what} has location '{shown}', which is not inside the model's folder {base_dir}"
+            f"{what} has location '{shown}', which is not inside the model's folder {data.path}"
         )
-    data_path = base_dir / location
+    if posixpath.basename(location) in ("", "."):
+        raise ModelFileError(f"{what}: {data.path / shown} is not a regular file")
     try:
-        # A link that leads out of the folder, at whichever part of the path, escapes as "../" does.
-        real, folder = data_path.resolve(), base_dir.resolve()
-        if not real.is_relative_to(folder):
-            raise ModelFileError(
-                f"{what}: data file {base_dir / shown} is a link to {printable(str(real))}, "
-                "outside "
-                "of the model's folder; replace the link by a copy of the file"
-            )
-        if not data_path.exists():
-            raise ModelFileError(f"{what}: data file {base_dir / shown} is missing")
-        if not data_path.is_file() or posixpath.basename(location) in ("", "."):
-            raise ModelFileError(f"{what}: {base_dir / shown} is not a regular file")
-        with data_path.open("rb"):
-            return data_path.stat().st_size
+        size, names = data.size(location), data.names(location)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{what}: data file {data.path / shown} is missing") from error
+    except opening.OutsideError as error:
+        # A link, at whichever part of the path, escapes as "../" does.
+        raise ModelFileError(
+            f"{what}: data file {data.path / shown} is a link to {printable(error.filename)}, "
+            "outside of the model's folder; replace the link by a copy of the file"
+        ) from error
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         reason = getattr(error, "strerror", None) or str(error)
-        raise ModelFileError(f"{what}: cannot read {base_dir / shown}: {reason}") from error
+        raise ModelFileError(
+            f"{what}: cannot read {data.path / shown}: {printable(reason)}"
+        ) from error
+    if names > 1:
+        # The other name may be that of a file outside, which is not the model's to read.
+        raise ModelFileError(
+            f"{what}: data file {data.path / shown} has {names} names (hard links), and the others "
+            "may be outside of the model's folder; replace it by a copy of the file"
+        )
+    return size
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -8,7 +8,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,15 +19,14 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 from onnx_ir.passes import common as passes
 
 from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelError, printable
+from graph_init.files import opening
 from graph_init.model.bodies import lift_weights
 from graph_init.model.checks import check
 from graph_init.model.constants import fold_constants, renamed, subgraphs_of
 from graph_init.model.external_data import check_external, is_external, tensors
+from graph_init.model.opened_data import DataFolder, bind
 from graph_init.model.places import note_places
-from graph_init.model.protobuf_limits import check_field_count
-
-_MAX_MESSAGE = 2**31 - 1
-"""Bytes that protobuf reads at once."""
+from graph_init.model.protobuf_limits import MAX_MESSAGE, check_field_count
 
 
 @dataclass(frozen=True)
@@ -47,26 +46,18 @@ class LoadedModel:
     solved: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     #: What is fed where branches stand in the place of their Ifs: it decides which.
     fed: Any = field(default=None, repr=False, compare=False)
-    #: Data files that are still needed when their names have gone: an open file by location.
-    _kept: dict[str, IO[bytes]] = field(default_factory=dict, repr=False, compare=False)
+    #: The data files in ``base_dir``, open since they were checked; None without a folder.
+    data: DataFolder | None = field(default=None, repr=False, compare=False)
 
     def data_path(self, location: str) -> Path:
         """Where the external data at ``location`` lies."""
-        assert self.base_dir is not None  # load refuses external data without a folder
-        return self.base_dir / location
+        return self.data_files.path / location
 
-    def open_data(self, location: str) -> IO[bytes]:
-        """The external data at ``location``, from its start."""
-        if location not in self._kept:
-            return self.data_path(location).open("rb")
-        stream = os.fdopen(os.dup(self._kept[location].fileno()), "rb")
-        stream.seek(0)
-        return stream
-
-    def keep(self, location: str) -> None:
-        """What is at ``location`` now can be read even after it has been removed or replaced."""
-        if location not in self._kept:
-            self._kept[location] = self.data_path(location).open("rb")
+    @property
+    def data_files(self) -> DataFolder:
+        """``data``, of a model that has external data."""
+        assert self.data is not None  # load refuses external data without a folder
+        return self.data
 
     def digest(self) -> str:
         """Hexadecimal SHA-256 of the serialized ``proto`` (external data files not included)."""
@@ -100,10 +91,11 @@ def load(
     if not proto.graph.node:
         raise ModelFileError(f"{label} is not a valid ONNX model: its graph has no nodes")
     check(proto, label)
-    check_external(proto, base_dir, label)
+    data = None if base_dir is None else DataFolder(base_dir)
+    check_external(proto, data, label)
     _check_valid(proto, label)
     try:
-        ir = normalise(proto, base_dir)
+        ir = normalise(proto, data)
     except GraphInitError:
         raise
     except MemoryError as error:
@@ -112,7 +104,7 @@ def load(
         # onnx_ir raises many kinds of error for what the checker lets through.
         reason = printable(f"{type(error).__name__}: {error}")
         raise ModelFileError(f"{label} cannot be read as an ONNX model: {reason}") from error
-    return LoadedModel(proto, path, ir, base_dir)
+    return LoadedModel(proto, path, ir, base_dir, data=data)
 
 
 def densify(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
@@ -138,17 +130,14 @@ def _read(path: Path) -> onnx.ModelProto:
     label = printable(str(path))
     try:
         status = path.stat()
-        # What has no end, or waits for somebody to write, is never read.
         if stat.S_ISDIR(status.st_mode):
             raise ModelFileError(f"cannot read model {label}: it is a folder; name the file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelFileError(f"cannot read model {label}: it is not a regular file")
-        if status.st_size > _MAX_MESSAGE:
+        if status.st_size > MAX_MESSAGE:
             raise ModelFileError(
                 f"{label} has {status.st_size / 2**30:.1f} GiB; an ONNX file holds at most 2 GiB, "
                 "and larger models keep their weights in external data"
             )
-        content = path.read_bytes()
+        content = opening.read(path, MAX_MESSAGE)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ModelFileError(f"cannot read model {label}: {reason}") from error
@@ -237,7 +226,7 @@ def _if_newer(proto: onnx.ModelProto) -> str:
     )
 
 
-def normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:
+def normalise(proto: onnx.ModelProto, data: DataFolder | None) -> onnx_ir.Model:
     """A copy of ``proto`` to work on; see :class:`LoadedModel`."""
     proto = _without_maps(_without_sparse(proto))
     model: onnx_ir.Model = onnx_ir.from_proto(proto)
@@ -246,8 +235,8 @@ def normalise(proto: onnx.ModelProto, base_dir: Path | None) -> onnx_ir.Model:
     else:
         note_places(model.graph)
     passes.RemoveInitializersFromInputsPass()(model)
-    if base_dir is not None:
-        onnx_ir.external_data.set_base_dir(model.graph, base_dir)
+    if data is not None:
+        bind(model.graph, data)
     _name_everything(model.graph)
     lift_weights(model.graph)
     fold_constants(model)

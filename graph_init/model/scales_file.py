@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graph_init.errors import ModelFileError, OutputError, printable
+from graph_init.files import opening
 from graph_init.output import targets, transaction
 
 FORMAT = "graph-init/scales"
 VERSION = 1
 
-#: Bytes of a scales file; one of a million tensors has less.
-_LARGEST = 1 << 27
+#: Bytes of a scales file, and commas and colons in it; one of a million tensors has less.
+_LARGEST, _MOST = 1 << 26, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -89,22 +91,16 @@ def write(
 def _read_json(path: Path) -> dict[str, Any]:
     shown = printable(str(path))
     try:
-        if not path.exists():
-            raise ModelFileError(f"there is no scales file '{shown}'")
-        if not path.is_file():
-            raise ModelFileError(f"'{shown}' is not a scales file: it is not a regular file")
-        if path.stat().st_size > _LARGEST:
-            raise ModelFileError(
-                f"'{shown}' is not a scales file: it has more than {_LARGEST >> 20} MiB"
-            )
-        content = json.loads(
-            path.read_text("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        text = opening.read(path, _LARGEST).decode()
+        if text.count(",") + text.count(":") > _MOST:  # an object takes many times its text
+            raise ValueError(f"it holds more than {_MOST:,} items")
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"there is no scales file '{shown}'") from error
     # ValueError: not UTF-8, not JSON, a number of thousands of digits, or one of the two below.
     except (OSError, ValueError) as error:
-        raise ModelFileError(
-            f"'{shown}' is not a readable scales file: {printable(str(error))}"
-        ) from error
+        reason = printable(getattr(error, "strerror", None) or str(error))
+        raise ModelFileError(f"'{shown}' is not a readable scales file: {reason}") from error
     except (RecursionError, MemoryError) as error:
         raise ModelFileError(f"'{shown}' is not a scales file: it is nested too deep") from error
     if not isinstance(content, dict):
@@ -115,8 +111,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        counted = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counted.items() if count > 1)
         raise ValueError(f"the key '{twice}' occurs twice")
     return found
 

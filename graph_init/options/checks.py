@@ -16,7 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from graph_init.errors import UsageError, suggestion
+from graph_init.errors import UsageError, printable, suggestion
+
+
+def shown(value: Any) -> str:
+    """``value`` as Python writes it, in one line that is not too long."""
+    try:
+        return printable(str(value) if isinstance(value, Real) else repr(value))
+    except ValueError:  # of a whole number with thousands of digits
+        return "a number of thousands of digits"
+
+
+def _text(value: Any) -> str:
+    """``value`` as a text; one that is no text, and no number that can be written, is empty."""
+    try:
+        return str(value)
+    except ValueError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -35,16 +51,20 @@ class Number:
             number = operator.index(value) if self.kind is int else float(value)
         except TypeError as error:
             kind = "whole number" if self.kind is int else "number"
-            raise UsageError(f"{name}: {value!r} is not a {kind}") from error
+            raise UsageError(f"{name}: {shown(value)} is not a {kind}") from error
+        except OverflowError as error:  # a whole number that no float holds
+            raise UsageError(f"{name} must be finite, not {shown(value)}") from error
+        if isinstance(number, int) and number.bit_length() > 64:
+            raise UsageError(f"{name} must be of at most 64 bits, not {shown(value)}")
         if self.above is not None and not number > self.above:
             limit = "positive" if self.above == 0 else f"above {self.above:g}"
-            raise UsageError(f"{name} must be {limit}, not {value}")
+            raise UsageError(f"{name} must be {limit}, not {shown(value)}")
         if self.least is not None and not number >= self.least:
-            raise UsageError(f"{name} must be at least {self.least:g}, not {value}")
+            raise UsageError(f"{name} must be at least {self.least:g}, not {shown(value)}")
         if self.below is not None and not number < self.below:
-            raise UsageError(f"{name} must be below {self.below:g}, not {value}")
+            raise UsageError(f"{name} must be below {self.below:g}, not {shown(value)}")
         if self.kind is float and not math.isfinite(number):
-            raise UsageError(f"{name} must be finite, not {value}")
+            raise UsageError(f"{name} must be finite, not {shown(value)}")
         return number
 
 
@@ -57,9 +77,9 @@ class OneOf:
 
     def __call__(self, name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in self.names:
-            plain = str(value).lower().rstrip("_").replace("_", "-")
+            plain = _text(value).lower().rstrip("_").replace("_", "-")
             raise UsageError(
-                f"{name} is one of {', '.join(self.names)}, not '{value}'"
+                f"{name} is one of {', '.join(self.names)}, not {shown(value)}"
                 + suggestion(plain, self.names, self.others)
             )
         return value
@@ -77,7 +97,7 @@ class Flag:
 
     def __call__(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
-            raise UsageError(f"{name}: {value!r} is neither true nor false")
+            raise UsageError(f"{name}: {shown(value)} is neither true nor false")
         return value
 
 
@@ -87,7 +107,7 @@ class Texts:
     def __call__(self, name: str, value: Any) -> tuple[str, ...]:
         items = (value,) if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(i, str) for i in items):
-            raise UsageError(f"{name}: {value!r} is not a text or a list of texts")
+            raise UsageError(f"{name}: {shown(value)} is not a text or a list of texts")
         return tuple(items)
 
 
@@ -98,7 +118,9 @@ class Rules(Texts):
         items = super().__call__(name, value)
         for item in items:
             if not re.fullmatch(r"GI\d{3}", item):
-                raise UsageError(f"{name}: {item!r} is no identifier of a rule, such as 'GI304'")
+                raise UsageError(
+                    f"{name}: {shown(item)} is no identifier of a rule, such as 'GI304'"
+                )
         return items
 
 
@@ -123,7 +145,9 @@ class Dimensions:
 
     def __call__(self, name: str, value: Any) -> dict[str, int]:
         if not isinstance(value, Mapping):
-            raise UsageError(f"{name}: {value!r} is not a mapping of dimensions to positive sizes")
+            raise UsageError(
+                f"{name}: {shown(value)} is not a mapping of dimensions to positive sizes"
+            )
         size = Number(int, 1)
         return {str(k): size(f"{name} {k}", v) for k, v in value.items()}
 
@@ -133,11 +157,20 @@ class Values:
 
     def __call__(self, name: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise UsageError(f"{name}: {value!r} is not a mapping of inputs to values")
+            raise UsageError(f"{name}: {shown(value)} is not a mapping of inputs to values")
         for key, given in value.items():
-            if np.asarray(given).dtype.kind not in "biuf":
-                raise UsageError(f"{name} {key}: {given!r} is not a number, a flag or an array")
+            if not _is_numbers(given):
+                raise UsageError(
+                    f"{name} {key}: {shown(given)} is not a number, a flag or an array"
+                )
         return {str(k): np.asarray(v).tolist() for k, v in value.items()}
+
+
+def _is_numbers(given: Any) -> bool:
+    try:
+        return np.asarray(given).dtype.kind in "biuf"
+    except ValueError:  # lists of different lengths, or too deep
+        return False
 
 
 class Data:
@@ -155,12 +188,11 @@ class Size:
     """Bytes, also as ``8G``, ``500MB`` or ``1.5GiB``; the value is a number of bytes."""
 
     def __call__(self, name: str, value: Any) -> int:
-        found = re.fullmatch(
-            r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", str(value), re.IGNORECASE
-        )
-        if found is None:
-            raise UsageError(f"{name} '{value}' is not a size like 8GB or 500MB")
-        return int(float(found[1]) * _UNITS[found[2].upper()])
+        found = _SIZE.fullmatch(_text(value))
+        size = float(found[1]) * _UNITS[found[2].upper()] if found else math.inf
+        if not size < 1 << 63:
+            raise UsageError(f"{name} {shown(value)} is not a size like 8GB or 500MB")
+        return int(size)
 
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -170,10 +202,11 @@ class Duration:
     """Seconds from ``90``, ``90s``, ``15m``, ``2h`` or ``1d``."""
 
     def __call__(self, name: str, value: Any) -> float:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(value))
-        if found is None or float(found[1]) == 0:
-            raise UsageError(f"{name} '{value}' is not a time like 90s, 15m or 2h")
-        return float(found[1]) * _SECONDS[found[2]]
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", _text(value))
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+        if not 0 < seconds < math.inf:
+            raise UsageError(f"{name} {shown(value)} is not a time like 90s, 15m or 2h")
+        return seconds
 
 
 #: A gain that is that of the activation behind each layer.
@@ -188,6 +221,8 @@ class Gain:
             return BY_ACTIVATION
         try:
             number = float(value)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{name} is a number or '{BY_ACTIVATION}', not {value!r}") from error
+        except (OverflowError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"{name} is a number or '{BY_ACTIVATION}', not {shown(value)}"
+            ) from error
         return float(Number(above=0)(name, number))

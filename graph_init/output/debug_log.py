@@ -13,6 +13,7 @@ import traceback
 from importlib import metadata
 
 from graph_init.errors import OutputError, UsageError
+from graph_init.files import opening
 from graph_init.version import __version__
 
 _FIRST = "graph-init debug log\n"
@@ -36,8 +37,9 @@ def begin(path: str | None) -> None:
     try:
         if os.path.lexists(path) and not _is_log(path):
             raise UsageError(f"--debug {path}: another file is there; give a name of its own")
-        with open(path, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(_FIRST + _header())
+        with os.fdopen(opening.writable(path, os.O_CREAT), "wb") as stream:
+            stream.truncate()
+            stream.write((_FIRST + _header()).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise OutputError(f"--debug {path}: {error.strerror}") from error
     _path = os.path.abspath(path)
@@ -65,7 +67,7 @@ def write(error: BaseException) -> None:
     head = f"\n{_subject}\n" if _subject else "\n"
     try:
         # All at once at the end of the file: several processes may write.
-        number = os.open(_path, os.O_WRONLY | os.O_APPEND)
+        number = opening.writable(_path, os.O_APPEND)
         with open(number, "wb", buffering=0) as stream:
             stream.write((head + text).encode("utf-8", "backslashreplace"))
     except OSError:
@@ -73,10 +75,11 @@ def write(error: BaseException) -> None:
 
 
 def _is_log(path: str) -> bool:
-    if not os.path.isfile(path):
+    try:
+        with opening.stream(path) as stream:
+            return stream.read(len(_FIRST)) in (_FIRST.encode(), b"")
+    except opening.NotRegularError:
         return False
-    with open(path, "rb") as stream:
-        return stream.read(len(_FIRST)) in (_FIRST.encode(), b"")
 
 
 def _header() -> str:

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from graph_init.files import opening
+
 #: Of a file: inode, bytes, nanoseconds since 1970 of its last change.
 Marks = tuple[int, int, int]
 
@@ -39,10 +41,9 @@ def read(model: Path) -> dict[str, Marks]:
     """The data files noted for ``model``, by their names in its folder."""
     try:
         note = _note(model)
-        if note is None or not stat.S_ISREG(os.lstat(note).st_mode):
+        if note is None:
             return {}
-        with open(note, "rb") as stream:
-            content = json.loads(stream.read(_LONGEST))
+        content = json.loads(opening.read(note, _LONGEST))
         return {str(name): (int(a), int(b), int(c)) for name, (a, b, c) in content.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}

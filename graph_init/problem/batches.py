@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import helper
 
+from graph_init.engine import memory
 from graph_init.errors import UsageError
 from graph_init.ir import Array, Builder, Shape, Value
 from graph_init.problem.loss import TARGET, Objective, Term
+
+#: Bytes of an array that are checked at once.
+_LOOKED_AT = 1 << 26
 
 #: Through these an index stays an index.
 _INDEX_VIEWS = frozenset("Reshape Cast Identity Transpose Slice Concat Expand".split())
@@ -120,12 +124,12 @@ def check_arrays(
         )
     result: dict[str, Array] = {}
     for name, value in wanted.items():
-        array = _converted(name, np.asarray(arrays[name]), value)
+        array = np.asarray(arrays[name])
         expected: Shape = value.dims
         if expected and not array.ndim:
             raise UsageError(f"--data: '{name}' is a single number; the model wants {expected}")
         if name in whole or not expected:
-            result[name] = _as_whole(name, array, expected)
+            result[name] = _converted(name, _as_whole(name, array, expected), value)
             continue
         single = array[:1].size == math.prod(expected[1:]) == 1
         if value in objective.targets and single:
@@ -137,7 +141,7 @@ def check_arrays(
             raise UsageError(
                 f"--data: '{name}' has shape {array.shape}, but the model wants {expected}{hint}"
             )
-        result[name] = array
+        result[name] = _converted(name, array, value)
     for term in objective.terms:
         _check_labels(term, result[term.target.name])
     if len({a.shape[0] for n, a in result.items() if n not in whole and a.ndim}) > 1:
@@ -159,16 +163,32 @@ def _converted(name: str, array: Array, value: Value) -> Array:
         raise UsageError(
             f"--data: '{name}' has elements of type {array.dtype}; the model wants {wanted}"
         )
-    with np.errstate(all="ignore"):
-        result: Array = array.astype(wanted)
+    result = array
+    if array.dtype != wanted:
+        memory.require(
+            array.size * wanted.itemsize, None, [f"arrays of type {wanted}", "fewer rows"]
+        )
+        with np.errstate(all="ignore"):
+            result = array.astype(wanted)
     if value.is_float:
         _check_finite(name, result)
-    elif array.dtype.kind == "f" and (result != array).any():
+    elif array.dtype.kind == "f" and any((result[p] != array[p]).any() for p in _parts(array)):
         raise UsageError(
             f"--data: '{name}' has fractions or NaN, but the model wants {wanted}; labels are "
             "class numbers"
         )
     return result
+
+
+def _parts(array: Array) -> Iterator[slice | tuple[()]]:
+    """Indices of rows that are looked at together: a mapped array need not fit into memory."""
+    if not array.ndim:
+        yield ()
+        return
+    rows = max(1, _LOOKED_AT * len(array) // max(1, array.nbytes))
+    for start in range(0, len(array), rows):
+        yield slice(start, start + rows)
+        memory.release(array[start : start + rows])
 
 
 #: Kinds of numpy's element types that are numbers, and names of those that numpy has from others.
@@ -177,11 +197,16 @@ _NUMBERS, _NARROW = "biuf", frozenset({"bfloat16"})
 
 def _check_finite(name: str, array: Array) -> None:
     """UsageError that says in which row the first NaN or +∞ is; −∞ is what masks are made of."""
-    bad = np.isnan(array) | np.isposinf(array)
-    if bad.any():
-        first = int(np.argmax(bad.reshape(len(array), -1).any(axis=1))) if array.ndim else 0
+    count, first = 0, None
+    for part in _parts(array):
+        bad = np.isnan(array[part]) | np.isposinf(array[part])
+        if first is None and bad.any():
+            row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1))) if array.ndim else 0
+            first = row + (part.start if isinstance(part, slice) else 0)
+        count += int(bad.sum())
+    if count:
         raise UsageError(
-            f"--data: '{name}' holds {int(bad.sum())} NaN or infinite numbers of {array.size} "
+            f"--data: '{name}' holds {count} NaN or infinite numbers of {array.size} "
             f"(the first in row {first}); the model computes in float32"
         )
 

@@ -41,7 +41,7 @@ def fitted(
 
     Raises MemoryLimitError if not even one row at a time does.
     """
-    options = replace(options, data=workload.read(loaded, options.data))
+    options = replace(options, data=workload.read(loaded, options.data, options.memory_limit))
     options, notes = _affordable(loaded, options)
     rows = _rows(loaded, options)
     refusals: list[MemoryLimitError] = []

@@ -100,7 +100,8 @@ def _units(layer: ir.Node, path: Sequence[ir.Node], shapes: Mapping[str, Shape])
             return None
         perm = node.attributes.get("perm")
         if node.op_type == "Transpose":
-            axis = (list(perm.as_ints()) if perm else list(range(len(shape)))[::-1]).index(axis)
+            order = list(perm.as_ints()) if perm else list(range(len(shape)))[::-1]
+            axis = order.index(axis) if axis in order else None
         elif node.op_type in _RESHAPES or len(after) != len(shape):
             axis = _same_elements(shape, after, axis)
         shape = after

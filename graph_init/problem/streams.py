@@ -27,6 +27,8 @@ _SEARCH, _REPORT, _SELECT, _SPLIT = range(4)
 #: One in this many rows of a file is to select on, and as many are to report on, but always a batch
 #: of each; the others are to search on.
 _SHARE = 5
+#: Rows of a file of which batches are made; of a longer one so many are drawn.
+_MOST_ROWS = 1 << 24
 
 #: What is reported is a mean over so many batches.
 REPORTED = 2
@@ -82,8 +84,8 @@ def of_rows(
     A fifth of the rows (a batch at least) is to select on, another to report on. With fewer rows
     than three batches those to report on are apart, and with fewer than two nothing is.
     """
-    rows = len(next(iter(arrays.values())))
-    order = np.random.default_rng([seed, _SPLIT]).permutation(rows)
+    order = _shuffled(len(next(iter(arrays.values()))), max(_MOST_ROWS, 3 * size), seed)
+    rows = len(order)
     aside = max(size, rows // _SHARE)
     parts = {_SEARCH: order[2 * aside :], _SELECT: order[aside : 2 * aside]}
     report = order[:aside]
@@ -99,6 +101,14 @@ def of_rows(
         _Rows(table, report, size, (seed, _REPORT)),
         _shared(counted, f"batches of {size}", rows // size, _remedy(rows // 3)),
     )
+
+
+def _shuffled(rows: int, most: int, seed: int) -> Array:
+    """The numbers of all rows; of more than ``most``, whose numbers alone fill memory, of some."""
+    rng = np.random.default_rng([seed, _SPLIT])
+    if rows <= most:
+        return rng.permutation(rows)
+    return rng.permutation(np.unique(rng.integers(0, rows, most)))
 
 
 def of_batches(batches: Iterable[Any], check: Callable[[Any], dict[str, Array] | None]) -> Source:

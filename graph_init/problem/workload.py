@@ -135,6 +135,8 @@ def build(
     rows = size * count
     if given.batches is not None:
         return made(source=_of_batches(problem, given, names, rows))
+    # Before all rows are read, and given numbers.
+    _require_batch(problem, layout, options, _NUMBERED * rows)
     checked = batches.check_arrays(
         given.arrays, problem.inputs, problem.objective, rows, whole=given.whole
     )
@@ -152,11 +154,16 @@ def _largest(parameters: Sequence[Parameter]) -> str:
     return f" (its largest tensor, '{largest.name}', is no weight: {largest.reason})"
 
 
-def read(loaded: LoadedModel, data: data_files.Data | Given | None) -> Given | None:
-    """What ``data`` holds; of an iterable the first batch is read, and all can be read again."""
+def read(
+    loaded: LoadedModel, data: data_files.Data | Given | None, limit: int | None = None
+) -> Given | None:
+    """What ``data`` holds; of an iterable the first batch is read, and all can be read again.
+
+    ``limit``: bytes of memory that an archive's arrays may take.
+    """
     if data is None or isinstance(data, Given):
         return data
-    found = data_files.read(data)
+    found = data_files.read(data, limit)
     if isinstance(found, Mapping):
         given = Given(found, without_rows(loaded, found))
     else:
@@ -245,12 +252,24 @@ def _outputs(options: Options, arrays: Mapping[str, Array] | None) -> Sequence[s
     return [k[len(prefix) :] for k in arrays or () if k.startswith(prefix)]
 
 
+#: Bytes for the number of a row, while the rows are shuffled and split.
+_NUMBERED = 32
+
+
+def _require_batch(
+    problem: forward_graph.Problem, layout: batches.Layout, options: Options, more: int = 0
+) -> None:
+    """MemoryLimitError unless the arrays of a whole batch, and ``more`` bytes, fit into memory."""
+    values = (v for v in [*problem.inputs, *problem.objective.targets])
+    needed = 4 * sum(math.prod(layout.shape(v)) for v in values) + more
+    other = "data of fewer rows" if more else "smaller sizes with --dim"
+    memory.require(needed, options.memory_limit, [memory.FEWER_ROWS, other])
+
+
 def _random(
     problem: forward_graph.Problem, layout: batches.Layout, options: Options
 ) -> streams.Source:
-    drawn = (v for v in [*problem.inputs, *problem.objective.targets])
-    needed = 4 * sum(math.prod(layout.shape(v)) for v in drawn)
-    memory.require(needed, options.memory_limit, [memory.FEWER_ROWS, "smaller sizes with --dim"])
+    _require_batch(problem, layout, options)
     ranges = batches.index_ranges(problem.builder, problem.inputs)
     return streams.random(layout, ranges, options.seed)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from graph_init.errors import ModelFileError, UsageError
+from graph_init.errors import ModelFileError, UsageError, printable
+from graph_init.files import opening
 from graph_init.zoo import extra, manifest, size
 
 SUFFIX = ".onnx"
@@ -64,6 +65,8 @@ def shared(files: Iterable[str], near: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _expand(source: str, output: str, options: Mapping[str, Any]) -> Iterator[Entry]:
+    if not source.strip() or "\0" in source:
+        raise UsageError(f"'{printable(source)}' names no model; give a file, a folder or a glob")
     if source.endswith(manifest.SUFFIXES):
         yield from _manifest(source, output, options)
         return
@@ -92,7 +95,7 @@ def _manifest(source: str, output: str, options: Mapping[str, Any]) -> Iterator[
         base = source.rpartition("/")[0]
     else:
         try:
-            content = Path(source).read_bytes()
+            content = opening.read(source, manifest.LARGEST)
         except OSError as error:
             raise ModelFileError(f"cannot read manifest {source}: {error.strerror}") from error
         base = str(Path(source).parent)
@@ -133,7 +136,11 @@ def _is_glob(source: str) -> bool:
 
 def _local(source: str, output: str) -> Iterator[Entry]:
     path = Path(source)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise ModelFileError(f"cannot read '{printable(source)}': {error.strerror}") from error
+    if is_folder:
         yield from _folder(path, path, output)
     elif os.path.lexists(path):
         yield _entry(path, path.parent)
@@ -141,13 +148,25 @@ def _local(source: str, output: str) -> Iterator[Entry]:
         parts = PurePosixPath(source).parts
         fixed = next(k for k, part in enumerate(parts) if _is_glob(part))
         root = Path(*parts[:fixed]) if fixed else Path()
-        for found in sorted(root.glob(str(PurePosixPath(*parts[fixed:])))):
-            if found.is_dir():
-                yield from _folder(found, root, output)
-            elif found.suffix == SUFFIX:
-                yield _entry(found, root)
+        yield from _found(root, str(PurePosixPath(*parts[fixed:])), output)
     else:
-        raise ModelFileError(f"there is no file or folder '{source}'")
+        raise ModelFileError(f"there is no file or folder '{printable(source)}'")
+
+
+def _found(root: Path, pattern: str, output: str) -> Iterator[Entry]:
+    """Models below ``root`` that ``pattern`` matches, or that lie in a folder that it matches."""
+    own = None if is_remote(output) else Path(output).resolve()
+    walked: set[Path] = set()
+    for found in sorted(root.glob(pattern)):
+        # `**` matches a folder and all folders in it, the output's too; each model is one entry.
+        above = found.parents
+        if not walked.isdisjoint(above) or own in (found.resolve(), *found.resolve().parents):
+            continue
+        if found.is_dir():
+            walked.add(found)
+            yield from _folder(found, root, output)
+        elif found.suffix == SUFFIX:
+            yield _entry(found, root)
 
 
 def _folder(folder: Path, root: Path, output: str) -> Iterator[Entry]:

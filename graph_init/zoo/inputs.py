@@ -11,7 +11,9 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graph_init.errors import GraphInitError, ModelFileError
+from graph_init.files import opening
 from graph_init.model.external_data import external_entry, is_external, tensors
+from graph_init.model.protobuf_limits import MAX_MESSAGE, check_field_count
 from graph_init.zoo import catalog
 from graph_init.zoo.records import Input
 
@@ -21,7 +23,7 @@ from graph_init.zoo.records import Input
 def digest(path: str) -> str | None:
     """SHA-256 of a local file's content, or of what a remote one's store says of it.
 
-    None if there is no such file, or if it cannot be read.
+    None if there is no such file, or if it cannot be read: as a pipe or a device, for one.
     """
     if catalog.is_remote(path):
         try:
@@ -34,7 +36,7 @@ def digest(path: str) -> str | None:
             return None
     found = hashlib.sha256()
     try:
-        with Path(path).open("rb") as stream:
+        with opening.stream(path) as stream:
             while block := stream.read(1 << 22):
                 found.update(block)
     except OSError:
@@ -81,8 +83,10 @@ def _locations(path: Path) -> list[str]:
     """Data files that the model at ``path`` refers to, inside its folder."""
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
-    except (OSError, DecodeError, ValueError):
+        content = opening.read(path, MAX_MESSAGE)
+        check_field_count(content, str(path))
+        proto.ParseFromString(content)
+    except (OSError, DecodeError, ModelFileError, ValueError):
         return []
     found = {external_entry(t, "location") or "" for t in tensors(proto) if is_external(t)}
     normal = {posixpath.normpath(f.replace("\\", "/")) for f in found}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graph_init.errors import EngineError
+from graph_init.files import opening
 from graph_init.zoo import extra
 from graph_init.zoo.budget import Budget
 from graph_init.zoo.messages import (
@@ -38,6 +39,8 @@ from graph_init.zoo.records import Input
 _LOOK = 0.1
 #: Seconds that what starts the processes may take to start itself, on a machine with much to do.
 _STARTING = 300.0
+#: Bytes of the end of what a process has printed, in which its last words are.
+_TAIL = 1 << 16
 _START = (
     "import json, sys; sys.path[:], *protocols = json.loads(sys.argv[1]); "
     "from graph_init.zoo.forkserver import main; main(protocols)"
@@ -267,7 +270,9 @@ def _messages(connection: socket.socket) -> Iterator[Message | None]:
 
 def _last_words(log: Path) -> str:
     try:
-        lines = log.read_text("utf-8", "replace").strip().splitlines()
+        with opening.stream(log) as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
+            lines = stream.read(_TAIL).decode("utf-8", "replace").strip().splitlines()
     except OSError:
         return ""
     return lines[-1][:300] if lines else ""

@@ -17,11 +17,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graph_init.errors import OutputError
+from graph_init.files import opening
 from graph_init.zoo.catalog import JOURNAL
 from graph_init.zoo.records import Record
 from graph_init.zoo.store import Folder, ObjectStore, Store
 
 _END = ".jsonl"
+#: Bytes of a line: one of a model with 200,000 data files has less. A longer one is none of ours.
+_LONGEST = 1 << 26
 
 
 class Journal:
@@ -43,7 +46,10 @@ class Journal:
                     stream.write(store.read(part) or b"")
             self._parts = max((int(Path(p).name.removesuffix(_END)) for p in parts), default=0)
         self._places: dict[str, int] = {}
-        self._file = self._path.open("a+b")
+        try:
+            self._file = os.fdopen(opening.own(self._path), "r+b")
+        except OSError as error:
+            raise OutputError(f"cannot write journal {self._path}: {error.strerror}") from error
         self._index()
 
     def __contains__(self, name: str) -> bool:
@@ -56,8 +62,8 @@ class Journal:
     def get(self, name: str) -> Record | None:
         try:
             return self[name]
-        except KeyError:
-            return None
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            return None  # none, or none that this program has written
 
     def append(self, records: Sequence[Record]) -> None:
         """On the disk, or in the object store, when this returns."""
@@ -86,13 +92,15 @@ class Journal:
 
     def _index(self) -> None:
         self._file.seek(0)
-        at = 0
-        for line in self._file:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+        at, line = 0, b"\n"
+        while piece := self._file.readline(_LONGEST):
+            line = piece
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 self._places[json.loads(line)["name"]] = at
             at += len(line)
-        if at and not line.endswith(b"\n"):
+        if not line.endswith(b"\n"):
             # What comes next must not be joined to a line that was cut short.
+            self._file.seek(at)
             self._file.write(b"\n")
             self._file.flush()
 

@@ -12,13 +12,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from graph_init.errors import UsageError
+from graph_init.errors import OutputError, UsageError
+from graph_init.files import opening
 from graph_init.zoo.store import Folder, ObjectStore, Store
 
 LOCK = ".lock"
 #: An object store has no locks of its own: the holder renews its mark every so many seconds, and a
 #: mark that was not renewed for so long is that of a run that is no more.
 RENEWED, STALE = 10.0, 60.0
+#: Bytes of a mark.
+_LONGEST = 1 << 12
 
 
 class Held(UsageError):
@@ -45,7 +48,7 @@ def _mark(run: str, number: int = 0) -> bytes:
 def _content(raw: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(raw or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -62,12 +65,15 @@ def _in_folder(store: Folder, run: str) -> Iterator[None]:
     # The system lets go of it when the process ends, however it ends; shared file systems (NFSv4)
     # do so across machines.
     path = store.path / LOCK
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        handle = opening.own(path)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror}") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _refuse(store, _content(path.read_bytes()))
+            _refuse(store, _content(os.pread(handle, _LONGEST, 0)))
         # A replaced file would be another one than the locked one.
         os.pwrite(handle, mark := _mark(run), 0)
         os.ftruncate(handle, len(mark))

@@ -24,7 +24,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from graph_init import options as all_options
-from graph_init.errors import UsageError, suggestion
+from graph_init.errors import UsageError, printable, suggestion
 from graph_init.options import (
     OTHER_TUNERS,
     TUNERS,
@@ -35,13 +35,15 @@ from graph_init.options import (
     ProblemOptions,
     WritingOptions,
 )
-from graph_init.options.checks import OneOf
+from graph_init.options.checks import OneOf, shown
 from graph_init.options.fields import Check, of
 from graph_init.zoo import extra
 
 FORMAT = "graph-init/zoo"
 VERSION = 1
 SUFFIXES = (".yaml", ".yml", ".json")
+#: Bytes of a manifest, and what it may hold in all: a line of each of a million models is less.
+LARGEST, _MOST_ITEMS = 1 << 27, 1 << 22
 
 #: What a model of a zoo can be given, beside the settings of the tuners.
 _GROUPS = (
@@ -94,12 +96,14 @@ def checked(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     for given, value in options.items():
         name = _NAMES.get(given, given)
         if name not in OPTIONS:
-            raise UsageError(f"{where}there is no option '{given}'{_hint(name, OPTIONS)}")
+            raise UsageError(
+                f"{where}there is no option '{printable(given)}'{_hint(name, OPTIONS)}"
+            )
         argument, check, default = OPTIONS[name]
         if value is None:
             continue
         if name == "data" and not isinstance(value, str):
-            raise UsageError(f"{where}data: {value!r} is not a text")
+            raise UsageError(f"{where}data: {shown(value)} is not a text")
         try:
             good = check(name, value)
         except UsageError as error:
@@ -139,7 +143,9 @@ def read(content: bytes, label: str) -> list[Item]:
             f"{where}this is no manifest: it lacks 'format: {FORMAT}' (see docs/zoo.md)"
         )
     if tree.get("version") != VERSION:
-        raise UsageError(f"{where}it has version {tree.get('version')}; this reads {VERSION}")
+        raise UsageError(
+            f"{where}it has version {printable(str(tree.get('version')))}; this reads {VERSION}"
+        )
     _only(tree, ("format", "version", "defaults", "models"), where)
     defaults = _options(tree.get("defaults"), f"{where}defaults: ")
     models = tree.get("models")
@@ -161,7 +167,7 @@ def _item(model: Any, defaults: dict[str, Any], where: str) -> Item:
         or PurePosixPath(name).is_absolute()
         or any(part in ("", ".", "..") for part in name.split("/"))
     ):
-        raise UsageError(f"{where}name: {name!r} is not a relative path such as vision/vgg")
+        raise UsageError(f"{where}name: {shown(name)} is not a relative path such as vision/vgg")
     return Item(model["source"], name, over(defaults, _options(model.get("options"), where)))
 
 
@@ -169,12 +175,11 @@ def _options(given: Any, where: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict):
-        raise UsageError(f"{where}options are a mapping of names to values, not {given!r}")
+        raise UsageError(f"{where}options are a mapping of names to values, not {shown(given)}")
     unknown = [k for k in given if k not in OPTIONS]
     if unknown:
-        raise UsageError(
-            f"{where}there is no option '{unknown[0]}'{_hint(str(unknown[0]), OPTIONS)}"
-        )
+        name = str(unknown[0])
+        raise UsageError(f"{where}there is no option '{printable(name)}'{_hint(name, OPTIONS)}")
     checked(given, where)
     return {OPTIONS[k][0]: v for k, v in given.items()}
 
@@ -185,7 +190,7 @@ def _only(tree: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
             hint = _hint(str(key), known)
             if key in OPTIONS:
                 hint = "; an option of a model stands under 'options'"
-            raise UsageError(f"{where}there is no key '{key}' here{hint}")
+            raise UsageError(f"{where}there is no key '{printable(str(key))}' here{hint}")
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
@@ -193,15 +198,30 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return near or f"; known: {', '.join(known)}"
 
 
+def _items(tree: Any, counted: dict[int, int]) -> int:
+    """How many items a tree has, also where parts of it are the same: lines of aliases are many."""
+    if not isinstance(tree, (dict, list)):
+        return 1
+    if id(tree) not in counted:
+        counted[id(tree)] = _MOST_ITEMS + 1  # as long as it is not known: it may hold itself
+        parts = [*tree.keys(), *tree.values()] if isinstance(tree, dict) else tree
+        counted[id(tree)] = 1 + sum(_items(part, counted) for part in parts)
+    return counted[id(tree)]
+
+
 def _parse(content: bytes, label: str) -> Any:
-    if label.endswith(".json"):
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise UsageError(f"manifest {label} is not valid JSON: {error}") from error
-    yaml = extra.module("yaml")
+    is_json = label.endswith(".json")
+    yaml = None if is_json else extra.module("yaml")
     try:
-        return yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"manifest {label} is not valid YAML: {reason}") from error
+        tree = json.loads(content) if yaml is None else yaml.safe_load(content)
+        items = _items(tree, {})
+    except (RecursionError, MemoryError) as error:
+        raise UsageError(f"manifest {label} is nested too deep") from error
+    # Beside YAMLError ValueError: what is no text, a date that there is not, digits without end.
+    except Exception as error:
+        reason = printable(" ".join(str(error).split()))
+        kind = "JSON" if is_json else "YAML"
+        raise UsageError(f"manifest {label} is not valid {kind}: {reason}") from error
+    if items > _MOST_ITEMS:
+        raise UsageError(f"manifest {label} stands for more than {_MOST_ITEMS:,} items (aliases?)")
+    return tree

@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from graph_init.errors import OutputError, UsageError
+from graph_init.errors import ModelFileError, OutputError, UsageError
+from graph_init.files import opening
 from graph_init.zoo import catalog
 
 #: Unfinished work, by run; hidden, and never read.
 SCRATCH = ".scratch"
+#: Bytes of a file that is read back: the overview has some 2 KB for each model.
+LARGEST = 1 << 30
 
 
 class Store(Protocol):
@@ -79,9 +82,11 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.path / name).read_bytes()
+            return opening.read(self.path / name, LARGEST)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise ModelFileError(f"cannot read '{self.path / name}': {error.strerror}") from error
 
     def write(self, name: str, content: bytes) -> None:
         target = self.path / name
@@ -100,6 +105,7 @@ class Folder:
             target = self.path / name
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
+                self._require_inside(target.parent)
                 (folder / name).replace(target)
             except OSError as error:
                 raise OutputError(f"'{target}' cannot be written: {error.strerror}") from error
@@ -109,7 +115,13 @@ class Folder:
 
     def begin(self, run: str) -> None:
         _clean(self.path / SCRATCH)
+        self._require_inside(self.path / SCRATCH)
         self.scratch(run).mkdir(parents=True)
+
+    def _require_inside(self, folder: Path) -> None:
+        """OutputError if a link, which somebody has put there, leads out of the output."""
+        if not folder.resolve().is_relative_to(self.path.resolve()):
+            raise OutputError(f"'{folder}' is, or is behind, a link that leads out of the output")
 
     def end(self) -> None:
         _clean(self.path / SCRATCH)

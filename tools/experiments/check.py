@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
+import pickle
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "frontends")]
 
+import numpy as np
 import onnx
 
 import graph_init
+from graph_init.analysis import Parameter
+from graph_init.check.evidence import Evidence
+from graph_init.check.gradient import Gradient
+from graph_init.check.signal import Signal
+from graph_init.check.verdict import gathered, ruled
 from graph_init.errors import GraphInitError
+from graph_init.frontends.call import resolve_call
+from graph_init.options.keywords import CheckKeywords
 from tools.experiments import check_faults, check_models, study
-from tools.experiments.check_faults import Model
+from tools.experiments.check_faults import Model, Planted
 from tools.experiments.check_models import Sound
 
 PAGE = study.FOLDER / "check.md"
@@ -40,6 +48,12 @@ MARK = "<!-- tools/experiments/check.py --write -->"
 #: What decides which models there are, beside the program.
 _OWN = ("tools/experiments/check_models.py", "tools/experiments/check_flax.py")
 _MODELS = (*_OWN, "tests/architectures.py")
+_FAULTS = "tools/experiments/check_faults.py"
+#: What judges the evidence, or prints what was found, has no part in it.
+_JUDGES = tuple(
+    "check/rules/*.py check/scales.py check/schemes.py check/verdict.py check/evidence.py "
+    "check/findings.py check/sarif.py check/junit.py cli/*.py testing/*.py".split()
+)
 #: Of ``--quick``.
 QUICK = ("torch/mlp/he", "torch/pre-norm/0.02", "torch/funnel/xavier")
 #: Rules that name a residual stream that is not scaled, and the models that are planted with it.
@@ -64,7 +78,6 @@ class Case:
     undone: bool = False
     trained: bool = False
     failure: str = ""
-    seconds: float = 0.0
     known: Sequence[Sequence[str]] = ()
 
     @property
@@ -88,12 +101,46 @@ class Case:
         )
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """The evidence on a file but for its values, and what was planted in it.
+
+    Rules judge it anew in every run, so that a rule that has changed costs no forward pass.
+    """
+
+    parameters: Sequence[Parameter] = ()
+    signal: Signal | None = None
+    gradient: Gradient | None = None
+    planted: Planted | None = None
+    failure: str = ""
+
+    def case(self, model: str, fault: str, values: Mapping[str, Any]) -> Case:
+        """What rules find, where the file without what was planted has ``values``."""
+        if self.failure:
+            return Case(model, fault, failure=self.failure)
+        made = self.planted or Planted({}, ())
+        # Constants of the graph have no initializer, and nothing is planted there.
+        own = {n: np.asarray(v, values[n].dtype) for n, v in made.values.items()}
+        known = [p for p in self.parameters if p.name in values]
+        found = ruled(Evidence(known, {**values, **own}, self.signal, self.gradient), ())
+        return Case(
+            model,
+            fault,
+            found=[(f.id, f.severity, f.tensor, f.message) for f in found.findings],
+            right=made.right,
+            undone=made.undone,
+            trained=found.evidence.is_trained,
+        )
+
+
 class Cache:
-    """Files of results under a digest of what they follow from; none without a folder."""
+    """Files of results under a digest of what they follow from."""
 
     def __init__(self, folder: Path) -> None:
-        program = _digest((ROOT / "graph_init").rglob("*.py"))
-        tools = _digest(Path(__file__).parent.glob("check*.py"))
+        files = set((ROOT / "graph_init").rglob("*.py"))
+        judges = {f for name in _JUDGES for f in (ROOT / "graph_init").glob(name)}
+        program = _digest(files - judges)
+        tools = _digest([ROOT / f for f in (*_MODELS, _FAULTS)])
         models = _digest([ROOT / f for f in _MODELS])
         frontends = _digest((ROOT / "frontends").rglob("*.py"))
         self._cases = folder / f"cases-{program}-{tools}"
@@ -108,12 +155,15 @@ class Cache:
             _write(path, new.SerializeToString())
         return onnx.load(path)
 
-    def case(self, name: str, fault: str, compute: Callable[[], Case]) -> Case:
-        path = self._cases / f"{_file(f'{name} {fault}')}.json"
+    def evidence(self, name: str, compute: Callable[[], Gathered]) -> Gathered:
+        """Of the case of that name."""
+        path = self._cases / f"{_file(name)}.pickle"
         if path.exists():
-            return Case(**json.loads(path.read_text(encoding="utf-8")))
+            found = pickle.loads(path.read_bytes())
+            assert isinstance(found, Gathered)
+            return found
         found = compute()
-        _write(path, json.dumps(asdict(found)).encode())
+        _write(path, pickle.dumps(found))
         return found
 
 
@@ -135,53 +185,35 @@ def _digest(files: Iterable[Path]) -> str:
     return found.hexdigest()[:12]
 
 
-def checked(name: str, proto: onnx.ModelProto, **more: Any) -> Case:
-    """The findings on a file."""
-    begun = time.perf_counter()
+def evidence(proto: onnx.ModelProto, planted: Planted | None = None) -> Gathered:
+    """What `check` gathers on a file."""
     try:
-        found = graph_init.check(proto)
+        call = resolve_call(proto, {"batch_norm": "train"}, CheckKeywords, whole_file=True)
+        found, _ = gathered(call.loaded, call.parameters, call.options)
     except GraphInitError as error:
-        return Case(name, failure=str(error), **more)
-    return Case(
-        name,
-        found=[(f.id, f.severity, f.tensor, f.message) for f in found.findings],
-        trained=found.is_trained,
-        seconds=time.perf_counter() - begun,
-        **more,
-    )
+        return Gathered(failure=str(error))
+    return Gathered(found.parameters, found.signal, found.gradient, planted)
 
 
 def run(cache: Cache, sound: Sound) -> list[Case]:
     """The model as it is, and with each fault that it can have."""
-    loaded: list[Model] = []
+    try:
+        proto = cache.model(sound.name, sound.make)
+        model = Model(sound.name, proto, graph_init.inspect(proto).parameters)
+    except Exception as error:  # of a framework that cannot make or export it
+        return [Case(sound.name, failure=f"{type(error).__name__}: {error}".split("\n")[0])]
+    plain = cache.evidence(sound.name, lambda: evidence(proto)).case(sound.name, "", model.values)
+    cases = [plain]
+    for name, fault in () if plain.failure else _faults(sound.name).items():
 
-    def model() -> Model:
-        if not loaded:
-            proto = cache.model(sound.name, sound.make)
-            loaded.append(Model(sound.name, proto, graph_init.inspect(proto).parameters))
-        return loaded[0]
-
-    def plain() -> Case:
-        try:
-            proto = model().with_values({})
-        except GraphInitError as error:
-            return Case(sound.name, failure=str(error))
-        return checked(sound.name, proto)
-
-    cases = [cache.case(sound.name, "", plain)]
-    if cases[0].failure:
-        return cases
-    for name, fault in _faults(sound.name).items():
-
-        def planted(fault: check_faults.Fault = fault, name: str = name) -> Case:
-            made = next(fault(model()), None)
+        def planted(fault: check_faults.Fault = fault) -> Gathered:
+            made = next(fault(model), None)
             if made is None:
-                return Case(sound.name, name, failure="the model has no place for it")
-            known = [[f[0], f[2]] for f in cases[0].severe]
-            own = {"fault": name, "right": made.right, "undone": made.undone, "known": known}
-            return checked(sound.name, model().with_values(made.values), **own)
+                return Gathered(failure="the model has no place for it")
+            return evidence(model.with_values(made.values), made)
 
-        cases.append(cache.case(sound.name, name, planted))
+        found = cache.evidence(f"{sound.name} {name}", planted).case(sound.name, name, model.values)
+        cases.append(replace(found, known=[[f[0], f[2]] for f in plain.severe]))
     return cases
 
 
@@ -201,14 +233,13 @@ def deep(cache: Cache) -> list[Case]:
     cases = []
     for kind, depth, scheme in _DEEP:
         for scaled in (True, False):
-            name = f"deep/{kind}-{depth}/{scheme}"
-            fault = "" if scaled else "no scaling of the branches"
-
-            def compute(args: Any = (kind, depth, scheme, scaled), n: str = name) -> Case:
-                proto = check_models.deep_model(*args)
-                return checked(n, proto, fault="" if args[3] else "no scaling of the branches")
-
-            cases.append(cache.case(name, fault, compute))
+            name, fault = f"deep/{kind}-{depth}/{scheme}", "" if scaled else "not scaled"
+            make = partial(
+                check_models.deep_model, kind=kind, depth=depth, scheme=scheme, scaled=scaled
+            )
+            proto = cache.model(f"{name} {fault}".strip(), make)
+            found = cache.evidence(f"{name} {fault}", partial(evidence, proto))
+            cases.append(found.case(name, fault, Model(name, proto, found.parameters).values))
     return cases
 
 

@@ -48,6 +48,8 @@ class Model:
             and math.prod(p.shape) >= _SMALL
             and len(p.shape) > 1
         ]
+        #: The last of the layers.
+        self.last = found[-1].name if found else ""
         #: Weights with a scale, in an order that their names' digests give.
         self.weights = sorted(
             (p for p in found if np.ptp(self.value(p.name))), key=lambda p: self._digest(p.name)
@@ -63,6 +65,11 @@ class Model:
 
     def rng(self, text: str) -> np.random.Generator:
         return np.random.default_rng(list(self._digest(text)[:8]))
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """Of every initializer."""
+        return {n: self.value(n) for n in self._stored}
 
     def value(self, name: str) -> Array:
         return numpy_helper.to_array(self._stored[name])
@@ -132,7 +139,8 @@ def ones(model: Model) -> Iterator[Planted]:
 
 def zeros(model: Model) -> Iterator[Planted]:
     """A layer in the middle of a plain network, with its bias: nothing passes."""
-    for p in model.layers[:1]:
+    # A head that is zero is meant so.
+    for p in [p for p in model.layers if p.name != model.last][:1]:
         bias = model.bias_of(p)
         found = {p.name: np.zeros(p.shape)}
         if bias is not None:

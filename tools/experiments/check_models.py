@@ -146,11 +146,11 @@ def _rows(width: int) -> torch.Tensor:
 
 
 def _images() -> torch.Tensor:
-    return torch.randn(8, 3, 16, 16)
+    return torch.randn(8, 3, 8, 8)
 
 
 def _words() -> torch.Tensor:
-    return torch.randint(0, WORDS, (8, 16))
+    return torch.randint(0, WORDS, (8, 8))
 
 
 Built = tuple[nn.Module, torch.Tensor]
@@ -203,7 +203,7 @@ def resnet() -> Built:
     for new in (64, 128):
         if new != width:
             layers += [nn.Conv2d(width, new, 1, stride=2, bias=False), nn.BatchNorm2d(new)]
-        for _ in range(3):
+        for _ in range(2):
             branch = [
                 nn.Conv2d(new, new, 3, padding=1, bias=False),
                 nn.BatchNorm2d(new),

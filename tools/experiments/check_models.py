@@ -82,7 +82,7 @@ def _transformer(architecture: architectures.Architecture) -> onnx.ModelProto:
 # ---- PyTorch modules ---------------------------------------------------------------------------
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """``x + branch(x)``."""
 
     def __init__(self, *branch: nn.Module) -> None:
@@ -137,7 +137,7 @@ class _Lstm(nn.Module):
         return self.head(self.lstm(self.embed(x))[0][:, -1])
 
 
-def _feed(width: int) -> nn.Sequential:
+def feed(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
@@ -211,7 +211,7 @@ def resnet() -> Built:
                 nn.Conv2d(new, new, 3, padding=1, bias=False),
                 nn.BatchNorm2d(new),
             ]
-            layers += [_Residual(*branch), nn.ReLU()]
+            layers += [Residual(*branch), nn.ReLU()]
         width = new
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
     return nn.Sequential(*layers, *head), _images()
@@ -233,21 +233,21 @@ def pre_norm(depth: int = 4, width: int = 64) -> Built:
     """A transformer whose branches begin with a norm."""
     layers: list[nn.Module] = [nn.Embedding(WORDS, width)]
     for _ in range(depth):
-        layers.append(_Residual(nn.LayerNorm(width), Attention(width)))
-        layers.append(_Residual(nn.LayerNorm(width), _feed(width)))
+        layers.append(Residual(nn.LayerNorm(width), Attention(width)))
+        layers.append(Residual(nn.LayerNorm(width), feed(width)))
     return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, WORDS)), _words()
 
 
 def post_norm() -> Built:
     layers: list[nn.Module] = [nn.Embedding(WORDS, 64), nn.LayerNorm(64)]
     for _ in range(4):
-        layers += [_Post(Attention(64), 64), _Post(_feed(64), 64)]
+        layers += [_Post(Attention(64), 64), _Post(feed(64), 64)]
     return nn.Sequential(*layers, _Mean(), nn.Linear(64, CLASSES)), _words()
 
 
 def residual(depth: int = 8) -> Built:
     """Without norms; the last layer of a branch is divided by the root of their number."""
-    blocks = [_Residual(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)) for _ in range(depth)]
+    blocks = [Residual(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)) for _ in range(depth)]
     return nn.Sequential(nn.Linear(32, 64), *blocks, nn.Linear(64, CLASSES)), _rows(32)
 
 
@@ -288,7 +288,7 @@ MODELS: Mapping[str, tuple[Callable[[], Built], Sequence[str]]] = {
 def draw(model: nn.Module, scheme: str, seed: int, scaled: bool = True) -> None:
     """All weights of layers by the scheme; ``scaled``: as residual networks without norms are."""
     torch.manual_seed(seed)
-    branches = [m for m in model.modules() if isinstance(m, _Residual)]
+    branches = [m for m in model.modules() if isinstance(m, Residual)]
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LSTM)):
             for p in module.parameters():

@@ -23,7 +23,7 @@ from graph_init.check import RULES, schemes, statistics
 from graph_init.check.evidence import Evidence
 from graph_init.check.sarif import sarif
 from graph_init.errors import UsageError
-from tools import rule_page
+from tools import rule_examples, rule_page
 
 ROWS = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
 
@@ -373,6 +373,13 @@ def test_a_rule_that_is_not_there(faulty: Path) -> None:
 
 def test_the_page_of_the_rules_is_current() -> None:
     assert rule_page.PAGE.read_text(encoding="utf-8") == rule_page.page()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_example_of_a_rule(rule: str) -> None:
+    model, x = rule_examples.built(rule)
+    own = [f for f in graph_init_torch.check(model, (x,)).findings if f.id == rule]
+    assert own[0].severity == RULES[rule].severity
 
 
 def test_known_schemes_are_found() -> None:

@@ -87,6 +87,30 @@ KNOWN: Mapping[str, Known] = {
     "He, cut at 2": Known(lambda x: TRUNCATED_STD * math.sqrt(2 / x.fan_in), _TRUNCATED),
 }
 
+#: Schemes of one standard deviation for all layers; tables have it, too.
+FIXED = frozenset(name for name in KNOWN if name.startswith("normal with "))
+
+#: What is drawn where the area of a kernel, by which fans are multiplied, is left out: the scheme
+#: that was meant, and the standard deviation by channels in and out and the kernel's sides, added.
+KERNEL_MISTAKES: Mapping[str, tuple[str, Callable[[float, float, int], float]]] = {
+    "Xavier with the kernel's sides added to the channels": (
+        "Xavier",
+        lambda into, out, sides: math.sqrt(2 / (into + out + sides)),
+    ),
+    "Xavier without the kernel's area": (
+        "Xavier",
+        lambda into, out, sides: math.sqrt(2 / (into + out)),
+    ),
+    "He without the kernel's area": (
+        "He (fan-in)",
+        lambda into, out, sides: math.sqrt(2 / into),
+    ),
+    "LeCun without the kernel's area": (
+        "LeCun (fan-in)",
+        lambda into, out, sides: math.sqrt(1 / into),
+    ),
+}
+
 #: Relative error of a standard deviation that is a scheme's, beside that of the sample.
 _TOLERANCE = 0.015
 #: So many standard errors of the sample.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,7 +13,6 @@ from graph_init.check.gradient import gradient
 from graph_init.check.rules import RULES
 from graph_init.check.signal import signal
 from graph_init.errors import EngineError, ModelFileError, UnsupportedModelError
-from graph_init.ir import Array
 from graph_init.model.load import LoadedModel
 from graph_init.options import Options
 from graph_init.problem import forward_graph
@@ -53,8 +52,12 @@ def judge(
     What cannot be computed (an operator without a derivative, too little memory) is said in the
     notes, and the rules that need it are silent.
     """
-    values = forward_graph.initial_values(loaded)
-    evidence, notes = _gathered(loaded, parameters, values, options)
+    return ruled(*gathered(loaded, parameters, options), ignore)
+
+
+def ruled(evidence: Evidence, notes: Sequence[str], ignore: Collection[str] = ()) -> Verdict:
+    """What the rules find in the evidence; ``notes`` are of how it was gathered."""
+    notes = list(notes)
     trained = evidence.is_trained
     if trained:
         notes.append(
@@ -70,13 +73,11 @@ def judge(
     return Verdict(sorted(findings, key=lambda f: f.order), evidence, notes)
 
 
-def _gathered(
-    loaded: LoadedModel,
-    parameters: Sequence[Parameter],
-    values: Mapping[str, Array],
-    options: Options,
+def gathered(
+    loaded: LoadedModel, parameters: Sequence[Parameter], options: Options
 ) -> tuple[Evidence, list[str]]:
     """The evidence, as much of it as there is, and why not more."""
+    values = forward_graph.initial_values(loaded)
     found = Evidence(parameters, values)
     try:
         workload, notes = fitted(

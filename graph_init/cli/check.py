@@ -32,14 +32,15 @@ _LARGEST = 1 << 24  # bytes of it
 
 
 @click.command(
-    short_help="Find weights of MODEL that are wrong, and why.",
+    short_help="Find weights that are wrong, and why.",
     epilog=examples(
         "graph-init check model.onnx",
         "graph-init check model.onnx --fail-on warning --format sarif > findings.sarif",
         "graph-init check model.onnx --ignore GI304 --fix -o mended.onnx",
+        "graph-init check exported/*.onnx",
     ),
 )
-@click.argument("model", type=FILE)
+@click.argument("models", metavar="MODEL...", type=FILE, nargs=-1, required=True)
 @click.option(
     "--fail-on",
     type=click.Choice(_LEVELS),
@@ -62,7 +63,7 @@ _LARGEST = 1 << 24  # bytes of it
 @json_option
 @guarded
 def check(
-    model: str,
+    models: tuple[str, ...],
     fail_on: str | None,
     form: str,
     fix: bool,
@@ -70,12 +71,16 @@ def check(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Findings on the weights of MODEL, from worst to least.
+    """Findings on the weights of every MODEL, from worst to least.
 
-    The table [tool.graph-init.check] of pyproject.toml may give fail-on and ignore.
+    The table [tool.graph-init.check] of pyproject.toml may give fail-on and ignore. Of several
+    files there are tables only.
     """
     import graph_init
 
+    form = "json" if as_json else form
+    if len(models) > 1 and (fix or form != "table"):
+        raise UsageError(f"--fix and the format {form} are of one file; give one MODEL")
     if fix != (output is not None):
         raise UsageError("--fix writes the file that -o names: give both, or neither")
     if output is not None:
@@ -83,14 +88,19 @@ def check(
     settings = _settings()
     fail_on = fail_on or settings.get("fail-on", "error")
     options["ignore"] = [*options["ignore"], *settings.get("ignore", ())]
-    found = graph_init.check(model, **options)
-    if output is not None:
-        found.save(output)
-    warn(found.notes)
-    _print(found, "json" if as_json else form, model, fail_on)
-    if output is not None and form == "table" and not as_json:
-        out.print(Text(f"{len(found.factors)} tensors multiplied by their factors → {output}"))
-    if fail_on != "never" and found.fails(fail_on):
+    failed = False
+    for model in models:
+        if len(models) > 1:
+            out.print(Text(model, style="bold"))
+        found = graph_init.check(model, **options)
+        if output is not None:
+            found.save(output)
+        warn(found.notes)
+        _print(found, form, model, fail_on)
+        if output is not None and form == "table":
+            out.print(Text(f"{len(found.factors)} tensors multiplied by their factors → {output}"))
+        failed |= fail_on != "never" and found.fails(fail_on)
+    if failed:
         sys.exit(_FOUND)
 
 

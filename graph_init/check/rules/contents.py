@@ -44,6 +44,7 @@ def _subnormal(e: Evidence) -> Iterator[Finding]:
                 message=f"{s.subnormal:.0%} of its elements are subnormal and the largest is "
                 f"{s.largest:.2g}: memory that was never written looks so",
                 evidence={"subnormal": s.subnormal, "largest": s.largest},
+                weight=math.inf if tiny else 0.0,
             )
 
 

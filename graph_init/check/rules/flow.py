@@ -59,7 +59,7 @@ def _first_gone(layers: Sequence[LayerSignal]) -> LayerSignal | None:
         size = layer.across if math.isfinite(layer.across) else layer.std
         if layer.operator == "Gather":
             continue
-        if top and size < _GONE * top:
+        if size < _GONE * top or not size:
             return layer
         top = max(top, size)
     return None

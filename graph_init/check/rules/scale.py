@@ -27,6 +27,8 @@ _NEAR = 1.25
 _SIBLINGS = 3
 #: Where there is neither: so many median deviations, and this factor at least.
 _DEVIATIONS, _FAR = 5.0, 3.0
+#: What most of the weights are, as a share.
+_MOST = 0.6
 
 
 def _unlike_siblings(e: Evidence) -> Iterator[Finding]:
@@ -113,6 +115,93 @@ def _beside_all(w: Weight, weights: Sequence[Weight]) -> Iterator[Finding]:
         evidence={"scaled": math.exp(own[id(w)]), "middle": math.exp(middle), "spread": usual},
         doubtful=usual > math.log(_OFF),
     )
+
+
+def _other_scheme(e: Evidence) -> Iterator[Finding]:
+    """What fits a scheme, but not that of most; tables where that is one number for all."""
+    name, share = e.scales.scheme
+    if not name:
+        return
+    for w in e.scales.weights:
+        of_others = len(e.scales.siblings(w)) >= _SIBLINGS - 1  # which GI121 compares
+        if of_others or name in w.fits or not (w.fits if w.in_layer else name in schemes.FIXED):
+            continue
+        expected = schemes.KNOWN[name].std(w.layer)
+        factor = expected / w.statistics.rms
+        least = math.log(2 if w.in_layer else _FAR) - 0.02
+        if distance(factor) < least + 3.5 * w.statistics.uncertainty:
+            continue
+        fits = [n for n in w.fits if w.in_layer or n in schemes.FIXED]
+        looks = f"a draw of {fits[0]}" if fits else "a draw of no usual scheme"
+        yield Finding(
+            id="GI124",
+            severity=WARNING,
+            tensor=w.parameter.name,
+            message=f"it is {looks}, and {share:.0%} of the weights of layers are draws of {name}: "
+            f"its root mean square is {w.statistics.rms:.4g}, and by theirs would be "
+            f"{expected:.4g}",
+            evidence={"rms": w.statistics.rms, "expected": expected, "share": share},
+            weight=distance(factor),
+        )
+
+
+def _mistaken(e: Evidence) -> Iterator[Finding]:
+    """A mistake in the formula is in all of the weights, so that they agree with each other."""
+    found = _without_kernel(e.scales.layers)
+    if found is None and not e.scales.scheme[0]:
+        found = _times_a_scheme(e.scales.layers)
+    if found is not None:
+        words, count, of, ratio = found
+        yield Finding(
+            id="GI125",
+            severity=WARNING,
+            tensor="",
+            message=f"{count} of {of} weights are draws of {words}: all are off by a factor of "
+            f"{max(ratio, 1 / ratio):.3g}",
+            evidence={"count": count, "weights": of, "ratio": ratio},
+            weight=distance(ratio),
+        )
+
+
+def _without_kernel(layers: Sequence[Weight]) -> tuple[str, int, int, float] | None:
+    """The mistake, in how many convolutions of how many, and how much too large they are."""
+    wide = [w for w in layers if len(w.parameter.shape) > 2 and _area(w) >= 4]
+    wrong = [w for w in wide if not w.fits]
+    for name, (meant, std) in schemes.KERNEL_MISTAKES.items():
+        known, ratios = schemes.KNOWN[meant], []
+        for w in wrong:
+            fans = w.layer.fan_in / _area(w), w.layer.fan_out / _area(w)
+            level = math.log(std(*fans, sum(w.parameter.shape[2:])))
+            if abs(level - w.level) <= schemes.tolerance(w.statistics):
+                ratios.append(math.exp(level - math.log(known.std(w.layer))))
+        if len(ratios) >= _SIBLINGS and len(ratios) >= _MOST * len(wide):
+            return name, len(ratios), len(wide), float(np.median(ratios))
+    return None
+
+
+def _area(w: Weight) -> int:
+    """Places of a convolution's kernel."""
+    return math.prod(w.parameter.shape[2:])
+
+
+def _times_a_scheme(layers: Sequence[Weight]) -> tuple[str, int, int, float] | None:
+    """A scheme times one factor, told from one number for all by layers of different fans."""
+    best: tuple[str, int, int, float] | None = None
+    for name in ("Xavier", "He (fan-in)", "LeCun (fan-in)"):
+        levels = [math.log(schemes.KNOWN[name].std(w.layer)) for w in layers]
+        middle = float(np.median([w.level - x for w, x in zip(layers, levels, strict=True)] or [0]))
+        alike = [
+            x
+            for w, x in zip(layers, levels, strict=True)
+            if abs(w.level - x - middle) <= schemes.tolerance(w.statistics)
+        ]
+        many = len(alike) > _SIBLINGS and len(alike) >= _MOST * len(layers)
+        if not many or np.ptp(alike) < 0.3 or abs(middle) < math.log(_OFF):
+            continue
+        if best is None or len(alike) > best[1]:
+            ratio = math.exp(middle)
+            best = f"{name} times {ratio:.3g}", len(alike), len(layers), ratio
+    return best
 
 
 def _cause(w: Weight, factor: float) -> str:
@@ -207,5 +296,24 @@ RULES = (
         "compared: by their root mean square times the root of their fan-in.",
         remedy="Look at how the tensor is drawn; --fix brings it to the middle of the others.",
         look=_unlike_others,
+    ),
+    Rule(
+        id="GI124",
+        title="A weight drawn by another scheme than the others",
+        severity=WARNING,
+        why="It fits a scheme that papers or frameworks have, so it may be meant; or it was left "
+        "out of the network's own initialisation, and kept the framework's default. In a network "
+        "of one standard deviation for all, tables are compared, too.",
+        remedy="Look whether the code that initialises the network reaches it.",
+        look=_other_scheme,
+    ),
+    Rule(
+        id="GI125",
+        title="A mistake in the scheme itself",
+        severity=WARNING,
+        why="All weights agree with each other, and with a scheme times one factor, or with its "
+        "formula without the area of the kernel. Nothing stands out then, and all layers are off.",
+        remedy="Compare the formula that draws them with the scheme's.",
+        look=_mistaken,
     ),
 )

@@ -142,7 +142,7 @@ def _freed(
     else:
         proto.CopyFrom(loaded.proto)
     batch = rewritten(proto, starts, followed)
-    new = replace(loaded, proto=proto, ir=normalise(proto, loaded.base_dir), solved={})
+    new = replace(loaded, proto=proto, ir=normalise(proto, loaded.data), solved={})
     for rows in (count + 1, 2 * count + 3):
         _check(loaded.ir, new.ir, fed, starts, followed=followed, before=before, rows=rows)
     axes = {n: r.axis for n, r in starts.items()}

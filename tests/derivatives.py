@@ -211,7 +211,8 @@ class Derivatives:
     """All derivatives of L = Σ c·(y + y²/2) over a lowered graph's outputs y, float64's for checks.
 
     The square lets even linear operators have derivatives of higher order.
-    ``point`` maps the graph's active inputs to values; ``used`` names those that move L.
+    ``point`` maps the graph's active inputs to values; ``used`` names those that move L, and
+    ``weights`` are the c, None for an output that does not move.
     """
 
     def __init__(
@@ -219,9 +220,13 @@ class Derivatives:
     ) -> None:
         self.rng = np.random.default_rng(seed)
         loss: Value | None = None
-        for output in outputs:
-            if output.is_float and output.requires_grad and output.size:
-                weights = b.constant(self.rng.standard_normal(output.dims), output.dtype)
+        self.weights: list[Array | None] = [
+            self.rng.standard_normal(v.dims) if v.is_float and v.requires_grad and v.size else None
+            for v in outputs
+        ]
+        for output, c in zip(outputs, self.weights, strict=True):
+            if c is not None:
+                weights = b.constant(c, output.dtype)
                 curved = b.add(output, b.scale(b.mul(output, output), 0.5))
                 term = b.sum(b.mul(weights, curved), keepdims=False)
                 loss = term if loss is None else b.add(loss, term)
@@ -260,6 +265,7 @@ class Derivatives:
         ]
         flat = [d.barrier(v) for v in [value, *(v for row in rows for v in row)]]
         self.program = d.program(flat, unused_inputs=True)
+        self._loss = d.program(flat[:1], unused_inputs=True)
         self.model = self.program.model
         self._run = evaluator(self.model)
         self.point = {n: np.asarray(a, np.float64) for n, a in point.items()}
@@ -285,23 +291,48 @@ class Derivatives:
             np.concatenate([v.ravel() for v in rest[i * k : (i + 1) * k]]) for i in range(3)
         ]
 
+    def numeric(self, most: int) -> list[Array]:
+        """All three vectors by central differences of the order below.
+
+        Of the gradient at most so many elements, drawn at random; the others are NaN.
+        """
+        loss, feeds = evaluator(self._loss.model), self.feeds
+        places = [(n, i) for n in self.used for i in range(self.point[n].size)]
+        slopes = np.full(len(places), np.nan)
+        drawn = self.rng.permutation(len(places))[:most]
+        for number in drawn:
+            name, i = places[number]
+            step = np.zeros(self.point[name].shape)
+            step.flat[i] = STEP
+            high, low = (
+                float(loss({**feeds, name: feeds[name] + sign * step})[0]) for sign in (1, -1)
+            )
+            slopes[number] = (high - low) / (2 * STEP)
+        return [slopes, *self._changes()]
+
+    def _changes(self) -> list[Array]:
+        """Hg and mixed as differences of g and of Hg."""
+        t = {n: self.seeds[f"t:{n}"] for n in self.used}
+        both = {n: self.seeds[f"u:{n}"] for n in self.used}
+        both |= {f"t:{n}": self.seeds[f"z:{n}"] for n in self.used}
+        found = []
+        for order, moves in enumerate((t, both)):
+            high, low = self.at(moves, STEP), self.at(moves, -STEP)
+            found.append((high[1][order] - low[1][order]) / (2 * STEP))
+        return found
+
     def errors(self) -> tuple[float, float, float]:
         """Relative errors of gradient, tangent and mixed tangent; NaN where they are not finite."""
         _, (g, hg, mixed) = self.at({}, 0.0)
         t = {n: self.seeds[f"t:{n}"] for n in self.used}
-        u = {n: self.seeds[f"u:{n}"] for n in self.used}
-        both = u | {f"t:{n}": self.seeds[f"z:{n}"] for n in self.used}
-        slopes = []
-        for moves in (t, both):
-            high, low = self.at(moves, STEP), self.at(moves, -STEP)
-            change = [(a - b) / (2 * STEP) for a, b in zip(high[1], low[1], strict=True)]
-            slopes.append(((high[0] - low[0]) / (2 * STEP), change))
+        high, low = (self.at(t, sign * STEP)[0] for sign in (1, -1))
+        changes = self._changes()
         along_t = float(g @ np.concatenate([t[n].ravel() for n in self.used]))
         size = 1e-3 + max(np.abs(g).max(initial=0), 1e-3)
         return (
-            abs(along_t - slopes[0][0]) / (size * np.sqrt(max(g.size, 1))),
-            _relative(hg, slopes[0][1][0]),
-            _relative(mixed, slopes[1][1][1]),
+            abs(along_t - (high - low) / (2 * STEP)) / (size * np.sqrt(max(g.size, 1))),
+            _relative(hg, changes[0]),
+            _relative(mixed, changes[1]),
         )
 
 

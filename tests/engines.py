@@ -66,25 +66,31 @@ def derivatives(case: NodeCase, engine: str) -> Comparison:
         return Comparison(case, "excluded", why=reason)
     precision = PRECISIONS.get(engine, TensorProto.FLOAT)
     try:
-        exact = _taken(case, TensorProto.DOUBLE)
-        asked = exact if engine == TORCH else _taken(case, precision)
-    except GraphInitError as error:
-        return Comparison(case, "refused", why=str(error))
+        exact = taken(case, TensorProto.DOUBLE)
+        asked = exact if engine == TORCH else taken(case, precision)
+    except GraphInitError as refusal:
+        return Comparison(case, "refused", why=str(refusal))
     if exact is None or asked is None:
         return Comparison(case, "excluded", why="no output that moves, or more than 5,000 numbers")
-    kind = helper.tensor_dtype_to_np_dtype(precision)
-    feeds = {n: a.astype(kind) for n, a in asked.feeds.items()}
-    found = open_session(asked.program, choose(engine))(feeds)
+    got = computed(asked, precision, engine)
     _, want = exact.at({}, 0.0)
-    got = _rows(list(found.values())[1:], len(asked.used))
     if not all(np.isfinite(v).all() for v in want):
         return Comparison(case, "excluded", why="not finite at the point")
-    errors = tuple(_error(g, w) for g, w in zip(got, want, strict=True))
+    errors = tuple(error(g, w) for g, w in zip(got, want, strict=True))
     equal = max(errors) < TOLERANCES[precision]
     return Comparison(case, "equal" if equal else "different", errors)
 
 
-def _taken(case: NodeCase, precision: int) -> Derivatives | None:
+def computed(asked: Derivatives, precision: int, engine: str) -> list[Array]:
+    """The vectors g, Hg and mixed of ``asked``, made in ``precision``, by ``engine``."""
+    kind = helper.tensor_dtype_to_np_dtype(precision)
+    feeds = {n: a.astype(kind) for n, a in asked.feeds.items()}
+    found = open_session(asked.program, choose(engine))(feeds)
+    return _rows(list(found.values())[1:], len(asked.used))
+
+
+def taken(case: NodeCase, precision: int) -> Derivatives | None:
+    """The derivatives of ``case``; None if nothing moves, or more than 5,000 numbers do."""
     lowered = node_cases.lower(case, precision)
     outputs = list(lowered.outputs.values())
     if not any(v.requires_grad and v.size for v in outputs):
@@ -101,8 +107,19 @@ def _rows(values: list[Array], count: int) -> list[Array]:
     return [np.concatenate([v.ravel() for v in part]).astype(np.float64) for part in parts]
 
 
-def _error(got: Array, want: Array) -> float:
-    return float(np.abs(got - want).max(initial=0) / (np.abs(want).max(initial=0) + 1e-2))
+def error(got: Array, want: Array) -> float:
+    """Relative to the largest element of ``want``, or to 0.01 if that is smaller."""
+    return float(np.abs(got - want).max(initial=0) / max(np.abs(want).max(initial=0), 1e-2))
 
 
-__all__ = ["ENGINES", "KERNELS", "VARIABLE", "Comparison", "derivatives", "missing"]
+__all__ = [
+    "ENGINES",
+    "KERNELS",
+    "VARIABLE",
+    "Comparison",
+    "computed",
+    "derivatives",
+    "error",
+    "missing",
+    "taken",
+]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import functools
+import json
 
-from graph_init.ir import ZERO_DERIVATIVE
+import pytest
+from onnx import TensorProto
+
+from graph_init.engine.choice import VARIABLE
+from graph_init.ir import ZERO_DERIVATIVE, Array
 from graph_init.lowering.registry import UNSUPPORTED
-from tests import operator_report
+from tests import engines, operator_report
+from tests.node_cases import NodeCase
 from tests.operator_report import Outcome
 
 pytest.importorskip("onnxruntime")
@@ -58,6 +64,60 @@ def test_the_table_is_current() -> None:
 
     written = operator_table.TABLE.read_text("utf-8")
     assert written == operator_table.render(), "run python tools/operator_table.py"
+
+
+#: Errors of engines in float32; a saturated recurrent unit rounds more than others.
+ROUNDING, SATURATED = 2e-4, 2e-2
+
+
+@pytest.mark.parametrize("engine", engines.KERNELS)
+def test_derivatives_are_those_of_an_independent_oracle(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first case of each operator: by PyTorch's own function, or by central differences."""
+    pytest.importorskip("torch")
+    from tests import accuracy
+
+    monkeypatch.setenv(VARIABLE, engine)
+    known = _oracle()
+    for case in _first_cases():
+        if any(key.startswith(f"{case.name}/") for key in known):
+            found = max(accuracy.errors(case, engine, known, TensorProto.FLOAT))
+            saturates = case.operator.endswith(("RNN", "LSTM", "GRU"))
+            assert found < (SATURATED if saturates else ROUNDING), (case.name, found)
+    assert len(known) / 3 > 140
+
+
+def test_the_errors_of_the_table_are_those_of_all_engines() -> None:
+    from tools import operator_accuracy
+
+    rows = json.loads(operator_accuracy.DATA.read_text("utf-8"))
+    assert {r["engine"].split()[0] for r in rows} >= {"torch", "onnxruntime"}
+    page = operator_accuracy.PAGE.read_text("utf-8")
+    assert operator_accuracy.written(page, rows) == page, "run python tools/operator_accuracy.py"
+    for row in rows:
+        small = 1e-5 if row["how"] == "float64" else ROUNDING
+        for name, found in row["operators"].items():
+            saturates = name.endswith(("RNN", "LSTM", "GRU"))
+            assert max(found["errors"]) < (SATURATED if saturates else small), (row["engine"], name)
+
+
+@functools.cache
+def _first_cases() -> list[NodeCase]:
+    from tests import accuracy
+
+    first: dict[str, NodeCase] = {}
+    for case in accuracy.cases():
+        if case.operator not in first and accuracy.taken(case, TensorProto.DOUBLE) is not None:
+            first[case.operator] = case
+    return list(first.values())
+
+
+@functools.cache
+def _oracle() -> dict[str, Array]:
+    from tests import accuracy
+
+    return accuracy.oracle(iter(_first_cases()))
 
 
 def test_at_least_95_percent_of_the_differentiable_operators_are_handled() -> None:

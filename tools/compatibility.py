@@ -1,12 +1,13 @@
 """Which versions of Python and of the libraries graph-init works with.
 
-    python tools/compatibility.py [--rows 3.10-oldest 3.12-newest …] [--write]
+    python tools/compatibility.py [--rows 3.10-cpu-oldest 3.12-training-newest …] [--write]
 
-For each row a new virtual environment outside the repository, with the versions that the row says:
-the oldest ones that pyproject.toml allows, the newest that the registry has, or those of
-constraints.txt. There `graph-init doctor`, and all tests that need no framework. `--write` puts the
-rows into the table of docs/compatibility.md, where others stay. Needs the package registry, and the
-Pythons as ``python3.10`` and so on, or under pyenv.
+For each row a new virtual environment outside the repository, with the extra and the versions that
+the row says: the oldest ones that pyproject.toml allows and that have wheels, the newest that the
+registry has, or those of constraints.txt. There `graph-init doctor`, and all tests that need no
+framework. `--write` puts each row into the table of docs/compatibility.md as soon as it is done,
+where others stay. Needs the package registry, and the Pythons as ``python3.10`` and so on, or under
+pyenv.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ FRAMEWORKS = frozenset(
     "torch jax flax equinox keras tensorflow transformers sklearn mnist1d lsuv safetensors".split()
 )
 SHOWN = ("numpy", "onnx", "onnx-ir", "networkx", "click", "rich")
+#: The distribution that runs the graphs, by the extra that brings it.
+ENGINES = {"cpu": "onnxruntime", "training": "onnxruntime-training-cpu"}
 #: Options of uv by what a row says.
 _RESOLUTIONS = {
     "oldest": ("--resolution", "lowest-direct"),
@@ -42,20 +45,23 @@ _TESTING = ("pytest", "pytest-xdist", "hypothesis")
 @dataclass(frozen=True)
 class Row:
     python: str
-    versions: str  # oldest, newest or pinned
+    extra: str  # a key of ENGINES
+    versions: str  # a key of _RESOLUTIONS
 
     @property
     def name(self) -> str:
-        return f"{self.python}-{self.versions}"
+        return f"{self.python}-{self.extra}-{self.versions}"
 
 
+#: The training build has wheels for Python 3.10 to 3.12; constraints.txt is for one Python.
 ROWS = [
-    Row("3.10", "oldest"),
-    Row("3.10", "newest"),
-    Row("3.11", "pinned"),
-    Row("3.12", "oldest"),
-    Row("3.12", "newest"),
-    Row("3.13", "newest"),
+    *(
+        Row(python, extra, versions)
+        for extra, pythons in (("cpu", range(10, 14)), ("training", range(10, 13)))
+        for python in (f"3.{minor}" for minor in pythons)
+        for versions in ("oldest", "newest")
+    ),
+    Row("3.11", "training", "pinned"),
 ]
 
 
@@ -70,11 +76,14 @@ def interpreter(version: str) -> str:
 
 
 def without_frameworks() -> list[str]:
-    """Test modules that import none of :data:`FRAMEWORKS`, found by reading them."""
+    """Test modules that import none of :data:`FRAMEWORKS` at their top, found by reading them.
+
+    Tests that import one themselves skip, and say so, where it is not installed.
+    """
 
     def imports(path: Path) -> set[str]:
         names = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import):
                 names |= {a.name for a in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -84,7 +93,7 @@ def without_frameworks() -> list[str]:
     def needs(path: Path, seen: set[Path]) -> bool:
         seen.add(path)
         text = path.read_text(encoding="utf-8")
-        if any(re.search(rf"importorskip\(.{f}", text) for f in FRAMEWORKS):
+        if any(re.search(rf"(?m)^\S.*importorskip\(.{f}", text) for f in FRAMEWORKS):
             return True
         for name in imports(path):
             if name.split(".")[0] in FRAMEWORKS | {"graph_init_torch", "graph_init_keras"}:
@@ -100,6 +109,7 @@ def without_frameworks() -> list[str]:
 
 def attempt(row: Row) -> str:
     """One line of the table."""
+    head = f"| {row.python} | `[{row.extra}]` | {row.versions}"
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([interpreter(row.python), "-m", "venv", folder], check=True)
         python = str(Path(folder) / "bin" / "python")
@@ -119,15 +129,18 @@ def attempt(row: Row) -> str:
             return run("-m", "uv", "pip", "install", "--quiet", "--python", python, *arguments)
 
         run("-m", "pip", "install", "--quiet", "uv").check_returncode()
-        done = install(*_RESOLUTIONS[row.versions], f"{ROOT}[cpu,report,zoo]")
+        extras = [f"--extra={e}" for e in (row.extra, "report", "zoo")]
+        wheels = ("--only-binary", ":all:", "--requirement", str(ROOT / "pyproject.toml"))
+        done = install(*_RESOLUTIONS[row.versions], *wheels, *extras)
         if done.returncode:
             said = " ".join(done.stderr.split())
             why = said.partition("Because ")[2].partition(" and graph-init")[0] or said
-            return f"| {row.python} | {row.versions} |{' |' * len(SHOWN)} not installable: {why} |"
+            return f"{head} |{' |' * len(SHOWN)} | not installable: {why} |"
+        install("--no-deps", str(ROOT)).check_returncode()
         install(*_TESTING).check_returncode()
         shown = [
             run("-c", f"from importlib.metadata import version; print(version('{p}'))")
-            for p in SHOWN
+            for p in (ENGINES[row.extra], *SHOWN)
         ]
         healthy = run("-m", "graph_init", "doctor").returncode == 0
         tested = run(
@@ -149,7 +162,7 @@ def attempt(row: Row) -> str:
         last = re.sub(r" in .*|, \d+ warnings?", "", tested.stdout.strip().splitlines()[-1])
         cells = " | ".join(s.stdout.strip() for s in shown)
         verdict = "" if healthy else "doctor: bad; "
-        return f"| {row.python} | {row.versions} | {cells} | {verdict}{last.strip('= ')} |"
+        return f"{head} | {cells} | {verdict}{last.strip('= ')} |"
 
 
 def main() -> None:
@@ -160,19 +173,20 @@ def main() -> None:
     given = parser.parse_args()
     head, found, page = PAGE.read_text(encoding="utf-8").partition(MARK)
     assert found, f"{PAGE} has no line {MARK}"
-    kept = {tuple(line.split(" | ")[:2]): line for line in page.splitlines() if line[:3] == "| 3"}
-    for row in ROWS:
-        if row.name in given.rows:
-            line = attempt(row)
-            kept[f"| {row.python}", row.versions] = line
-            print(line, flush=True)
-    lines = [
-        f"| Python | libraries | {' | '.join(SHOWN)} | tests |",
-        f"|---|---|{'---|' * len(SHOWN)}---|",
-        *(kept[key] for r in ROWS if (key := (f"| {r.python}", r.versions)) in kept),
-    ]
-    if given.write:
-        PAGE.write_text(f"{head}{MARK}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    kept = {tuple(line.split(" | ")[:3]): line for line in page.splitlines() if line[:3] == "| 3"}
+    keys = [(f"| {r.python}", f"`[{r.extra}]`", r.versions) for r in ROWS]
+    for row, key in zip(ROWS, keys, strict=True):
+        if row.name not in given.rows:
+            continue
+        kept[key] = attempt(row)
+        print(kept[key], flush=True)
+        lines = [
+            f"| Python | extra | libraries | engine | {' | '.join(SHOWN)} | tests |",
+            f"|---|---|---|---|{'---|' * len(SHOWN)}---|",
+            *(kept[k] for k in keys if k in kept),
+        ]
+        if given.write:
+            PAGE.write_text(f"{head}{MARK}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

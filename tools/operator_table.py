@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from graph_init.lowering import PRIMITIVES, RULES
 from graph_init.lowering.registry import UNSUPPORTED
 from tests import operator_report
 from tests.operator_report import Outcome
+from tools import operator_accuracy
 
 TABLE = ROOT / "docs" / "operators.md"
 #: Operators with float results that stand for no function of their inputs' numbers.
@@ -106,6 +108,19 @@ def _by_operator(outcomes: Iterable[Outcome]) -> dict[str, collections.Counter[s
     return found
 
 
+def _errors() -> dict[str, str]:
+    """By operator its largest errors over all engines in float32 and its oracle, as cells."""
+    rows = json.loads(operator_accuracy.DATA.read_text("utf-8"))
+    single = [r["operators"] for r in rows if r["how"] != "float64"]
+    found = {}
+    for name in sorted({n for row in single for n in row}):
+        mine = [row[name] for row in single if name in row]
+        worst = [max(o["errors"][order] for o in mine) for order in range(3)]
+        oracle = ", ".join(f"{mine[0][k]} {k}" for k in ("PyTorch", "numeric") if mine[0][k])
+        found[name] = " | ".join([*map(operator_accuracy.short, worst), oracle])
+    return found
+
+
 def _share(counter: collections.Counter[str]) -> str:
     tried = sum(counter[k] for k in ("equal", "different", "refused"))
     return f"{counter['equal']}/{tried}" if tried else "–"
@@ -155,23 +170,32 @@ def render() -> str:
         f"central differences in float64 to {operator_report.TOLERANCE:g}, on ONNX's reference "
         "implementation.",
         "",
+        "*g*, *Hv*, *third*: the largest relative error of gradient, Hessian-vector product and "
+        "mixed third derivative in float32, over all engines "
+        "([which](engines.md#how-exact-they-are)), against the oracle: PyTorch's own function "
+        "under its autograd in float64, or where it has none, central differences; with the number "
+        "of cases (`python tools/operator_accuracy.py`).",
+        "",
         "## ai.onnx",
         "",
-        "| operator | since opset | handled | how | values | derivatives |",
-        "|---|---:|---|---|---:|---:|",
+        "| operator | since opset | handled | how | values | derivatives | g | Hv | third | "
+        "oracle |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|---|",
     ]
+    errors = _errors()
+    none = "– | – | – | –"
     for r in rows:
         name = f"ai.onnx.{r.operator}"
         lines.append(
             f"| {r.operator} | {r.since} | {r.kind} | {r.how} | {_share(lowering[name])} | "
-            f"{_share(derivatives[name])} |"
+            f"{_share(derivatives[name])} | {errors.get(name, none)} |"
         )
     lines += ["", "## com.microsoft", ""]
     lines += [
         "Compared with ONNX Runtime's own kernels.",
         "",
-        "| operator | rule | values | derivatives |",
-        "|---|---|---:|---:|",
+        "| operator | rule | values | derivatives | g | Hv | third | oracle |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     lowering = _by_operator(report.engine_lowering("fused"))
     derivatives = _by_operator(report.engine_derivatives("fused"))
@@ -180,7 +204,8 @@ def render() -> str:
             name = f"{MICROSOFT}.{op}"
             source = rule.__module__.rpartition(".")[2]
             lines.append(
-                f"| {op} | `{source}` | {_share(lowering[name])} | {_share(derivatives[name])} |"
+                f"| {op} | `{source}` | {_share(lowering[name])} | {_share(derivatives[name])} | "
+                f"{errors.get(name, none)} |"
             )
     lines += ["", "## Cases", ""]
     lines += _counts("ONNX backend tests, values", report.backend_lowering())

@@ -121,8 +121,8 @@ def _elu_rule(b: Builder, c: Call) -> Value:
 
 @lowers("Selu")
 def _selu(b: Builder, c: Call) -> Value:
-    alpha = c.attrs.get("alpha", 1.6732632423543772)
-    return elu(b, c[0], alpha, c.attrs.get("gamma", 1.0507009873554805))
+    alpha = c.attrs.get("alpha", 1.67326319217681884765625)
+    return elu(b, c[0], alpha, c.attrs.get("gamma", 1.05070102214813232421875))
 
 
 @lowers("Celu")

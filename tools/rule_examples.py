@@ -1,7 +1,7 @@
 """A minimal example of what each rule finds: the code that docs/rules.md shows, and a test runs.
 
-Each makes ``model``, and ``x`` where it is not called with ``ROWS``. Names that it may use are those
-of this file. The rule's first finding is of the rule's severity.
+Each makes ``model``, and ``x`` where it is not called with ``ROWS``. The names that it may use are
+those of this file. The rule's first finding is of the rule's severity.
 """
 
 from __future__ import annotations

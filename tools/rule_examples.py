@@ -134,8 +134,9 @@ EXAMPLES: Mapping[str, str] = {
     "GI302": "model = nn.Sequential(network(), Times(1e-4))",
     "GI303": "model = network()\nmodel[2].weight.mul_(1e-5)",
     "GI304": "model = network()",
-    "GI305": "model = nn.Sequential(\n    nn.Linear(24, 900), nn.Tanh(), nn.Linear(900, 900), nn.Tanh(), "
-    "nn.Linear(900, 5)\n)\nmodel[4].weight.mul_(30)",
+    "GI305": "model = nn.Sequential(\n"
+    "    nn.Linear(24, 900), nn.Tanh(), nn.Linear(900, 900), nn.Tanh(), nn.Linear(900, 5)\n"
+    ")\nmodel[4].weight.mul_(30)",
     "GI306": "model = network()\nmodel[2].weight.mul_(1e30)\nmodel[4].weight.mul_(1e30)",
 }
 

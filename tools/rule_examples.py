@@ -1,7 +1,7 @@
 """A minimal example of what each rule finds: the code that docs/rules.md shows, and a test runs.
 
-Each makes ``model``, and ``x`` where it is not called with ``ROWS``. Names that it may use are those
-of this file. The rule's first finding is of the rule's severity.
+Each makes ``model``, and ``x`` where it is not called with ``ROWS``. The names that it may use are
+those of this file. The rule's first finding is of the rule's severity.
 """
 
 from __future__ import annotations
@@ -134,8 +134,9 @@ EXAMPLES: Mapping[str, str] = {
     "GI302": "model = nn.Sequential(network(), Times(1e-4))",
     "GI303": "model = network()\nmodel[2].weight.mul_(1e-5)",
     "GI304": "model = network()",
-    "GI305": "model = nn.Sequential(nn.Linear(24, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), "
-    "nn.Linear(400, 5))\nmodel[4].weight.mul_(50)",
+    "GI305": "model = nn.Sequential(\n"
+    "    nn.Linear(24, 900), nn.Tanh(), nn.Linear(900, 900), nn.Tanh(), nn.Linear(900, 5)\n"
+    ")\nmodel[4].weight.mul_(30)",
     "GI306": "model = network()\nmodel[2].weight.mul_(1e30)\nmodel[4].weight.mul_(1e30)",
 }
 

@@ -27,8 +27,8 @@ less sure, or does less harm, has a lower one. Files that look trained are judge
 that say so. `--ignore ID` leaves a rule out. [What they find, and how often they are
 wrong](evidence/check.md) was measured.
 
-Every rule has an example, in which it finds what it is for; a test runs them all. They are made from
-these, and change the weights without recording gradients (`torch.no_grad()`):
+Every rule has an example, in which it finds what it is for; a test runs them all. They are made
+from these, and change the weights without recording gradients (`torch.no_grad()`):
 
 ```py
 {parts}

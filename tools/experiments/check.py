@@ -12,9 +12,11 @@ that an interrupted run goes on. Needs the ``dev`` extra.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import pickle
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +41,7 @@ from graph_init.check.verdict import gathered, ruled
 from graph_init.errors import GraphInitError
 from graph_init.frontends.call import resolve_call
 from graph_init.options.keywords import CheckKeywords
-from tools.experiments import check_faults, check_models, study
+from tools.experiments import check_cases, check_faults, check_models, study
 from tools.experiments.check_faults import Model, Planted
 from tools.experiments.check_models import Sound
 
@@ -55,7 +57,7 @@ _JUDGES = tuple(
     "check/findings.py check/sarif.py check/junit.py cli/*.py testing/*.py".split()
 )
 #: Of ``--quick``.
-QUICK = ("torch/mlp/he", "torch/pre-norm/0.02", "torch/funnel/xavier")
+QUICK = ("torch/mlp/he", "torch/mlp/lecun")
 #: Rules that name a residual stream that is not scaled, and the models that are planted with it.
 _STREAM = ("GI202", "GI203")
 _DEEP = [("residual", d, s) for d in (16, 32) for s in ("he", "xavier", "lecun")]
@@ -134,9 +136,13 @@ class Gathered:
 
 
 class Cache:
-    """Files of results under a digest of what they follow from."""
+    """Files of results under a digest of what they follow from.
 
-    def __init__(self, folder: Path) -> None:
+    ``only``: what is not there is not computed; asked for, it is a LookupError.
+    """
+
+    def __init__(self, folder: Path, only: bool = False) -> None:
+        self.only = only
         files = set((ROOT / "graph_init").rglob("*.py"))
         judges = {f for name in _JUDGES for f in (ROOT / "graph_init").glob(name)}
         program = _digest(files - judges)
@@ -155,6 +161,10 @@ class Cache:
             _write(path, new.SerializeToString())
         return onnx.load(path)
 
+    def has(self, name: str) -> bool:
+        """Whether the model has been made."""
+        return (self._models / f"{_file(name)}.onnx").exists()
+
     def evidence(self, name: str, compute: Callable[[], Gathered]) -> Gathered:
         """Of the case of that name."""
         path = self._cases / f"{_file(name)}.pickle"
@@ -162,6 +172,8 @@ class Cache:
             found = pickle.loads(path.read_bytes())
             assert isinstance(found, Gathered)
             return found
+        if self.only:
+            raise LookupError(name)
         found = compute()
         _write(path, pickle.dumps(found))
         return found
@@ -197,6 +209,8 @@ def evidence(proto: onnx.ModelProto, planted: Planted | None = None) -> Gathered
 
 def run(cache: Cache, sound: Sound) -> list[Case]:
     """The model as it is, and with each fault that it can have."""
+    if cache.only and not cache.has(sound.name):
+        raise LookupError(sound.name)
     try:
         proto = cache.model(sound.name, sound.make)
         model = Model(sound.name, proto, graph_init.inspect(proto).parameters)
@@ -237,9 +251,12 @@ def deep(cache: Cache) -> list[Case]:
             make = partial(
                 check_models.deep_model, kind=kind, depth=depth, scheme=scheme, scaled=scaled
             )
+            if cache.only and not cache.has(f"{name} {fault}".strip()):
+                continue
             proto = cache.model(f"{name} {fault}".strip(), make)
-            found = cache.evidence(f"{name} {fault}", partial(evidence, proto))
-            cases.append(found.case(name, fault, Model(name, proto, found.parameters).values))
+            with contextlib.suppress(LookupError):
+                found = cache.evidence(f"{name} {fault}", partial(evidence, proto))
+                cases.append(found.case(name, fault, Model(name, proto, found.parameters).values))
     return cases
 
 
@@ -334,6 +351,7 @@ def page(cases: Sequence[Case], deep_cases: Sequence[Case]) -> list[str]:
     whole = [c for c in cases if not c.fault and not c.failure]
     trained = sum(c.trained for c in whole)
     return [
+        *study.table(["where", "what"], [[c.where, c.what] for c in check_cases.CASES]),
         f"{len(whole)} models, of which {trained} were taken for trained ones. Those with findings "
         "though they are as they are meant:",
         "",
@@ -352,7 +370,7 @@ def page(cases: Sequence[Case], deep_cases: Sequence[Case]) -> list[str]:
 
 
 def experiment(given: argparse.Namespace) -> list[str]:
-    cache = Cache(Path(given.cache))
+    cache = Cache(Path(given.cache), given.cached)
     chosen = [
         s
         for s in check_models.sound()
@@ -362,19 +380,32 @@ def experiment(given: argparse.Namespace) -> list[str]:
     ]
     cases = []
     for number, sound in enumerate(chosen):
-        cases += run(cache, sound)
+        with contextlib.suppress(LookupError):
+            cases += run(cache, sound)
         print(f"{number + 1}/{len(chosen)} {sound.name}", file=sys.stderr)
-    lines = page(cases, [] if given.quick or given.models else deep(cache))
+    all_of_them = not given.quick and (not given.models or "deep" in given.models)
+    done = len({c.model for c in cases})
+    lines = [f"{done} of {len(chosen)} models were run, on one core of {_processor()}.", ""]
+    lines += page(cases, deep(cache) if all_of_them else [])
     if given.missed:
         lines += missed(cases)
     return lines
+
+
+def _processor() -> str:
+    """The kind of the CPU, where the system says it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=("all", "tuning", "held-out"), default="all")
     parser.add_argument("--models", nargs="*", help="parts of names [all]")
-    parser.add_argument("--quick", action="store_true", help="three models")
+    parser.add_argument("--quick", action="store_true", help="two models")
+    parser.add_argument("--cached", action="store_true", help="only models that are done")
     parser.add_argument("--missed", action="store_true", help="list what is not named first")
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

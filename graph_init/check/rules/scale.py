@@ -124,12 +124,12 @@ def _other_scheme(e: Evidence) -> Iterator[Finding]:
         return
     for w in e.scales.weights:
         of_others = len(e.scales.siblings(w)) >= _SIBLINGS - 1  # which GI121 compares
-        if of_others or name in w.fits or not (w.fits if w.in_layer else name in schemes.FIXED):
+        table = name in schemes.FIXED and w.parameter.kind != "other"
+        if of_others or name in w.fits or not (w.fits if w.in_layer else table):
             continue
         expected = schemes.KNOWN[name].std(w.layer)
         factor = expected / w.statistics.rms
-        least = math.log(2 if w.in_layer else _FAR) - 0.02
-        if distance(factor) < least + 3.5 * w.statistics.uncertainty:
+        if distance(factor) < math.log(2) - 0.02 + 3.5 * w.statistics.uncertainty:
             continue
         fits = [n for n in w.fits if w.in_layer or n in schemes.FIXED]
         looks = f"a draw of {fits[0]}" if fits else "a draw of no usual scheme"
@@ -187,6 +187,7 @@ def _area(w: Weight) -> int:
 def _times_a_scheme(layers: Sequence[Weight]) -> tuple[str, int, int, float] | None:
     """A scheme times one factor, told from one number for all by layers of different fans."""
     best: tuple[str, int, int, float] | None = None
+    one_number = max((_near(w, layers) for w in layers), default=0)
     for name in ("Xavier", "He (fan-in)", "LeCun (fan-in)"):
         levels = [math.log(schemes.KNOWN[name].std(w.layer)) for w in layers]
         middle = float(np.median([w.level - x for w, x in zip(layers, levels, strict=True)] or [0]))
@@ -195,13 +196,18 @@ def _times_a_scheme(layers: Sequence[Weight]) -> tuple[str, int, int, float] | N
             for w, x in zip(layers, levels, strict=True)
             if abs(w.level - x - middle) <= schemes.tolerance(w.statistics)
         ]
-        many = len(alike) > _SIBLINGS and len(alike) >= _MOST * len(layers)
+        many = len(alike) > max(_SIBLINGS, one_number) and len(alike) >= _MOST * len(layers)
         if not many or np.ptp(alike) < 0.3 or abs(middle) < math.log(_OFF):
             continue
         if best is None or len(alike) > best[1]:
             ratio = math.exp(middle)
             best = f"{name} times {ratio:.3g}", len(alike), len(layers), ratio
     return best
+
+
+def _near(w: Weight, layers: Sequence[Weight]) -> int:
+    """How many have its scale, whatever their fans."""
+    return sum(abs(x.level - w.level) <= schemes.tolerance(x.statistics) for x in layers)
 
 
 def _cause(w: Weight, factor: float) -> str:

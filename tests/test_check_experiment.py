@@ -11,8 +11,8 @@ import pytest
 
 import graph_init
 from tools.experiments import check, check_faults, check_models
-from tools.experiments.check import Case
 from tools.experiments.check_faults import Model
+from tools.experiments.check_tables import Case
 
 
 def test_the_quick_form_and_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

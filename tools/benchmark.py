@@ -1,10 +1,12 @@
 """One meta-step of the published algorithm: PyTorch's triple backprop against graph-init.
 
     python tools/benchmark.py [--models vit mlp …] [--rounds 3] [--steps 3] [--threads 2]
+                              [--engine auto] [--python OTHER/bin/python]
 
 The same models, weights, batches and threads, each run in a process of its own, in turn. A row is
 a model; ratios are graph-init's number over PyTorch's, the median over the rounds with the spread
-from the lowest to the highest. Needs the ``dev`` extra.
+from the lowest to the highest. ``--engine`` says what runs graph-init's graphs, and ``--python``
+where: engines of one environment exclude each other. Needs the ``dev`` extra.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,26 +89,28 @@ def run_torch(name: str, folder: Path, count: int, threads: int) -> dict[str, An
     return {"seconds": seconds, "gradient": plain, "memory": peak() - base, **last}
 
 
-def run_graph_init(name: str, folder: Path, count: int, threads: int) -> dict[str, Any]:
+def run_graph_init(folder: Path, count: int, threads: int, engine: str) -> dict[str, Any]:
     import numpy as np
 
     from graph_init.analysis import analyze
     from graph_init.deviation.evaluator import prepare
+    from graph_init.engine.choice import choose
     from graph_init.model.load import load
     from graph_init.options import Options
     from graph_init.problem.forward_graph import initial_values
     from graph_init.problem.workload import build
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    import onnxruntime  # noqa: F401  the library is not what is measured
-
+    _ = choose(engine).version  # loads the library, which is not what is measured
     start = time.perf_counter()
     with np.load(folder / "batch.npz") as archive:
         data = {k: archive[k] for k in archive.files}
     loaded = load(folder / "model.onnx")
     values = initial_values(loaded)
     base = peak()  # like PyTorch's: with the libraries, the weights and the batch
-    options = Options(data=data, loss="cross-entropy", whole_file=True, scale_gradient=True)
+    options = Options(
+        data=data, loss="cross-entropy", whole_file=True, scale_gradient=True, engine=engine
+    )
     evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)
     batch, scales = evaluator.source.search.batch(0), np.ones(len(evaluator.scaled))
     evaluator.step(batch, scales)
@@ -159,28 +164,28 @@ def write(name: str, folder: Path) -> dict[str, Any]:
     return {"flops": counter.get_total_flops()}
 
 
-def child(task: str, name: str, folder: Path, steps: int, threads: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """How both sides run: steps that are timed, threads, and graph-init's engine and Python."""
+
+    steps: int
+    threads: int
+    engine: str = "auto"
+    python: str = sys.executable
+
+
+def child(task: str, name: str, folder: Path, setting: Setting) -> dict[str, Any]:
     """Run one task in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    threads = str(setting.threads)
+    options = ["--task", task, "--models", name, "--folder", str(folder)]
+    options += ["--steps", str(setting.steps), "--threads", threads, "--engine", setting.engine]
+    python = setting.python if task == "graph-init" else sys.executable
     process = subprocess.run(
-        [
-            sys.executable,
-            __file__,
-            "--task",
-            task,
-            "--models",
-            name,
-            "--folder",
-            str(folder),
-            "--steps",
-            str(steps),
-            "--threads",
-            str(threads),
-        ],
+        [python, __file__, *options],
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": threads},
     )
     if process.returncode:
         raise SystemExit(f"{task} of {name} failed:\n{process.stderr[-2000:]}")
@@ -192,15 +197,15 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
-def compare(name: str, rounds: int, steps: int, threads: int, rate: float) -> str:
+def compare(name: str, rounds: int, setting: Setting, rate: float) -> str:
     """One row of the table."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        flops = child("write", name, folder, steps, threads=threads)["flops"]
+        flops = child("write", name, folder, setting)["flops"]
         theirs, ours = [], []
         for _ in range(rounds):
-            theirs.append(child("torch", name, folder, steps, threads=threads))
-            ours.append(child("graph-init", name, folder, steps, threads=threads))
+            theirs.append(child("torch", name, folder, setting))
+            ours.append(child("graph-init", name, folder, setting))
     best_theirs = [min(r["seconds"]) for r in theirs]
     best_ours = [min(r["seconds"]) for r in ours]
     time_ratio = [a / b for a, b in zip(best_ours, best_theirs, strict=True)]
@@ -224,6 +229,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--python", default=sys.executable, help="that has this engine")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -235,21 +242,27 @@ def main() -> None:
         name = given.models[0]
         tasks = {
             "torch": lambda: run_torch(name, given.folder, given.steps, given.threads),
-            "graph-init": lambda: run_graph_init(name, given.folder, given.steps, given.threads),
+            "graph-init": lambda: run_graph_init(
+                given.folder, given.steps, given.threads, given.engine
+            ),
             "write": lambda: write(name, given.folder),
             "rate": lambda: run_rate(given.threads),
         }
         print(json.dumps(tasks[given.task]()))
         return
-    rate = child("rate", given.models[0], ROOT, steps=1, threads=given.threads)["gflops"]
-    print(f"{given.threads} threads, matrix products at {rate:.0f} GFLOP/s\n")
+    setting = Setting(given.steps, given.threads, given.engine, given.python)
+    rate = child("rate", given.models[0], ROOT, setting)["gflops"]
+    print(
+        f"{given.threads} threads, matrix products at {rate:.0f} GFLOP/s, graph-init on "
+        f"{given.engine}\n"
+    )
     print(
         "| model | step (s) | PyTorch | time ratio | memory (MB) | PyTorch | memory ratio | "
         "GFLOP/s | step in gradients, ours / PyTorch's | first step (s, nodes) | GD differs by |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name in given.models:
-        print(compare(name, given.rounds, given.steps, given.threads, rate=rate), flush=True)
+        print(compare(name, given.rounds, setting, rate), flush=True)
 
 
 if __name__ == "__main__":

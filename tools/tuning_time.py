@@ -35,7 +35,7 @@ MARK = "<!-- tools/tuning_time.py --write -->"
 def published(name: str, folder: Path, threads: int) -> float:
     """Seconds of the published algorithm's process."""
     begun = time.perf_counter()
-    found = benchmark.child("torch", name, folder, _SAMPLED, threads=threads)
+    found = benchmark.child("torch", name, folder, benchmark.Setting(_SAMPLED, threads))
     whole = time.perf_counter() - begun
     others = sum(found["seconds"]) + sum(found["gradient"])
     return whole - others + (STEPS - 1) * statistics.median(found["seconds"])
@@ -68,7 +68,7 @@ def command(folder: Path) -> float:
 def row(name: str, threads: int) -> tuple[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        benchmark.child("write", name, folder, steps=1, threads=threads)
+        benchmark.child("write", name, folder, benchmark.Setting(1, threads))
         theirs = published(name, folder, threads)
         ours = command(folder)
     ratio = ours / theirs

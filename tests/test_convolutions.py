@@ -91,7 +91,14 @@ class _Cropped(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (layer,) = self.layer
         whole = getattr(nn.functional, f"conv_transpose{x.dim() - 2}d")
-        y = whole(x, self.weight, self.bias, layer.stride, 0, 0, layer.groups, layer.dilation)
+        y = whole(
+            x,
+            self.weight,
+            self.bias,
+            stride=layer.stride,
+            groups=layer.groups,
+            dilation=layer.dilation,
+        )
         for axis, (padding, extra) in enumerate(
             zip(layer.padding, layer.output_padding, strict=True), start=2
         ):

@@ -337,11 +337,11 @@ FUNCTIONS: dict[str, Function] = {
     "RMSNormalization": _rms_norm,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": lambda a, x, w, b: F.group_norm(
-        x, a["num_groups"], w, b, a.get("epsilon", 1e-5)
+        x, a["num_groups"], w, b, eps=a.get("epsilon", 1e-5)
     ),
     "LpNormalization": _lp_norm,
     "LRN": lambda a, x: F.local_response_norm(
-        x, a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0)
+        x, a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), k=a.get("bias", 1.0)
     ),
     "ReduceSum": _unless_none(lambda x, axes, keep: x.sum(axes, keep)),
     "ReduceMean": _unless_none(lambda x, axes, keep: x.mean(axes, keep)),

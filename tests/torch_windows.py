@@ -61,7 +61,7 @@ def conv(a: dict[str, Any], x: Tensor, w: Tensor, bias: Tensor | None = None) ->
     strides, dilations, _ = _window(a, kernel)
     f = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
     x = padded(x, _around(a, x, kernel))
-    return f(x, w, bias, strides, 0, dilations, a.get("group", 1))
+    return f(x, w, bias, stride=strides, dilation=dilations, groups=a.get("group", 1))
 
 
 def conv_transpose(a: dict[str, Any], x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -70,7 +70,7 @@ def conv_transpose(a: dict[str, Any], x: Tensor, w: Tensor, bias: Tensor | None 
     strides, dilations, pads = _window(a, kernel)
     extra = list(a.get("output_padding") or [0] * n)
     f = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n - 1]
-    whole = f(x, w, None, strides, 0, 0, a.get("group", 1), dilations)
+    whole = f(x, w, stride=strides, groups=a.get("group", 1), dilation=dilations)
     sizes = list(whole.shape[2:])
     shape = a.get("output_shape")
     if shape is None and _mode(a).startswith("SAME"):
@@ -93,7 +93,7 @@ def max_pool(a: dict[str, Any], x: Tensor) -> Tensor:
     strides, dilations, _ = _window(a, kernel)
     f = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
     wide = padded(x, _around(a, x, kernel), -math.inf)
-    found: Tensor = f(wide, kernel, strides, 0, dilations)
+    found: Tensor = f(wide, kernel, strides, dilation=dilations)
     return found
 
 
@@ -103,7 +103,7 @@ def _sums(a: dict[str, Any], x: Tensor, pads: Sequence[int]) -> Tensor:
     strides, dilations, _ = _window(a, kernel)
     f = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
     ones = torch.ones((channels, 1, *kernel), dtype=x.dtype)
-    return f(padded(x, pads), ones, None, strides, 0, dilations, channels)
+    return f(padded(x, pads), ones, stride=strides, dilation=dilations, groups=channels)
 
 
 def average_pool(a: dict[str, Any], x: Tensor) -> Tensor:

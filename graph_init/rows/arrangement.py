@@ -236,19 +236,24 @@ def _expand(step: Step) -> Rows | None:
     return rows.at(axis)
 
 
-@rule("Concat")
-def _concat(step: Step) -> Rows:
-    slots = range(len(step.node.inputs))
+def _alike(step: Step, axis: int, does: str) -> Rows:
+    """Inputs that must all have the same rows, of which ``axis`` is not the axis."""
     found = next(r for r in step.rows if r is not None)
-    if found.axis == axis_of(step, 0, next(k for k in slots if step.at(k) is not None)):
-        raise Held("joins tensors along the axis of the batch")
-    for slot in slots:
+    if found.axis == axis:
+        raise Held(f"{does} along the axis of the batch")
+    for slot in range(len(step.node.inputs)):
         own = step.at(slot)
         if own is None:
             step.spread(slot, found)
         elif own != found:
             raise Held("joins rows that lie along different axes")
     return found
+
+
+@rule("Concat")
+def _concat(step: Step) -> Rows:
+    slot = next(k for k, r in enumerate(step.rows) if r is not None)
+    return _alike(step, axis_of(step, 0, slot), "joins tensors")
 
 
 @rule("Split")
@@ -287,17 +292,7 @@ def _gather(step: Step) -> Rows:
 
 @rule("GatherElements", "ScatterElements")
 def _elements(step: Step) -> Rows:
-    slots = range(len(step.node.inputs))
-    found = next(r for r in step.rows if r is not None)
-    if found.axis == axis_of(step, 0):
-        raise Held("takes entries along the axis of the batch")
-    for slot in slots:
-        own = step.at(slot)
-        if own is None:
-            step.spread(slot, found)
-        elif own != found:
-            raise Held("joins rows that lie along different axes")
-    return found
+    return _alike(step, axis_of(step, 0), "takes entries")
 
 
 @rule("Pad")

@@ -70,7 +70,6 @@ def free(loaded: LoadedModel, fed: Signature) -> Freed:
     if main is None:
         raise Obstacle("no input has an axis for the batch")
     name, count = main
-    outcome = _run(loaded.ir, fed, {}, 0)
     first: Obstacle | None = None
     for starts in itertools.islice(_ways(loaded.ir, name, count), _WAYS):
         marked = {n: (r.axis, count) for n, r in starts.items()}

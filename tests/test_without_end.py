@@ -35,10 +35,17 @@ BOMB = "a: &a [1]\n" + "".join(
 # -- data ----------------------------------------------------------------------------------------
 
 
-def test_an_archive_is_measured_by_the_memory_limit_before_it_is_unpacked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_archive_is_measured_by_the_memory_limit_before_it_is_unpacked(
+    tmp_path: Path, fixed: bool
+) -> None:
+    """Also where a batch that the file fixes lets the data be read earlier."""
+    model = product()
+    if fixed:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     path = archive(tmp_path / "d.npz", x=npy(np.zeros(1 << 22, np.float32)))
     with pytest.raises(UsageError, match=r"allowed by --memory-limit; give a folder"):
-        graph_init.measure(product(), data=path, memory_limit="8MB")
+        graph_init.measure(model, data=path, memory_limit="8MB")
 
 
 def _sparse(path: Path, *shape: int) -> None:

@@ -37,7 +37,7 @@ def freed(subject: ResolvedModel, options: Options, write: bool) -> Batch:
         if write and not rows.is_open(loaded):
             raise UnsupportedModelError("--free-batch: no input of the model has rows")
         return Batch(subject, loaded, options)
-    given = read(loaded, options.data)
+    given = read(loaded, options.data, options.memory_limit)
     options = replace(options, data=given)
     wanted = batch_rows(loaded, given, options)
     name, size = fixed

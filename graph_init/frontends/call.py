@@ -49,7 +49,7 @@ def resolve_call(model: Any, keywords: Mapping[str, Any], known: type[Any], **fi
     batch = freed(subject, options, WritingOptions.of(keywords).free_batch)
     subject, loaded, options = batch.subject, batch.loaded, batch.options
     if branches.hold_weights(loaded):
-        given = read(loaded, options.data)
+        given = read(loaded, options.data, options.memory_limit)
         options = replace(options, data=given)
         fed = fed_signature(loaded, options, given, batch_rows(loaded, given, options))
         loaded = branches.with_branches(loaded, fed)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
-from graph_init.model.constants import renamed, subgraphs_of
+from graph_init.model.constants import subgraphs_of
+from graph_init.model.opened_data import renamed
 from graph_init.model.places import PLACE, constants
 from graph_init.model.reading import stored
 

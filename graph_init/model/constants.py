@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from graph_init.engine import memory
 from graph_init.errors import UnsupportedModelError, printable
 from graph_init.model.fold_cost import MAX_FOLDED_ELEMENTS, is_bounded
-from graph_init.model.opened_data import DataTensor
+from graph_init.model.opened_data import renamed
 from graph_init.model.places import PLACE
 
 MAX_FOLDED_BYTES = 2**32
@@ -153,17 +153,6 @@ def _replace_by_initializer(graph: onnx_ir.Graph, value: onnx_ir.Value, folded: 
         initializer.meta[PLACE] = value.meta[PLACE]
     value.replace_all_uses_with(initializer)
     graph.register_initializer(initializer)
-
-
-def renamed(tensor: Any, name: str | None) -> Any:
-    """A tensor of the same data called ``name``.
-
-    Always a new object: several copies of a function body share one, and a tensor that wraps a
-    message of the user's model would write the name into that model.
-    """
-    if isinstance(tensor, DataTensor):
-        return tensor.renamed(name or "")
-    return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=name)
 
 
 def _evaluate(

@@ -22,9 +22,9 @@ from graph_init.errors import GraphInitError, ModelFileError, UnsupportedModelEr
 from graph_init.files import opening
 from graph_init.model.bodies import lift_weights
 from graph_init.model.checks import check
-from graph_init.model.constants import fold_constants, renamed, subgraphs_of
+from graph_init.model.constants import fold_constants, subgraphs_of
 from graph_init.model.external_data import check_external, is_external, tensors
-from graph_init.model.opened_data import DataFolder, bind
+from graph_init.model.opened_data import DataFolder, bind, renamed
 from graph_init.model.places import note_places
 from graph_init.model.protobuf_limits import MAX_MESSAGE, check_field_count
 

@@ -146,7 +146,7 @@ class DataFolder:
         )
 
 
-class DataTensor(onnx_ir.ExternalTensor):
+class _DataTensor(onnx_ir.ExternalTensor):
     """A tensor in a data file that is open, instead of one that is opened by its name."""
 
     __slots__ = ("_folder", "_values")
@@ -164,9 +164,9 @@ class DataTensor(onnx_ir.ExternalTensor):
         self._folder = folder
         self._values: Array | None = None
 
-    def renamed(self, name: str) -> DataTensor:
+    def renamed(self, name: str) -> _DataTensor:
         """A tensor of the same data called ``name``."""
-        return DataTensor(self, self._folder, name)
+        return _DataTensor(self, self._folder, name)
 
     def numpy(self) -> Array:
         """The values, mapped into memory where they can be; ModelFileError if the file changed."""
@@ -211,7 +211,18 @@ def bind(graph: onnx_ir.Graph, folder: DataFolder) -> None:
                 node.attributes[name] = onnx_ir.AttrTensors(name, [_bound(t, folder) for t in held])
 
 
+def renamed(tensor: Any, name: str | None) -> Any:
+    """A tensor of the same data called ``name``.
+
+    Always a new object: several copies of a function body share one, and a tensor that wraps a
+    message of the user's model would write the name into that model.
+    """
+    if isinstance(tensor, _DataTensor):
+        return tensor.renamed(name or "")
+    return onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=name)
+
+
 def _bound(tensor: Any, folder: DataFolder) -> Any:
     if isinstance(tensor, onnx_ir.ExternalTensor):
-        return DataTensor(tensor, folder, tensor.name or "")
+        return _DataTensor(tensor, folder, tensor.name or "")
     return tensor

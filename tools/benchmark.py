@@ -33,6 +33,17 @@ sys.path.insert(0, str(ROOT))
 FORWARD_PASSES = 27
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How both sides run: steps that are timed, threads; graph-init's engine, device and Python."""
+
+    steps: int
+    threads: int
+    engine: str = "auto"
+    device: str = "cpu"
+    python: str = sys.executable
+
+
 def peak() -> float:
     """Largest resident size of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -89,7 +100,8 @@ def run_torch(name: str, folder: Path, count: int, threads: int) -> dict[str, An
     return {"seconds": seconds, "gradient": plain, "memory": peak() - base, **last}
 
 
-def run_graph_init(folder: Path, count: int, threads: int, engine: str) -> dict[str, Any]:
+def run_graph_init(folder: Path, setting: Setting) -> dict[str, Any]:
+    """graph-init's meta-step of the exported model, and the memory of an accelerator."""
     import numpy as np
 
     from graph_init.analysis import analyze
@@ -100,31 +112,54 @@ def run_graph_init(folder: Path, count: int, threads: int, engine: str) -> dict[
     from graph_init.problem.forward_graph import initial_values
     from graph_init.problem.workload import build
 
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    _ = choose(engine).version  # loads the library, which is not what is measured
+    os.environ["OMP_NUM_THREADS"] = str(setting.threads)
+    engine, device = setting.engine, setting.device
+    _ = choose(engine, device).version  # loads the library, which is not what is measured
     start = time.perf_counter()
     with np.load(folder / "batch.npz") as archive:
         data = {k: archive[k] for k in archive.files}
     loaded = load(folder / "model.onnx")
     values = initial_values(loaded)
     base = peak()  # like PyTorch's: with the libraries, the weights and the batch
+    free = _device_memory(setting)
     options = Options(
-        data=data, loss="cross-entropy", whole_file=True, scale_gradient=True, engine=engine
+        data=data,
+        loss="cross-entropy",
+        whole_file=True,
+        scale_gradient=True,
+        engine=engine,
+        device=device,
     )
     evaluator = prepare(build(loaded, analyze(loaded.ir), values, options), values)
     batch, scales = evaluator.source.search.batch(0), np.ones(len(evaluator.scaled))
     evaluator.step(batch, scales)
     ready = time.perf_counter() - start
-    seconds = times(lambda: evaluator.step(batch, scales), count)
+    seconds = times(lambda: evaluator.step(batch, scales), setting.steps)
     found = evaluator.step(batch, scales)
     return {
         "seconds": seconds,
         "memory": peak() - base,
+        "device_memory": _device_memory(setting) - free,
         "first": ready,
         "nodes": len(loaded.proto.graph.node),
         "deviation": float(found.gradient_deviation),
         "slopes": [float(s) for s in found.log_scale_gradient],
     }
+
+
+def _device_memory(setting: Setting) -> float:
+    """MB on the accelerator: PyTorch's largest so far, else all that the card's driver counts."""
+    if setting.device == "cpu":
+        return 0.0
+    if setting.engine == "torch":
+        import torch
+
+        if setting.device == "mps":
+            return torch.mps.driver_allocated_memory() / 2**20
+        return torch.cuda.max_memory_allocated() / 2**20
+    asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[0])
 
 
 def run_rate(threads: int) -> dict[str, Any]:
@@ -164,27 +199,21 @@ def write(name: str, folder: Path) -> dict[str, Any]:
     return {"flops": counter.get_total_flops()}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How both sides run: steps that are timed, threads, and graph-init's engine and Python."""
-
-    steps: int
-    threads: int
-    engine: str = "auto"
-    python: str = sys.executable
-
-
-def child(task: str, name: str, folder: Path, setting: Setting) -> dict[str, Any]:
-    """Run one task in a process of its own."""
+def child(
+    task: str, name: str, folder: Path, setting: Setting, *, timeout: float | None = None
+) -> dict[str, Any]:
+    """Run one task in a process of its own; subprocess.TimeoutExpired after ``timeout`` seconds."""
     threads = str(setting.threads)
     options = ["--task", task, "--models", name, "--folder", str(folder)]
     options += ["--steps", str(setting.steps), "--threads", threads, "--engine", setting.engine]
+    options += ["--device", setting.device]
     python = setting.python if task == "graph-init" else sys.executable
     process = subprocess.run(
         [python, __file__, *options],
         capture_output=True,
         text=True,
         check=False,
+        timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": threads},
     )
     if process.returncode:
@@ -231,10 +260,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--python", default=sys.executable, help="that has this engine")
+    parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    setting = Setting(
+        given.steps, given.threads, given.engine, device=given.device, python=given.python
+    )
     unknown = [] if given.task else [n for n in given.models if n not in names]
     if unknown:
         parser.error(f"there is no model '{unknown[0]}'; choose from {', '.join(names)}")
@@ -242,15 +275,12 @@ def main() -> None:
         name = given.models[0]
         tasks = {
             "torch": lambda: run_torch(name, given.folder, given.steps, given.threads),
-            "graph-init": lambda: run_graph_init(
-                given.folder, given.steps, given.threads, given.engine
-            ),
+            "graph-init": lambda: run_graph_init(given.folder, setting),
             "write": lambda: write(name, given.folder),
             "rate": lambda: run_rate(given.threads),
         }
         print(json.dumps(tasks[given.task]()))
         return
-    setting = Setting(given.steps, given.threads, given.engine, given.python)
     rate = child("rate", given.models[0], ROOT, setting)["gflops"]
     print(
         f"{given.threads} threads, matrix products at {rate:.0f} GFLOP/s, graph-init on "

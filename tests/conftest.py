@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import jitter
+from tests import jitter, torchlib
 
 jitter.install()  # before anything of graph_init is imported
 if jitter.amount():  # for fixtures of modules, and what they start
@@ -34,6 +34,11 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _torchlib() -> None:
+    torchlib.keep()
 
 
 @pytest.fixture(autouse=True)

@@ -147,6 +147,7 @@ def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) ->
     call = resolve_call(model, given, CheckKeywords, whole_file=True)
     verdict = judge(call.loaded, call.parameters, call.options, chosen.ignore)
     new = writing.write(call.subject, verdict.factors, {}) if fix else None
+    told = call.options.to_json()
     return CheckResult(
         findings=verdict.findings,
         tensors=len(verdict.evidence.judged),
@@ -157,6 +158,8 @@ def check(model: Any, *, fix: bool = False, **options: Unpack[CheckKeywords]) ->
         factors=verdict.factors,
         updated=None if new is None else new.updated,
         _subject=call.subject,
+        _parameters=call.parameters,
+        _settings={k: told[k] for k in ("data", "batch_size", "seed", "loss", "batch_norm")},
     )
 
 

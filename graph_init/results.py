@@ -14,6 +14,7 @@ from graph_init import report as reports
 from graph_init.analysis import Parameter
 from graph_init.check.findings import SEVERITIES, Finding
 from graph_init.check.gradient import Gradient
+from graph_init.check.profile import profile
 from graph_init.check.signal import Signal
 from graph_init.deviation.evaluator import Measurement
 from graph_init.errors import printable
@@ -72,6 +73,9 @@ class CheckResult:
     factors: dict[str, float]
     updated: Any = field(default=None, repr=False)
     _subject: ResolvedModel = field(repr=False, kw_only=True)
+    _parameters: Sequence[Parameter] = field(repr=False, kw_only=True)
+    #: The options that a report tells of.
+    _settings: Mapping[str, Any] = field(repr=False, kw_only=True)
 
     def fails(self, severity: str) -> bool:
         """Whether there is a finding of this severity or a worse one."""
@@ -93,6 +97,23 @@ class CheckResult:
             "factors": self.factors,
             "notes": self.notes,
         }
+
+    def save_report(self, path: str | os.PathLike[str]) -> None:
+        """Write a page (HTML, one file) with the findings, and the profiles by depth."""
+        reports.write(self.report_content(), path)
+
+    def report_content(self) -> dict[str, Any]:
+        """What the page is made of: :meth:`to_json` and what else it shows, as JSON."""
+        loaded = self._subject.loaded
+        provenance = {
+            "graph_init.version": __version__,
+            **{f"graph_init.{k}": str(v) for k, v in self._settings.items() if v is not None},
+            "graph_init.source_sha256": loaded.digest(),
+        }
+        found = reports.gather(
+            "check", self.to_json(), provenance, loaded, parameters=self._parameters
+        )
+        return {**found, "profile": profile(self._parameters, self.signal, self.gradient)}
 
 
 @dataclass

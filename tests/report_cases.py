@@ -62,6 +62,15 @@ def initialized(names: list[str], name: str = "residual", **options: Any) -> Con
     return graph_init.initialize(residual(names, name), **options).report_content()
 
 
+def checked(names: list[str], name: str = "residual") -> Content:
+    """Of a network whose first weight is a hundred times too large."""
+    proto = residual(names, name)
+    tensor = proto.graph.initializer[0]
+    values = 100 * numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return graph_init.check(proto, loss="cross-entropy").report_content()
+
+
 def compared(names: list[str]) -> Content:
     rng = np.random.default_rng(0)
     data = {"x": rng.standard_normal((80, 8), np.float32), "target": rng.integers(0, 3, 80)}

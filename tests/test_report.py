@@ -31,7 +31,7 @@ from tests.small_models import deep_mlp, plain_cnn
 pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")
 
-from graph_init.report import graph_layout, initialize
+from graph_init.report import check, graph_layout, initialize
 from graph_init.report.graph_summary import summarize
 
 NAMES = ["w0", "w1", "w2"]
@@ -113,6 +113,53 @@ def test_a_page_has_the_numbers_of_its_result(
     history = Read(html).tables["history"]
     assert [row[1] for row in history[1:]] == [entry["state"] for entry in result["history"]]
     assert [row[2] for row in history[1:]].count("yes") == 1
+
+
+def test_a_check_has_its_findings_and_profiles(tmp_path: Path) -> None:
+    content = report_cases.checked(NAMES)
+    html = page_of(content, tmp_path)
+    assert carried(html) == json.loads(json.dumps(content))
+    result, profile, tables = content["result"], content["profile"], Read(html).tables
+    head, *rows = tables["found"]
+    assert [r[head.index("rule")] for r in rows] == [f["id"] for f in result["findings"]]
+    assert [r[head.index("finding")] for r in rows] == [f["message"] for f in result["findings"]]
+    assert rows[0][head.index("severity")] == "error" and rows[0][head.index("tensor")] == "w0"
+    assert f"Nothing else was found in {result['tensors']} tensors." in html
+    for table, names, key, title in (
+        ("layers", "node", "std", "standard deviation"),
+        ("tensors", "name", "gradient_norm", "gradient norm"),
+    ):
+        head, *rows = tables[table]
+        listed = profile[table]
+        assert [r[1] for r in rows] == [p[names] for p in listed]
+        place = head.index(title)
+        assert [float(r[place]) for r in rows] == pytest.approx([p[key] for p in listed], rel=1e-3)
+    assert len(tables["layers"]) == len(tables["tensors"]) == len(NAMES) + 2
+    drawn = [c.id for s in check.page(content).sections for c in s.charts]
+    assert drawn == ["depth-std", "depth-across", "depth-gradient_norm", "depth-ratio"]
+
+
+def test_a_check_without_a_pass_shows_what_there_is(tmp_path: Path) -> None:
+    content = report_cases.checked(NAMES)
+    content["profile"].update(layers=[], output=None, gradient=None)
+    for tensor in content["profile"]["tensors"]:
+        for key in set(tensor) - {"name", "kind", "shape", "scalable"}:
+            del tensor[key]
+    content["result"].update(findings=[], notes=["the signal was not looked at"])
+    html = page_of(content, tmp_path)
+    assert "Nothing was found in" in html and "the signal was not looked at" in html
+    assert set(Read(html).tables) == {"graph"}
+
+
+def test_check_writes_its_report(tmp_path: Path) -> None:
+    model, page = tmp_path / "m.onnx", tmp_path / "check.html"
+    onnx.save(plain_cnn(), model)
+    words = ["check", str(model), "--fail-on", "never", "--report", str(page)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert carried(page.read_text("utf-8"))["kind"] == "check"
+    done = CliRunner().invoke(cli, ["check", str(model), str(model), "--report", str(page)])
+    assert done.exit_code == 2 and "of one file" in done.output
 
 
 def test_steps_of_the_published_tuner_are_lines(tmp_path: Path) -> None:

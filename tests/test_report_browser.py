@@ -50,8 +50,9 @@ def pages(
     content: report_cases.Content, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    found = {kind: folder / f"{kind}.html" for kind in ("initialize", "compare", "zoo")}
+    found = {kind: folder / f"{kind}.html" for kind in ("initialize", "check", "compare", "zoo")}
     report.write(content, found["initialize"])
+    report.write(report_cases.checked(NAMES), found["check"])
     report.write(report_cases.compared(NAMES[:3]), found["compare"])
     report.write_zoo(*report_cases.zoo(40, content, report_cases.HOSTILE), found["zoo"], "Models")
     return found
@@ -69,7 +70,7 @@ def column(browser: Browser, key: str) -> list[str]:
     return browser.texts(f"#models tbody tr:not([hidden]) > :nth-child({number})")
 
 
-@pytest.mark.parametrize("kind", ["initialize", "compare", "zoo"])
+@pytest.mark.parametrize("kind", ["initialize", "check", "compare", "zoo"])
 def test_charts_are_drawn_and_have_names(
     kind: str, browser: Browser, pages: dict[str, Path], tmp_path: Path
 ) -> None:

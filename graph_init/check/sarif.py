@@ -61,7 +61,7 @@ def sarif(findings: Sequence[Finding], model: str) -> dict[str, Any]:
                                 ),
                             }
                         ],
-                        "properties": {"evidence": f.to_json()["evidence"], "factor": f.factor},
+                        "properties": {k: f.to_json()[k] for k in ("evidence", "factor")},
                     }
                     for f in findings
                 ],

@@ -13,7 +13,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import FILE, choose_parameters, declared, json_option
+from graph_init.cli.options import (
+    FILE,
+    LEVELS,
+    choose_parameters,
+    declared,
+    fail_on_option,
+    json_option,
+    report_option,
+)
 from graph_init.cli.terminal import echo, examples, guarded, out, print_json, warn
 from graph_init.errors import UsageError, escaped, printable
 from graph_init.files import opening
@@ -24,9 +32,8 @@ if TYPE_CHECKING:
     from graph_init import CheckResult
 
 _FORMATS = ("table", "json", "sarif", "junit")
-_LEVELS = ("error", "warning", "note", "never")
 #: Exit status where a finding reaches ``--fail-on``.
-_FOUND = 6
+FOUND = 6
 _SETTINGS = Path("pyproject.toml")
 _LARGEST = 1 << 24  # bytes of it
 
@@ -38,14 +45,11 @@ _LARGEST = 1 << 24  # bytes of it
         "graph-init check model.onnx --fail-on warning --format sarif > findings.sarif",
         "graph-init check model.onnx --ignore GI304 --fix -o mended.onnx",
         "graph-init check exported/*.onnx",
+        "graph-init check model.onnx --report check.html",
     ),
 )
 @click.argument("models", metavar="MODEL...", type=FILE, nargs=-1, required=True)
-@click.option(
-    "--fail-on",
-    type=click.Choice(_LEVELS),
-    help="Exit with status 6 from a finding of this severity on [error].",
-)
+@fail_on_option
 @click.option(
     "--format",
     "form",
@@ -61,6 +65,7 @@ _LARGEST = 1 << 24  # bytes of it
 @choose_parameters
 @declared(ComputationOptions, only=("device", "engine", "memory_limit"))
 @json_option
+@report_option
 @guarded
 def check(
     models: tuple[str, ...],
@@ -69,25 +74,32 @@ def check(
     fix: bool,
     output: str | None,
     as_json: bool,
+    report_file: str | None,
     **options: Any,
 ) -> None:
     """Findings on the weights of every MODEL, from worst to least.
 
     The table [tool.graph-init.check] of pyproject.toml may give fail-on and ignore. Of several
-    files there are tables only.
+    files there are tables only; `graph-init zoo --check` has the findings of many in one place.
     """
     import graph_init
+    from graph_init import report
 
     form = "json" if as_json else form
-    if len(models) > 1 and (fix or form != "table"):
-        raise UsageError(f"--fix and the format {form} are of one file; give one MODEL")
+    if len(models) > 1 and (fix or report_file or form != "table"):
+        raise UsageError(
+            "--fix, --report and formats other than a table are of one file; give one MODEL, or "
+            "have them checked by `graph-init zoo --check`"
+        )
+    if report_file:
+        report.require(report_file)
     if fix != (output is not None):
         raise UsageError("--fix writes the file that -o names: give both, or neither")
     if output is not None:
         targets.file(output)
-    settings = _settings()
-    fail_on = fail_on or settings.get("fail-on", "error")
-    options["ignore"] = [*options["ignore"], *settings.get("ignore", ())]
+    defaults = settings()
+    fail_on = fail_on or defaults.get("fail-on", "error")
+    options["ignore"] = [*options["ignore"], *defaults.get("ignore", ())]
     failed = False
     for model in models:
         if len(models) > 1:
@@ -95,16 +107,18 @@ def check(
         found = graph_init.check(model, **options)
         if output is not None:
             found.save(output)
+        if report_file:
+            found.save_report(report_file)
         warn(found.notes)
         _print(found, form, model, fail_on)
         if output is not None and form == "table":
             out.print(Text(f"{len(found.factors)} tensors multiplied by their factors → {output}"))
         failed |= fail_on != "never" and found.fails(fail_on)
     if failed:
-        sys.exit(_FOUND)
+        sys.exit(FOUND)
 
 
-def _settings() -> Mapping[str, Any]:
+def settings() -> Mapping[str, Any]:
     """``[tool.graph-init.check]`` of the working folder's pyproject.toml; UsageError if bad."""
     if not _SETTINGS.exists():
         return {}
@@ -122,8 +136,8 @@ def _settings() -> Mapping[str, Any]:
     for key in table:
         if key not in ("fail-on", "ignore"):
             raise UsageError(f"{where}: there is no '{escaped(key)}'; known: fail-on, ignore")
-    if table.get("fail-on", "error") not in _LEVELS:
-        raise UsageError(f"{where}: fail-on is one of {', '.join(_LEVELS)}")
+    if table.get("fail-on", "error") not in LEVELS:
+        raise UsageError(f"{where}: fail-on is one of {', '.join(LEVELS)}")
     ignored = table.get("ignore", [])
     if not isinstance(ignored, list) or not all(isinstance(i, str) for i in ignored):
         raise UsageError(f"{where}: ignore is a list of identifiers, such as ['GI304']")

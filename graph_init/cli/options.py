@@ -170,6 +170,13 @@ report_option: Decorator = click.option(
     metavar="FILE.html",
     help="Also write a page that shows the result (needs the extra 'report').",
 )
+#: Severities from which on a check fails.
+LEVELS = ("error", "warning", "note", "never")
+fail_on_option: Decorator = click.option(
+    "--fail-on",
+    type=click.Choice(LEVELS),
+    help="Exit with status 6 from a finding of this severity on [error].",
+)
 choose_parameters: Decorator = declared(ParameterOptions)
 scheme_option: Decorator = declared(InitialWeights, only=("scheme",))
 computing: Decorator = declared(ComputationOptions, only=("method", "device", "engine"))

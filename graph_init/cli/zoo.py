@@ -5,16 +5,28 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from graph_init.cli.options import FILE, declared, measuring, report_option, starting
+from graph_init.check.findings import SEVERITIES
+from graph_init.cli.check import FOUND, settings
+from graph_init.cli.options import (
+    FILE,
+    declared,
+    fail_on_option,
+    measuring,
+    report_option,
+    starting,
+)
 from graph_init.cli.terminal import err, examples, guarded, out, print_json
-from graph_init.options import LimitOptions
+from graph_init.errors import UsageError
+from graph_init.options import CheckOptions, LimitOptions
 
 if TYPE_CHECKING:
     from graph_init.zoo import Figures, Row, Zoo
@@ -24,10 +36,11 @@ _SHOWN = 5
 
 
 @click.command(
-    short_help="Do initialize over many models.",
+    short_help="Do initialize or check over many models.",
     epilog=examples(
         "graph-init zoo models/ -o initialised/",
         "graph-init zoo models/ -o initialised/ --resume --retry failed",
+        "graph-init zoo models/ -o findings/ --check --fail-on warning",
         "graph-init zoo zoo.yaml -o initialised/ --workers 8 --memory-limit 8GB --time-limit 15m",
         "graph-init zoo 's3://bucket/models/**/*.onnx' -o s3://bucket/out --scheduler tcp://host:8786",
     ),
@@ -38,6 +51,11 @@ _SHOWN = 5
 )
 @click.option("--resume", is_flag=True, help="Continue an earlier run in DIR.")
 @click.option("--retry", metavar="failed", help="With --resume: repeat the models that failed.")
+@click.option(
+    "--check", "checking", is_flag=True, help="Check every model instead; no model is written."
+)
+@fail_on_option
+@declared(CheckOptions)
 @click.option("--workers", type=int, metavar="N", help="Models at a time [as many as cores].")
 @click.option("--threads", type=int, metavar="N", help="Threads of each model [cores / workers].")
 @declared(LimitOptions)
@@ -51,24 +69,32 @@ _SHOWN = 5
 def zoo(
     sources: tuple[str, ...],
     output: str,
+    checking: bool,
+    fail_on: str | None,
     as_json: bool,
     report_file: str | None,
     **options: Any,
 ) -> None:
-    """Initialise every model of SOURCE..., each in a process of its own, into DIR.
+    """Initialise, or check, every model of SOURCE..., each in a process of its own, into DIR.
 
     A SOURCE is a file, a folder, a glob, a manifest (YAML or JSON), or an address like s3://….
-    Limits of memory and time are those of each model. The exit status is 1 if a model failed.
+    Limits of memory and time are those of each model. The exit status is 1 if a model failed, and
+    otherwise 6 if a check has found what --fail-on names.
     """
     from graph_init import report
     from graph_init import zoo as zoos
 
     if report_file:
         report.require(report_file)
+    if checking:
+        fail_on = _of_check(options, fail_on)
+    elif fail_on:
+        raise UsageError("--fail-on is of a check: give --check, or leave it out")
     if options["data"] is not None:
         options["data"] = os.path.abspath(options["data"])
     with _Terminal() if err.is_terminal else _Lines() as view:
-        found = zoos.run(sources, output, view=view, **options)
+        begin = zoos.check if checking else zoos.run
+        found = begin(sources, output, view=view, **options)
     if report_file:
         found.save_report(report_file)
     if as_json:
@@ -85,11 +111,36 @@ def zoo(
         )
     if summary["failed"] or summary["unfinished"]:
         sys.exit(1)
+    if checking and fail_on != "never" and found.fails(fail_on or "error"):
+        sys.exit(FOUND)
+
+
+def _of_check(options: dict[str, Any], fail_on: str | None) -> str:
+    """What a check fails on; into ``options`` go a check's defaults, and pyproject.toml's."""
+    defaults = settings()
+    options["ignore"] = [*options["ignore"], *defaults.get("ignore", ())]
+    source = click.get_current_context().get_parameter_source("batch_norm")
+    if source is ParameterSource.DEFAULT:
+        options["batch_norm"] = None
+    found: str = fail_on or defaults.get("fail-on", "error")
+    return found
+
+
+def _findings(rows: Sequence[Row]) -> None:
+    """A table of the models in which something was found, the worst first."""
+    found = [(tuple(row.count(s) for s in SEVERITIES), row) for row in rows if row.findings]
+    if not found:
+        return
+    table = Table("model", *(f"{s}s" for s in SEVERITIES), "the worst")
+    for counts, row in sorted(found, key=lambda f: f[0], reverse=True):
+        table.add_row(Text(row.name), *map(str, counts), Text(row.worst))
+    out.print(table)
 
 
 def _report(found: Zoo) -> None:
     from graph_init.zoo.summary import failures
 
+    _findings(found.rows)
     groups = failures(found.rows)
     if groups:
         table = Table("models", "why", "which")
@@ -107,6 +158,8 @@ def _report(found: Zoo) -> None:
     counts = f"{summary['done']} done, {summary['failed']} failed{kept}"
     if summary["unfinished"]:
         counts += f", {summary['unfinished']} not done"
+    if "findings" in summary:
+        counts += f"; found: {_counted(summary['findings'])}"
     out.print(
         Text(f"{summary['models']} models: {counts}, {summary['seconds']:.1f} s → {found.output}"),
         soft_wrap=True,
@@ -116,10 +169,16 @@ def _report(found: Zoo) -> None:
 def _line(row: Row) -> str:
     if row.error is not None:
         return f"{row.name}: {row.error.kind}: {row.error.message}"
+    took = f"{row.seconds or 0:.1f} s, {(row.peak_memory or 0) / 1e6:.0f} MB"
+    if row.findings is not None:
+        return f"{row.name}: {_counted({s: row.count(s) for s in SEVERITIES})}, {took}"
     assert row.before is not None and row.after is not None
     deviations = " → ".join(_deviation(m) for m in (row.before, row.after))
-    took = f"{row.seconds or 0:.1f} s, {(row.peak_memory or 0) / 1e6:.0f} MB"
     return f"{row.name}: GD {deviations}, {took}"
+
+
+def _counted(findings: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for s, n in findings.items())
 
 
 def _deviation(figures: Figures) -> str:

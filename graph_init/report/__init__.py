@@ -1,7 +1,7 @@
 """Reports: one HTML file that shows a result and needs nothing else, not even a network.
 
-A result becomes JSON (``content``), that a page (``view``, filled by ``initialize``, ``compare``
-and ``zoo``), and that a document (``document``, with ``templates/``, ``style.css`` and
+A result becomes JSON (``content``), that a page (``view``, filled by ``initialize``, ``check``,
+``compare`` and ``zoo``), and that a document (``document``, with ``templates/``, ``style.css`` and
 ``script.js``).
 """
 
@@ -39,9 +39,9 @@ def rendered(content: Mapping[str, Any]) -> bytes:
 
 
 def _pieces(content: Mapping[str, Any]) -> Iterable[str]:
-    from graph_init.report import compare, document, initialize
+    from graph_init.report import check, compare, document, initialize
 
-    pages = {"initialize": initialize.page, "compare": compare.page}
+    pages = {"initialize": initialize.page, "check": check.page, "compare": compare.page}
     return document.single(pages[content["kind"]](content))
 
 
@@ -55,7 +55,8 @@ def write_zoo(
     """Write the page of many models.
 
     ``rows`` have the keys of :data:`graph_init.report.zoo.KEYS`; ``contents`` gives, for the names
-    that have one, what an initialisation's ``report_content()`` gave. It is called one at a time.
+    that have one, what an initialisation's or a check's ``report_content()`` gave. It is called
+    one at a time.
     """
     require(path)
     from graph_init.report import document, zoo

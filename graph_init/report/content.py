@@ -16,7 +16,7 @@ def gather(
     loaded: LoadedModel,
     parameters: Sequence[Parameter],
 ) -> dict[str, Any]:
-    """``result`` is what the command ``kind`` (``initialize`` or ``compare``) prints as JSON."""
+    """``result`` is what the command ``kind`` prints as JSON: initialize, check or compare."""
     from graph_init.report.graph_summary import summarize
 
     name = loaded.path.name if loaded.path else loaded.proto.graph.name or "model"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from graph_init.report import charts, initialize
+from graph_init.report import charts, check, initialize
 from graph_init.report.text import finite, megabytes
 from graph_init.report.view import Chart, Column, Figure, Page, Section, Table
 
@@ -15,6 +15,7 @@ Row = Mapping[str, Any]
 
 #: Keys of a row. Each is optional but ``name`` and ``status``; ``elements`` are those of trainable
 #: tensors, ``peak_memory`` is in bytes, ``collapsed`` says whether the state after tuning looks so,
+#: ``errors``, ``warnings`` and ``notes`` count what a check found, ``worst`` says the worst of it,
 #: and ``reason`` is what failures are grouped by.
 KEYS = (
     "name",
@@ -27,12 +28,34 @@ KEYS = (
     "vanished_before",
     "vanished_after",
     "collapsed",
+    "errors",
+    "warnings",
+    "notes",
+    "worst",
     "seconds",
     "peak_memory",
     "reason",
     "message",
 )
 DONE = "done"
+#: Columns of models that were initialised, and of such that were checked.
+_FIGURES = (
+    Column("gradient_deviation_before", "GD before", "number"),
+    Column("gradient_deviation_after", "GD after", "number"),
+    Column("vanished_before", "vanished before", "share"),
+    Column("vanished_after", "vanished after", "share"),
+    Column("collapsed", "looks collapsed", "flag", choices=True),
+)
+_LOSS = (
+    Column("loss_kind", "loss function", choices=True),
+    Column("loss_reason", "why this loss function", long=True),
+)
+_FOUND = (
+    Column("errors", "errors", "count"),
+    Column("warnings", "warnings", "count"),
+    Column("notes", "notes", "count"),
+    Column("worst", "the worst finding", long=True),
+)
 
 
 def address(name: str) -> str:
@@ -54,6 +77,7 @@ def overview(
             "loss_kind": row["loss_kind"] or "",
             "loss_reason": row["loss_reason"] or "",
             "collapsed": row["collapsed"] if row["status"] == DONE else None,
+            "worst": row["worst"] or "",
             "memory": None if row["peak_memory"] is None else row["peak_memory"] / 2**20,
             "page": f"#/{address(row['name'])}" if has_page(row["name"]) else None,
         }
@@ -83,7 +107,8 @@ def pages(
 ) -> Iterator[tuple[str, Page]]:
     """Every model's page by its address, one at a time; ``content`` gives what it is made of."""
     for name in names:
-        yield address(name), initialize.page({**content(name), "model": name})
+        made = {**content(name), "model": name}
+        yield address(name), (check.page if made["kind"] == "check" else initialize.page)(made)
 
 
 def _failures(failed: Sequence[Row]) -> list[Section]:
@@ -118,20 +143,16 @@ def _failures(failed: Sequence[Row]) -> list[Section]:
 
 def _models(rows: Sequence[Row]) -> Section:
     failed = any(row["status"] != DONE for row in rows)
+    checked = any(row["errors"] is not None for row in rows)
     columns = [
         Column("name", "model"),
         Column("status", "status", choices=True),
         *([Column("reason", "reason", choices=True)] if failed else []),
         Column("elements", "elements", "count"),
-        Column("gradient_deviation_before", "GD before", "number"),
-        Column("gradient_deviation_after", "GD after", "number"),
-        Column("vanished_before", "vanished before", "share"),
-        Column("vanished_after", "vanished after", "share"),
-        Column("collapsed", "looks collapsed", "flag", choices=True),
+        *(_FOUND if checked else _FIGURES),
         Column("seconds", "seconds", "seconds"),
         Column("memory", "peak MiB", "memory"),
-        Column("loss_kind", "loss function", choices=True),
-        Column("loss_reason", "why this loss function", long=True),
+        *([] if checked else _LOSS),
         *([Column("message", "message", long=True)] if failed else []),
     ]
     table = Table(
@@ -140,7 +161,7 @@ def _models(rows: Sequence[Row]) -> Section:
     return Section(
         "all-models",
         "Models",
-        ["GD is gradient deviation; a model’s name leads to its page."],
+        ["A model’s name leads to its page." + ("" if checked else " GD is gradient deviation.")],
         tables=[table],
     )
 

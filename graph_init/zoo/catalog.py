@@ -40,13 +40,21 @@ def is_remote(source: str) -> bool:
     return "://" in source
 
 
-def collect(sources: Sequence[str], output: str, options: Mapping[str, Any]) -> list[Entry]:
+def collect(
+    sources: Sequence[str],
+    output: str,
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> list[Entry]:
     """The models of ``sources``, by name; ``options`` are those of every model.
+
+    Options at their default are left out; ``defaults`` are those that differ from
+    ``initialize``'s.
 
     UsageError if a source holds no model, or if two models would write the same file;
     ModelFileError if a source is not there.
     """
-    entries = [entry for source in sources for entry in _expand(source, output, options)]
+    entries = [entry for source in sources for entry in _expand(source, output, options, defaults)]
     _check_names(entries)
     return sorted(entries, key=lambda e: e.name)
 
@@ -64,13 +72,15 @@ def shared(files: Iterable[str], near: Iterable[str]) -> tuple[str, str] | None:
     return next(((f, n) for f in files for n in near if f.startswith(f"{n}.")), None)
 
 
-def _expand(source: str, output: str, options: Mapping[str, Any]) -> Iterator[Entry]:
+def _expand(
+    source: str, output: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None
+) -> Iterator[Entry]:
     if not source.strip() or "\0" in source:
         raise UsageError(f"'{printable(source)}' names no model; give a file, a folder or a glob")
     if source.endswith(manifest.SUFFIXES):
-        yield from _manifest(source, output, options)
+        yield from _manifest(source, output, options, defaults)
         return
-    checked = manifest.together(options)
+    checked = manifest.together(options, defaults)
     empty = True
     for entry in _remote(source) if is_remote(source) else _local(source, output):
         empty = False
@@ -85,7 +95,9 @@ def _expand(source: str, output: str, options: Mapping[str, Any]) -> Iterator[En
         raise UsageError(f"'{source}' holds no {SUFFIX} file")
 
 
-def _manifest(source: str, output: str, options: Mapping[str, Any]) -> Iterator[Entry]:
+def _manifest(
+    source: str, output: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None
+) -> Iterator[Entry]:
     if is_remote(source):
         fs, path = filesystem(source)
         try:
@@ -108,7 +120,7 @@ def _manifest(source: str, output: str, options: Mapping[str, Any]) -> Iterator[
         if "data" in own and not is_remote(source):
             own["data"] = os.path.abspath(os.path.join(base, own["data"]))
         try:
-            found = list(_expand(where, output, manifest.over(options, own)))
+            found = list(_expand(where, output, manifest.over(options, own), defaults))
         except UsageError as error:
             raise UsageError(f"manifest {source}: {error}") from error
         if item.name is not None:

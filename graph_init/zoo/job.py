@@ -1,4 +1,4 @@
-"""Runs ``initialize`` on one model in a process, and puts the results in their place."""
+"""Runs ``initialize`` or ``check`` on one model in a process, and puts the results in place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from graph_init.errors import GraphInitError, UsageError
 from graph_init.output import debug_log
 from graph_init.zoo import catalog, inputs, lock, messages, overview
 from graph_init.zoo.messages import Answer, Inputs, Message, Need, News, Started, Superseded, Task
-from graph_init.zoo.records import Failure, Figures, Finding
+from graph_init.zoo.records import CHECK, INITIALIZE, Failure, Figures, Finding
 from graph_init.zoo.store import open_store
 
 #: Seconds between two messages about how far a model is.
@@ -84,12 +84,33 @@ def _failure(kind: str, message: str, status: int) -> Answer:
 
 
 def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> Finding:
-    options = dict(task.options)
     say(News("reading"))
     path, files = inputs.bring(task.source, folder)
-    if "data" in options:
-        files += inputs.of_data(options["data"])
+    if "data" in task.options:
+        files += inputs.of_data(task.options["data"])
     say(Inputs(files))
+    say(News("building"))
+    try:
+        found = _DONE_BY[task.work](task, path, folder / "out", say)
+    except GraphInitError as error:
+        # A copy's place says nothing to anybody.
+        base = task.source.rpartition("/")[0]
+        raise type(error)(str(error).replace(str(folder), base)) from error
+    shared = catalog.shared(found.outputs, task.neighbours)
+    if shared:
+        raise UsageError(
+            f"its data would be written to '{shared[0]}', a name that belongs to the model "
+            f"'{shared[1]}'; give one of the two another name in a manifest"
+        )
+    store = open_store(task.output)
+    if not lock.is_current(store, task.run):
+        raise OutputTaken("another run has taken over the output")
+    store.place(folder / "out", found.outputs)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _initialize(task: Task, path: Path, out: Path, say: Callable[[Message], None]) -> Finding:
     last = 0.0
 
     def show(entry: graph_init.HistoryEntry) -> None:
@@ -100,31 +121,15 @@ def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> Finding:
             shown = "not finite" if deviation is None else f"{deviation:.4g}"
             say(News(f"step {entry.step}, GD {shown}"))
 
-    say(News("building"))
-    try:
-        result = graph_init.initialize(
-            path, **options, memory_limit=task.memory_limit, on_step=show
-        )
-    except GraphInitError as error:
-        # A copy's place says nothing to anybody.
-        base = task.source.rpartition("/")[0]
-        raise type(error)(str(error).replace(str(folder), base)) from error
+    result = graph_init.initialize(
+        path, **task.options, memory_limit=task.memory_limit, on_step=show
+    )
     if result.interrupted:
         raise KeyboardInterrupt
     say(News("writing"))
-    names = _write(result, task.name, folder / "out")
-    shared = catalog.shared(names, task.neighbours)
-    if shared:
-        raise UsageError(
-            f"its data would be written to '{shared[0]}', a name that belongs to the model "
-            f"'{shared[1]}'; give one of the two another name in a manifest"
-        )
-    store = open_store(task.output)
-    if not lock.is_current(store, task.run):
-        raise OutputTaken("another run has taken over the output")
-    store.place(folder / "out", names)
-    shutil.rmtree(folder, ignore_errors=True)
     return Finding(
+        outputs=_write(result, task.name, out),
+        notes=result.notes,
         before=Figures.of(result.before),
         after=Figures.of(result.after),
         elements=result.after.elements,
@@ -133,9 +138,29 @@ def _work(task: Task, folder: Path, say: Callable[[Message], None]) -> Finding:
         steps=result.steps,
         scales=len(result.scales),
         warnings=result.after.warnings,
-        notes=result.notes,
-        outputs=names,
     )
+
+
+def _check(task: Task, path: Path, out: Path, say: Callable[[Message], None]) -> Finding:
+    result = graph_init.check(path, **task.options, memory_limit=task.memory_limit)
+    say(News("writing"))
+    name = task.name + catalog.RESULT
+    (out / name).parent.mkdir(parents=True)
+    _put(out / name, _told(result.report_content()))
+    reached = result.gradient.tensors.values() if result.gradient else ()
+    return Finding(
+        outputs=[name],
+        notes=result.notes,
+        elements=sum(t.elements for t in reached) or None,
+        findings=[f.to_json() for f in result.findings],
+    )
+
+
+#: What is done with a model, by the run's work: it writes files below a folder.
+_DONE_BY: Mapping[str, Callable[[Task, Path, Path, Callable[[Message], None]], Finding]] = {
+    INITIALIZE: _initialize,
+    CHECK: _check,
+}
 
 
 def _write(result: graph_init.Initialized, name: str, folder: Path) -> list[str]:
@@ -145,20 +170,24 @@ def _write(result: graph_init.Initialized, name: str, folder: Path) -> list[str]
     scales, content = name + catalog.SCALES, name + catalog.RESULT
     result.save(model, scales=folder / scales, own_data=True)
     data = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-    with (folder / content).open("x", encoding="utf-8") as stream:
-        json.dump(_told(result, model.name), stream, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    _put(folder / content, {**_told(result.report_content()), "output": model.name})
     last = [name + catalog.MODEL, scales, content]
     return [*sorted(data - set(last)), *last]
 
 
-def _told(result: graph_init.Initialized, file: str) -> dict[str, Any]:
-    """What a report shows of ``result``, which has what ``initialize --json`` tells at the top.
+def _put(path: Path, told: dict[str, Any]) -> None:
+    """On the disk when this returns."""
+    with path.open("x", encoding="utf-8") as stream:
+        json.dump(told, stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _told(content: dict[str, Any]) -> dict[str, Any]:
+    """What a report shows, with what the command's ``--json`` tells at the top.
 
     It is the same each time: where the model came from, and how long it took, is in the overview.
     """
-    content = result.report_content()
     told = {k: v for k, v in content["result"].items() if k not in ("seconds", "interrupted")}
-    return {**told, "output": file, **{k: content[k] for k in overview.OF_REPORT}}
+    return {**told, **{k: content[k] for k in overview.OF_REPORT if k in content}}

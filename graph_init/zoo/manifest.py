@@ -28,6 +28,7 @@ from graph_init.errors import UsageError, printable, suggestion
 from graph_init.options import (
     OTHER_TUNERS,
     TUNERS,
+    CheckOptions,
     ComputationOptions,
     InitialWeights,
     LimitOptions,
@@ -37,7 +38,9 @@ from graph_init.options import (
 )
 from graph_init.options.checks import OneOf, shown
 from graph_init.options.fields import Check, of
+from graph_init.options.keywords import CheckKeywords
 from graph_init.zoo import extra
+from graph_init.zoo.records import CHECK, INITIALIZE
 
 FORMAT = "graph-init/zoo"
 VERSION = 1
@@ -53,6 +56,7 @@ _GROUPS = (
     LimitOptions,
     InitialWeights,
     WritingOptions,
+    CheckOptions,
 )
 
 
@@ -74,6 +78,16 @@ OPTIONS = _known()
 _NAMES = {argument: name for name, (argument, _, _) in OPTIONS.items()}
 #: Arguments that change whether a model is done, and never what comes out.
 LIMITS = frozenset({"memory_limit", "time_limit"})
+#: Arguments that have no use in the other of the two works.
+OF_CHECK_ALONE = frozenset(of(CheckOptions))
+OF_INITIALIZE_ALONE = frozenset(_NAMES) - frozenset(CheckKeywords.__annotations__) - LIMITS
+#: By work the defaults that differ from those of the options.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {INITIALIZE: {}, CHECK: {"batch_norm": "train"}}
+
+
+def flag(argument: str) -> str:
+    """The option's name on the command line, and in a manifest."""
+    return _NAMES[argument]
 
 
 @dataclass(frozen=True)
@@ -85,10 +99,13 @@ class Item:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def checked(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def checked(
+    options: Mapping[str, Any], where: str = "", defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Arguments of ``initialize`` from arguments or options by name, without those at default.
 
-    None, and what is empty, means the default.
+    None, and what is empty, means the default; ``defaults`` are those that differ from
+    ``initialize``'s.
 
     UsageError, which begins with ``where``, for unknown names and values that cannot be.
     """
@@ -100,6 +117,7 @@ def checked(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
                 f"{where}there is no option '{printable(given)}'{_hint(name, OPTIONS)}"
             )
         argument, check, default = OPTIONS[name]
+        default = (defaults or {}).get(argument, default)
         if value is None:
             continue
         if name == "data" and not isinstance(value, str):
@@ -125,9 +143,11 @@ def over(general: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return {**general, **own}
 
 
-def together(options: Mapping[str, Any]) -> dict[str, Any]:
+def together(
+    options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Checked options that are not at their default; UsageError if some exclude each other."""
-    found = checked(options)
+    found = checked(options, defaults=defaults)
     InitialWeights.of(found)
     own = all_options.tuner_settings(found)
     all_options.tuner(found.get("tuner", all_options.DEFAULT_TUNER), own)

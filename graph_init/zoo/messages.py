@@ -18,7 +18,8 @@ class Task:
         name: of the model in the output, without a suffix.
         source: path or address of its file.
         problem: why it cannot be done at all; None for most.
-        options: arguments of ``initialize``.
+        work: what is done with it, ``initialize`` or ``check``.
+        options: arguments of that function.
         key: changes with the options and the program.
         neighbours: other models of the run whose files could have the same names.
         previous: the model's earlier record, if it may still stand.
@@ -34,6 +35,7 @@ class Task:
     name: str
     source: str
     problem: str | None
+    work: str
     options: dict[str, Any]
     key: str
     neighbours: Sequence[str]

@@ -10,16 +10,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from graph_init.check import SEVERITIES
 from graph_init.deviation.result import FIGURES
 from graph_init.errors import ModelFileError
 from graph_init.zoo.catalog import OVERVIEW, RESULT, TABLE
-from graph_init.zoo.records import DONE, Row
+from graph_init.zoo.records import CHECK, INITIALIZE, Row
 from graph_init.zoo.store import open_store
 
 FORMAT = "graph-init/zoo-overview"
 VERSION = 1
 #: What a model's JSON has for its report, beside what ``initialize --json`` tells.
-OF_REPORT = ("provenance", "graph")
+OF_REPORT = ("provenance", "graph", "profile")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,13 @@ class Zoo:
         """A row for each model, sorted by name."""
         return [Row.from_json(r) for r in self._content["rows"]]
 
+    def fails(self, severity: str) -> bool:
+        """Whether a check found something of this severity, or a worse one, in any model."""
+        found = self.summary.get("findings", {})
+        return any(found.get(s, 0) for s in SEVERITIES[: SEVERITIES.index(severity) + 1])
+
     def result(self, row: Row) -> dict[str, Any]:
-        """What ``initialize --json`` tells of a model that is done, but for the time it took."""
+        """What the command's ``--json`` tells of a model that is done, but for the time it took."""
         raw = open_store(self.output).read(row.name + RESULT)
         if raw is None:
             raise ModelFileError(f"'{self.output}' has no '{row.name + RESULT}'")
@@ -56,17 +62,17 @@ class Zoo:
         counts = {k: f"{self.summary[k]:,}" for k in ("done", "failed", "unfinished")}
         facts = {"folder": self.output, "program": self.summary["program"], **counts}
         rows = [_reported(r) for r in self.rows]
-        contents = {r.name: partial(self._report_content, r) for r in self.rows if r.after}
+        contents = {r.name: partial(self._report_content, r) for r in self.rows if r.outputs}
         report.write_zoo(rows, contents, path, "Zoo", facts=facts)
 
     def _report_content(self, row: Row) -> dict[str, Any]:
         told = self.result(row)
-        of_report = {k: told.pop(k) for k in OF_REPORT}
+        of_report = {k: told.pop(k) for k in OF_REPORT if k in told}
         result = {**told, "seconds": row.seconds, "interrupted": False}
         return {
             "format": "graph-init/report",
             "version": 1,
-            "kind": "initialize",
+            "kind": self.summary.get("work", INITIALIZE),
             "model": row.name,
             "result": result,
             **of_report,
@@ -109,7 +115,9 @@ def _reported(row: Row) -> dict[str, Any]:
         "loss_kind": row.loss_kind,
         "loss_reason": row.loss_reason,
         **figures,
-        "collapsed": bool(row.warnings) if row.status == DONE else None,
+        "collapsed": bool(row.warnings) if row.after else None,
+        **{f"{s}s": None if row.findings is None else row.count(s) for s in SEVERITIES},
+        "worst": row.worst,
         "seconds": row.seconds,
         "peak_memory": row.peak_memory,
         "reason": row.error and row.error.kind,
@@ -130,7 +138,8 @@ def write(folder: Path, rows: Iterable[Row], head: dict[str, Any]) -> list[str]:
         (folder / OVERVIEW).open("w", encoding="utf-8") as tree,
         (folder / TABLE).open("w", encoding="utf-8", newline="") as table,
     ):
-        lines = csv.DictWriter(table, _columns(), lineterminator="\n")
+        columns = _COLUMNS[head["work"]].split()
+        lines = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
         lines.writeheader()
         tree.write(json.dumps({"format": FORMAT, "version": VERSION, **head}, indent=2)[:-2])
         tree.write(',\n  "rows": [')
@@ -143,12 +152,14 @@ def write(folder: Path, rows: Iterable[Row], head: dict[str, Any]) -> list[str]:
     return [TABLE, OVERVIEW]
 
 
-def _columns() -> list[str]:
-    return [
-        *"name status error_class error elements loss_kind loss_reason steps scales".split(),
-        *(f"{when}_{f}" for f in FIGURES for when in ("before", "after")),
-        *"seconds peak_memory attempts host warnings source".split(),
-    ]
+#: Of the table, by the run's work.
+_COLUMNS = {
+    INITIALIZE: "name status error_class error elements loss_kind loss_reason steps scales "
+    + " ".join(f"{when}_{f}" for f in FIGURES for when in ("before", "after"))
+    + " seconds peak_memory attempts host warnings source",
+    CHECK: "name status error_class error elements errors warnings notes findings seconds "
+    "peak_memory attempts host source",
+}
 
 
 def _flat(found: Row) -> dict[str, Any]:
@@ -159,7 +170,11 @@ def _flat(found: Row) -> dict[str, Any]:
     cells = {k: getattr(found, k) for k in plain}
     if found.error is not None:
         cells |= {"error_class": found.error.kind, "error": found.error.message}
-    cells["warnings"] = " ".join(found.warnings)
+    if found.findings is None:
+        cells["warnings"] = " ".join(found.warnings)
+    else:
+        cells |= {f"{severity}s": found.count(severity) for severity in SEVERITIES}
+        cells["findings"] = "; ".join(f"{f['id']} {f['tensor']}".strip() for f in found.findings)
     for when, figures in (("before", found.before), ("after", found.after)):
         cells |= {f"{when}_{f}": getattr(figures, f, None) for f in FIGURES}
     return cells

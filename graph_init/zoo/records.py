@@ -10,6 +10,8 @@ from graph_init.deviation.evaluator import Measurement
 from graph_init.deviation.result import finite
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+#: What a run does with every model.
+INITIALIZE, CHECK = "initialize", "check"
 
 
 class Input(TypedDict):
@@ -69,6 +71,9 @@ class Row:
     ``after`` have the figures of the whole model; what there is for each tensor is in the model's
     own JSON, :meth:`Zoo.result`. ``notes`` say what was not as it should be, and what was done
     about it. ``outputs`` are the files written.
+
+    Of a model that was checked there are no figures, and ``findings``, from worst to least, are
+    entries of ``check --json``; they are None of one that was initialised.
     """
 
     name: str
@@ -89,6 +94,19 @@ class Row:
     attempts: int | None = None
     host: str | None = None
     outputs: list[str] = field(default_factory=list)
+    findings: list[dict[str, Any]] | None = None
+
+    def count(self, severity: str) -> int:
+        """How many findings of this severity there are."""
+        return sum(f["severity"] == severity for f in self.findings or ())
+
+    @property
+    def worst(self) -> str:
+        """The first finding in words; nothing where there is none."""
+        for found in self.findings or ():
+            place = f" {found['tensor']}" if found["tensor"] else ""
+            return f"{found['id']}{place}: {found['message']}"
+        return ""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "error": self.error and self.error.to_json()}
@@ -113,21 +131,22 @@ _TYPES: dict[str, Callable[[Any], Any]] = {
 class Finding:
     """What a process found of a model that is done; the fields are those of :class:`Row`."""
 
-    before: Figures
-    after: Figures
-    elements: int
-    loss_kind: str
-    loss_reason: str
-    steps: int
-    scales: int
-    warnings: list[str]
-    notes: list[str]
     outputs: list[str]
+    notes: list[str]
+    before: Figures | None = None
+    after: Figures | None = None
+    elements: int | None = None
+    loss_kind: str | None = None
+    loss_reason: str | None = None
+    steps: int | None = None
+    scales: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    findings: list[dict[str, Any]] | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Finding:
         """The finding of ``dataclasses.asdict``."""
-        figures = {k: Figures(**content[k]) for k in ("before", "after")}
+        figures = {k: Figures(**content[k]) for k in ("before", "after") if content[k] is not None}
         return cls(**{**content, **figures})
 
 

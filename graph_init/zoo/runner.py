@@ -13,8 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
+from graph_init.check import SEVERITIES
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError, UsageError
 from graph_init.output import debug_log, signals
@@ -25,7 +26,17 @@ from graph_init.zoo.journal import Journal
 from graph_init.zoo.messages import Task
 from graph_init.zoo.node import Performed
 from graph_init.zoo.overview import Zoo
-from graph_init.zoo.records import DONE, FAILED, UNFINISHED, Failure, Record, Row
+from graph_init.zoo.plan import Blind, Plan, View
+from graph_init.zoo.records import (
+    CHECK,
+    DONE,
+    FAILED,
+    INITIALIZE,
+    UNFINISHED,
+    Failure,
+    Record,
+    Row,
+)
 from graph_init.zoo.store import Folder, Store
 
 DEFAULT_TIME_LIMIT = 3600.0
@@ -37,37 +48,15 @@ _STOPPING = 15.0
 _WAIT = 0.2
 
 
-class View(Protocol):
-    """Who watches a run. Calls come from several threads."""
-
-    def begins(self, models: int) -> None: ...
-
-    def news(self, name: str, what: str) -> None:
-        """``what`` is ``started``, ``ended``, or says how far the model is."""
-
-    def finished(self, row: Row, kept: bool) -> None:
-        """``kept``: it had been done before, and nothing has changed since."""
-
-
-class _Blind:
-    def begins(self, models: int) -> None: ...
-
-    def news(self, name: str, what: str) -> None: ...
-
-    def finished(self, row: Row, kept: bool) -> None: ...
-
-
 @dataclass
 class _Run:
     """What a run has, and has counted."""
 
+    plan: Plan
     store: Store
     journal: Journal
     client: Any
-    view: View
     run: str
-    threads: int | None
-    retry: bool
     counts: Counter[str] = field(default_factory=Counter)
     #: Times that a model at work has been started.
     starts: Counter[str] = field(default_factory=Counter)
@@ -84,10 +73,16 @@ class _Run:
             else:
                 yield Row(entry.name, entry.source, UNFINISHED)
 
-    def counted(self, entries: Sequence[Entry]) -> dict[str, int]:
-        found = Counter(row.status for row in self.rows(entries))
-        statuses = (DONE, FAILED, UNFINISHED)
-        return {status: found[status] for status in statuses}
+    def counted(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """How many models there are of each status, and of a check how many findings."""
+        found: Counter[str] = Counter()
+        for row in self.rows(entries):
+            found[row.status] += 1
+            found.update({severity: row.count(severity) for severity in SEVERITIES})
+        statuses = {status: found[status] for status in (DONE, FAILED, UNFINISHED)}
+        if self.plan.work != CHECK:
+            return statuses
+        return {**statuses, "findings": {severity: found[severity] for severity in SEVERITIES}}
 
 
 def run(
@@ -113,42 +108,78 @@ def run(
     for what stops the whole run. On SIGINT, SIGTERM and SIGHUP the models at work are
     stopped, what is done is kept, and the overview says what is not.
     """
-    _check(resume, retry, workers, threads)
-    if scheduler is not None and workers is not None:
-        raise UsageError(
-            "--workers counts the models at a time on this machine; with --scheduler, start each "
-            "dask worker with the --nthreads that it shall have"
+    return _run(
+        Plan(
+            work=INITIALIZE,
+            sources=sources,
+            output=output,
+            options=options,
+            resume=resume,
+            retry=retry,
+            workers=workers,
+            threads=threads,
+            scheduler=scheduler,
+            view=view or Blind(),
         )
+    )
+
+
+def check(
+    sources: Sequence[str],
+    output: str,
+    *,
+    resume: bool = False,
+    retry: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    scheduler: str | None = None,
+    view: View | None = None,
+    **options: Any,
+) -> Zoo:
+    """``check`` every model of ``sources``: rows have findings, and no model is written.
+
+    ``options`` are those of ``check`` for every model, such as ``ignore``; what manifests have for
+    an initialisation alone is passed over. All else is as :func:`run` has it.
+    """
+    return _run(
+        Plan(
+            work=CHECK,
+            sources=sources,
+            output=output,
+            options=options,
+            resume=resume,
+            retry=retry,
+            workers=workers,
+            threads=threads,
+            scheduler=scheduler,
+            view=view or Blind(),
+        )
+    )
+
+
+def _run(plan: Plan) -> Zoo:
     start = time.monotonic()
-    entries = catalog.collect(sources, output, manifest.checked(options))
-    target = store.open_store(output)
-    if not resume and not target.is_empty():
+    entries = plan.entries()
+    target = store.open_store(plan.output)
+    if not plan.resume and not target.is_empty():
         raise UsageError(
-            f"'{output}' is not empty; --resume continues the run that is there, and repeats "
+            f"'{plan.output}' is not empty; --resume continues the run that is there, and repeats "
             "models that have changed"
         )
     if isinstance(target, Folder):
         target.create()
     number = secrets.token_hex(8)
-    count = workers or cluster.cores()
-    view = view or _Blind()
+    count = plan.workers or cluster.cores()
     with lock.held(target, number), journal.opened(target) as book:
         target.begin(number)
-        with cluster.connected(scheduler, count) as client:
-            current = _Run(
-                store=target,
-                journal=book,
-                client=client,
-                view=view,
-                run=number,
-                threads=threads,
-                retry=retry == "failed",
-            )
+        with cluster.connected(plan.scheduler, count) as client:
+            current = _Run(plan=plan, store=target, journal=book, client=client, run=number)
             interrupted = _work(current, entries)
         scratch = target.scratch(number)
         head = {
             "output": target.url,
             "program": __version__,
+            "work": plan.work,
             "models": len(entries),
             **current.counted(entries),
             "kept": current.counts["kept"],
@@ -162,19 +193,9 @@ def run(
     return overview.read(target.url)
 
 
-def _check(resume: bool, retry: str | None, workers: int | None, threads: int | None) -> None:
-    if retry not in (None, "failed"):
-        raise UsageError(f"--retry has one choice, failed, not {retry}")
-    if retry and not resume:
-        raise UsageError("--retry failed belongs to --resume")
-    for name, given in (("--workers", workers), ("--threads", threads)):
-        if given is not None and given < 1:
-            raise UsageError(f"{name} must be at least 1, not {given}")
-
-
 def _work(current: _Run, entries: Sequence[Entry]) -> bool:
     """Have all models done; whether that was interrupted."""
-    current.view.begins(len(entries))
+    current.plan.view.begins(len(entries))
     _read_events(current)
     # The largest first, so that none is left to work alone at the end.
     names = [e.name for e in entries]
@@ -209,26 +230,28 @@ def _orderly(interrupted: threading.Event) -> Iterator[None]:
 
 
 def _task(current: _Run, entry: Entry, names: Sequence[str]) -> Task:
-    options = dict(entry.options)
+    options = current.plan.own(entry.options)
     limits = {k: options.pop(k, None) for k in manifest.LIMITS}
-    told = json.dumps({"version": __version__, "options": options}, sort_keys=True)
+    about = {"version": __version__, "work": current.plan.work, "options": options}
+    told = json.dumps(about, sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()
     previous = current.journal.get(entry.name)
     if previous is not None:
-        again = previous.row.status == FAILED and (current.retry or previous.transient)
+        again = previous.row.status == FAILED and (current.plan.retry or previous.transient)
         if previous.key != key or previous.row.source != entry.source or again:
             previous = None
     return Task(
         name=entry.name,
         source=entry.source,
         problem=entry.problem,
+        work=current.plan.work,
         options=options,
         key=key,
         neighbours=catalog.neighbours(entry.name, names),
         previous=previous,
         output=current.store.url,
         run=current.run,
-        threads=current.threads,
+        threads=current.plan.threads,
         debug=debug_log.path(),
         memory_limit=limits["memory_limit"],
         time_limit=limits["time_limit"] or DEFAULT_TIME_LIMIT,
@@ -305,7 +328,7 @@ def _enter(current: _Run, performed: Sequence[Performed]) -> None:
     current.journal.append([p.record for p in counted if not p.kept])
     current.settled.update(p.record.row.name for p in counted)
     for p in counted:
-        current.view.finished(p.record.row, p.kept)
+        current.plan.view.finished(p.record.row, p.kept)
 
 
 def _with_starts(current: _Run, performed: Performed) -> Record:
@@ -327,6 +350,6 @@ def _read_events(current: _Run) -> None:
                 current.starts[name] += 1
             elif news == "ended":
                 current.starts.pop(name, None)
-        current.view.news(name, news)
+        current.plan.view.news(name, news)
 
     current.client.subscribe_topic(node.TOPIC, handle)

@@ -145,7 +145,8 @@ def _reshape(c: Call) -> list[Known]:
     if -1 in target:
         if part == 0 or whole % part:
             words = f"cuts {int(whole)} elements into parts of {int(part)}, which leaves a rest"
-            raise Conflict(words, whole, max(part, 1) * max(whole // max(part, 1), 1))
+            wanted = max(part, 1) * max(whole // max(part, 1), 1)
+            raise Conflict(words, whole, wanted, part=part)
         target[target.index(-1)] = whole // part
     elif whole != part:
         words = f"makes the shape {[int(n) for n in target]} of {int(whole)} elements"

@@ -76,6 +76,11 @@ def _same(c: Call) -> list[Known]:
     return _made(c, c.dims(0))
 
 
+@rule("Scaler")  # of ai.onnx.ml
+def _scaler(c: Call) -> list[Known]:
+    return _made(c, c.dims(0), dtype=TensorProto.FLOAT)
+
+
 @rule("Dropout")
 def _dropout(c: Call) -> list[Known]:
     shape = c.dims(0)

@@ -88,6 +88,19 @@ def patches() -> onnx.ModelProto:
     )
 
 
+def bands() -> onnx.ModelProto:
+    """Frames of a spectrogram: 6 channels of 35 bands, flattened with the frames as rows."""
+    nodes = [
+        node("Unsqueeze", ["x", "leading"], ["i"], "image"),
+        node("Conv", ["i", "k"], ["c"], "bands", pads=[1, 1, 1, 1]),
+        node("Transpose", ["c"], ["t"], "turn", perm=[0, 2, 1, 3]),
+        node("Reshape", ["t", "flat"], ["f"], "flatten"),
+    ]
+    last, w = dense("f", 210)
+    tensors = [ints("leading", 0, 1), weight("k", 6, 1, 3, 3), ints("flat", -1, 210), w]
+    return network([*nodes, last], {"x": (FLOAT, ["frames", "bands"])}, tensors)
+
+
 def waves() -> onnx.ModelProto:
     """A strided convolution along a signal."""
     nodes = [

@@ -18,6 +18,7 @@ import graph_init
 from graph_init import sizes
 from graph_init.analysis import analyze
 from graph_init.cli import cli
+from graph_init.engine.session import open_session
 from graph_init.init.lsuv import UnitVariance
 from graph_init.ir import Array
 from graph_init.model.load import load
@@ -277,4 +278,48 @@ def test_a_layer_before_a_loop_with_weights_is_not_the_last() -> None:
         forward_graph.GraphSettings(sizes.solve(loaded.ir)),
         graph_pass=seen,
     )
-    assert (set(seen.factors), seen.inner) == ({"first"}, {"first"})
+    assert (set(seen.factors), seen.inner) == ({"first", "inner"}, {"first", "inner"})
+
+
+def restoration(model: onnx.ModelProto) -> tuple[dict[str, float], set[str]]:
+    """The factors that restore the signal on one batch, and which layers are not the last ones."""
+    loaded = load(model)
+    parameters = analyze(loaded.ir)
+    seen = UnitVariance(parameters)
+    values = forward_graph.initial_values(loaded)
+    settings = forward_graph.GraphSettings(sizes.solve(loaded.ir, sizes.Request(rows=ROWS)))
+    problem = forward_graph.build(loaded, parameters, values, settings, graph_pass=seen)
+    session = open_session(problem.builder.program(list(seen.factors.values())))
+    found = session({**problem.fed, **values, "x": data()["x"]}).values()
+    return {n: float(f) for n, f in zip(seen.factors, found, strict=True)}, seen.inner
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_signal_is_restored_as_if_written_out(form: str) -> None:
+    factors, inner = restoration(FORMS[form]())
+    expected, last = restoration(unrolled())
+    assert set(factors) == {"inner", "outside"}
+    assert factors == pytest.approx(expected, rel=1e-4)
+    assert inner == last == {"inner"}
+
+
+def test_a_weight_turned_around_in_the_body_is_restored() -> None:
+    """Its view is made anew from the scaled weight, in every iteration."""
+    model, turned = looped(), unrolled()
+    body = model.graph.node[0].attribute[0].g
+    for graph in (body, turned.graph):
+        for each in graph.node:
+            if each.op_type == "MatMul" and "inner" in each.input:
+                each.input[1] = "turned"
+        graph.node.insert(0, node("Transpose", ["inner"], ["turned"], "turn", perm=[1, 0]))
+    factors, _ = restoration(model)
+    assert factors == pytest.approx(restoration(turned)[0], rel=1e-4)
+    assert factors["inner"] != pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("form", ["initializers", "scan"])
+def test_restore_scales_them(form: str) -> None:
+    """From weights that are far too large, of which the start's trials diverge."""
+    model = scaled(FORMS[form](), {"inner": 30.0, "outside": 1e3})
+    result = graph_init.initialize(model, updates=3, batch_size=8)
+    assert result.scales["inner"] < 0.1 and result.scales["outside"] < 0.01

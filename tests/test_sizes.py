@@ -20,6 +20,7 @@ from graph_init.model.load import load
 from tests.sized_models import (
     FLOAT,
     INT,
+    bands,
     dense,
     ints,
     network,
@@ -44,13 +45,14 @@ def test_shapes(
     assert np.isfinite(graph_init.measure(model).gradient_deviation)
 
 
-@pytest.fixture(params=["recurrent", "pyramid", "patches", "waves", "pair"])
+@pytest.fixture(params=["recurrent", "pyramid", "patches", "bands", "waves", "pair"])
 def case(request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
     """A model, and the shapes that fit it."""
     made = {
         "recurrent": (recurrent, {"x": (16, 32, 18)}),
         "pyramid": (pyramid, {"x": (16, 3, 64, 64)}),
         "patches": (patches, {"x": (16, 3, 224, 224)}),
+        "bands": (bands, {"x": (16, 35)}),
         "waves": (waves, {"x": (16, 16_000)}),
         "pair": (pair, {"x": (16, 24), "z": (24, 16)}),
     }

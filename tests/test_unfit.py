@@ -9,6 +9,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import graph_init
 from graph_init.cli import cli
@@ -114,14 +115,32 @@ def test_trees_alone_have_nothing_to_tune(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["inspect", str(path)]).exit_code == 0
 
 
-def test_a_scaler_before_the_network_is_named(tmp_path: Path) -> None:
+def prepared(path: Path, first: onnx.NodeProto) -> Path:
+    """A network that reads what ``first`` makes of the input."""
     y = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])
-    scaler = classical("Scaler", "x", "s", offset=[0.0] * 6, scale=[1.0] * 6)
     behind = [helper.make_node("MatMul", ["s", "w"], ["h"]), *LAYER[1:]]
-    path = file(tmp_path / "s.onnx", [scaler, *behind], y)
+    return file(path, [first, *behind], y)
+
+
+def test_what_prepares_the_input_is_named(tmp_path: Path) -> None:
+    path = prepared(tmp_path / "n.onnx", classical("Normalizer", "x", "s", norm="L2"))
     found = CliRunner().invoke(cli, ["measure", str(path)])
     assert found.exit_code == 4
-    assert "node 'scaler' (ai.onnx.ml Scaler) prepares the input" in found.stderr
+    assert "node 'normalizer' (ai.onnx.ml Normalizer) prepares the input" in found.stderr
+
+
+@pytest.mark.parametrize("features", [1, 6])
+def test_a_scaler_is_a_difference_times_a_factor(tmp_path: Path, features: int) -> None:
+    offset, scale = (RNG.uniform(0.5, 2.0, features).astype(np.float32) for _ in range(2))
+    scaler = classical("Scaler", "x", "s", offset=offset.tolist(), scale=scale.tolist())
+    path = prepared(tmp_path / "s.onnx", scaler)
+    x = RNG.standard_normal((5, 6)).astype(np.float32)
+    (scores,) = ReferenceEvaluator(str(path)).run(None, {"x": x})
+    labels = np.array([0, 1, 2, 0, 1])
+    found = graph_init.measure(path, data={"x": x, "target": labels})
+    assert found.loss == pytest.approx(-np.log(scores[range(5), labels]).mean(), rel=1e-5)
+    result = graph_init.initialize(path, updates=2, batch_size=5)
+    assert [n.op_type for n in result.model.graph.node][0] == "Scaler"
 
 
 def test_an_inner_value_can_be_the_output() -> None:

@@ -17,6 +17,8 @@ from graph_init.errors import UnsupportedModelError, printable
 
 #: Operators of trees, supports, scalers and labels; what their outputs hold may be no tensor.
 _CLASSICAL = "ai.onnx.ml"
+#: Those of them that have a derivative: features less their means, over their deviations.
+_DIFFERENTIABLE = frozenset({"Scaler"})
 
 
 def require_network(model: ir.Model, parameters: Sequence[Parameter], file: str | None) -> None:
@@ -29,7 +31,11 @@ def require_network(model: ir.Model, parameters: Sequence[Parameter], file: str 
 
 def _classical(model: ir.Model) -> str | None:
     """Why an operator of classical machine learning is in the way, and the output before it."""
-    nodes = [node for node, _ in walk(model.graph) if node.domain == _CLASSICAL]
+    nodes = [
+        node
+        for node, _ in walk(model.graph)
+        if node.domain == _CLASSICAL and node.op_type not in _DIFFERENTIABLE
+    ]
     if not nodes:
         return None
     depends = dependencies(model)

@@ -18,7 +18,6 @@ from graph_init.analysis import Parameter
 from graph_init.analysis.kinds import LINEAR
 from graph_init.engine.session import open_session
 from graph_init.ir import Array, Builder, Value, variance
-from graph_init.model.bodies import names_inside
 from graph_init.problem import output_choice
 from graph_init.problem.forward_graph import Problem
 from graph_init.problem.passes import GraphPass, LoweredNode
@@ -74,8 +73,11 @@ class UnitVariance(GraphPass):
     embeddings are layers too; ``stds`` are other ones than 1 to give, by weight. It changes
     the graph: what reads a layer reads it divided. It leaves ``factors``, a scalar for each layer
     whose weights are scalable and are not a table's too, in the order of the graph, and ``inner``,
-    the names of those whose output reaches another layer.
+    the names of those whose output reaches another layer. In the body of a loop a layer's factor is
+    that of the first iteration, and holds for all; its output reaches itself in the next one.
     """
+
+    inside = True
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class UnitVariance(GraphPass):
         kinds = _KINDS | {"embedding"} if tables else _KINDS
         self._layers = _LAYERS | {"Gather"} if tables else _LAYERS
         self._reads_weights = {p.name for p in parameters if p.scalable}
-        self._behind: dict[str, frozenset[str]] = {}
+        self._behind: dict[int, tuple[Value, frozenset[str]]] = {}
         tied = {p.tied_to for p in parameters}
         self._weights = {
             p.name
@@ -102,13 +104,13 @@ class UnitVariance(GraphPass):
 
     def after(self, lowered: LoweredNode) -> None:
         node, b, values = lowered.node, lowered.builder, lowered.values
+        if any(a.HasField("g") for a in node.attribute):
+            return  # this has gone over its nodes
         roots = frozenset[str]().union(*(self._roots.get(i, frozenset()) for i in node.input))
-        behind = frozenset[str]().union(*(self._behind.get(i, frozenset()) for i in node.input))
-        if roots or self._reads_weights.intersection((*node.input, *names_inside(node))):
-            self.inner |= behind
-            behind = roots
-        for output in node.output:
-            self._behind[output] = behind
+        if roots or self._reads_weights.intersection(node.input):
+            for name in node.input:
+                self.inner |= self._before(values.get(name))
+            self._mark(lowered, roots)
         if not roots:
             return
         data = [
@@ -117,7 +119,8 @@ class UnitVariance(GraphPass):
             if i not in self._roots and (v := values.get(i)) is not None and v.const is None
         ]
         if not data:  # computed from weights alone
-            self._views.append(node)
+            if node.output[0] not in self._roots:
+                self._views.append(node)
             for output in node.output:
                 self._roots[output] = roots
             return
@@ -135,8 +138,35 @@ class UnitVariance(GraphPass):
         assert value is not None
         scaled = b.mul(value, factor)
         scaled.requires_grad = True
+        self._behind[id(scaled)] = scaled, frozenset()  # its factor comes from an output
         values[name] = scaled
-        lowered.lower([*(v for v in self._views if name in self._roots[v.output[0]]), node])
+        views = [v for v in self._views if v.output[0] in values]
+        lowered.lower([*(v for v in views if name in self._roots[v.output[0]]), node])
+        self._mark(lowered, roots)
+
+    def _mark(self, lowered: LoweredNode, roots: frozenset[str]) -> None:
+        """Note whose outputs the outputs of a layer are."""
+        for output in lowered.node.output:
+            value = lowered.values.get(output)
+            if value is not None:
+                self._behind[id(value)] = value, roots
+
+    def _before(self, value: Value | None) -> frozenset[str]:
+        """The layers whose outputs reach a value without going through another one."""
+        if value is None:
+            return frozenset()
+        known, pending = self._behind, [value]
+        while pending:
+            at = pending[-1]
+            read = [] if at.node is None else [v for v in at.node.inputs if v is not None]
+            unknown = [v for v in read if id(v) not in known] if id(at) not in known else []
+            if unknown:
+                pending += unknown
+                continue
+            if id(at) not in known:
+                known[id(at)] = at, frozenset[str]().union(*(known[id(v)][1] for v in read))
+            pending.pop()
+        return known[id(value)][1]
 
 
 def _inverse_std(b: Builder, value: Value) -> Value:

@@ -28,6 +28,9 @@ def _body(
     for initializer in graph.initializer:
         environment[initializer.name] = b.literal(numpy_helper.to_array(initializer))
     run(b, graph.node, environment, opset=c.opset, name=c.name, outer=c.outer, context=c.context)
+    if c.context.after is not None:
+        # What it has changed around the body holds from here on, in the next iteration, too.
+        c.environment.update({n: environment[n] for n in c.environment if n not in bindings})
     outputs = []
     for output in graph.output:
         value = environment[output.name]

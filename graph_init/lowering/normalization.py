@@ -30,6 +30,17 @@ def affine(b: Builder, x: Value, gain: Value | None, shift: Value | None) -> Val
     return x if shift is None else b.add(x, shift)
 
 
+@lowers("Scaler", domain="ai.onnx.ml")
+def _scaler(b: Builder, c: Call) -> Value:
+    """(x − offset)·scale, each one number or one for each feature; of whole numbers, too."""
+    x = b.cast(c[0], b.precision)
+    offset, scale = (
+        b.cast(b.constant(np.asarray(c.attrs.get(name, [none]), np.float32)), b.precision)
+        for name, none in (("offset", 0.0), ("scale", 1.0))
+    )
+    return b.mul(b.sub(x, offset), scale)
+
+
 @lowers("LayerNormalization")
 def _layer(b: Builder, c: Call) -> list[Value | None]:
     x = c[0]

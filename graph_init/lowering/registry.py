@@ -9,7 +9,8 @@ one. What is left raises :class:`UnsupportedModelError`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import onnx
@@ -54,12 +55,22 @@ _POSITIVE = ("strides", "dilations", "kernel_shape")
 _LARGEST = 2**31 - 1
 
 
+Environment = dict[str, Value | None]
+Lower = Callable[[Sequence[onnx.NodeProto]], None]
+
+
 @dataclass(frozen=True)
 class Context:
-    """What holds for a whole graph: the rules, and how batch normalisation is read."""
+    """What holds for a whole graph: the rules, and how batch normalisation is read.
+
+    ``after`` is called with each node of the model as soon as it is lowered, those in the bodies of
+    control flow once for each iteration, with what names stand for there, and with what lowers
+    nodes again there. The nodes of functions are not the model's.
+    """
 
     tables: tuple[Table, ...] = (RULES,)
     batch_norm: str = "eval"
+    after: Callable[[onnx.NodeProto, Environment, Lower], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Call:
     wanted: tuple[bool, ...]
     context: Context
     #: What the bodies of control flow may read, and the attributes of the enclosing function.
-    environment: Mapping[str, Value | None] = field(default_factory=dict)
+    environment: Environment = field(default_factory=dict)
     outer: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -223,7 +234,7 @@ def _inline(b: Builder, call: Call, body: onnx.FunctionProto) -> tuple[Value | N
         opset=opset,
         name=call.name,
         outer=attributes,
-        context=call.context,
+        context=replace(call.context, after=None),
     )
     return tuple(
         environment.get(name) if want else None
@@ -264,6 +275,15 @@ def run(
     context: Context = Context(),
 ) -> None:
     """Lower ``nodes`` in order; ``environment`` maps names to values and receives the outputs."""
+    again = partial(
+        run,
+        b,
+        environment=environment,
+        opset=opset,
+        name=name,
+        outer=outer,
+        context=replace(context, after=None),
+    )
     for node in nodes:
         domain = "" if node.domain == "ai.onnx" else node.domain
         call = Call(
@@ -291,3 +311,5 @@ def run(
         for output, value in zip(node.output, values, strict=False):
             if output:
                 environment[output] = value
+        if context.after is not None:
+            context.after(node, environment, again)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import onnx
@@ -14,6 +13,7 @@ from graph_init.analysis import Parameter
 from graph_init.errors import ModelFileError, UnsupportedModelError
 from graph_init.ir import FLOATS, Array, Builder, Value, variance
 from graph_init.lowering import RULES, Context, run
+from graph_init.lowering.registry import Environment, Lower
 from graph_init.model.load import LoadedModel
 from graph_init.problem import output_head
 from graph_init.problem.loss import Objective, attach
@@ -91,12 +91,9 @@ def build(
         del trainable[name]
     environment: dict[str, Value | None] = {"": None, **inputs, **steering, **weights}
     opset = loaded.ir.opset_imports.get("", 1)
-    context = Context((RULES,), settings.batch_norm)
-    lower = partial(run, b, environment=environment, opset=opset, context=context)
-    for node in [onnx_ir.to_proto(node) for node in graph]:
-        lower([node])
-        if graph_pass is not None:
-            graph_pass.after(LoweredNode(node, b, environment, lower))
+    context = Context((RULES,), settings.batch_norm, _after(b, environment, graph_pass))
+    nodes = [onnx_ir.to_proto(node) for node in graph]
+    run(b, nodes, environment, opset=opset, context=context)
     b.source_node = ""
     outputs = [
         (o.name or "", v) for o in graph.outputs if (v := environment.get(o.name or "")) is not None
@@ -120,6 +117,20 @@ def build(
         batched=settings.signature.batched,
         outputs={name: v for name, v in outputs if v.is_float and v.node is not None},
     )
+
+
+def _after(
+    b: Builder, outermost: Mapping[str, Value | None], graph_pass: GraphPass | None
+) -> Callable[[onnx.NodeProto, Environment, Lower], None] | None:
+    """Takes ``graph_pass`` over a graph whose names stand for ``outermost``."""
+    if graph_pass is None:
+        return None
+
+    def after(node: onnx.NodeProto, environment: Environment, lower: Lower) -> None:
+        if graph_pass.inside or environment is outermost:
+            graph_pass.after(LoweredNode(node, b, environment, lower))
+
+    return after
 
 
 def _check_names(graph: onnx_ir.Graph) -> None:

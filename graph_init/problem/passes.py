@@ -29,8 +29,11 @@ class GraphPass(ABC):
     """What goes over a model's nodes, in order, each as soon as it is lowered.
 
     A pass says in its docstring what it needs, whether it changes the graph, and what it leaves in
-    its attributes. One object goes over one graph once.
+    its attributes. One object goes over one graph once. With ``inside`` it goes over the nodes in
+    bodies of Loop and Scan, too, in each iteration, and then over the Loop itself.
     """
+
+    inside = False
 
     @abstractmethod
     def after(self, lowered: LoweredNode) -> None:

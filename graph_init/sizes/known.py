@@ -125,8 +125,9 @@ def of_sizes(sizes: Sequence[int]) -> Known:
 class Conflict(Exception):
     """A node to which its inputs' sizes do not fit.
 
-    ``found`` should be ``wanted``, or with ``least`` at least that; ``marks`` are the unknowns that
-    any of it follows from. ``words`` complete a sentence that begins with the node.
+    ``found`` should be ``wanted``, or with ``least`` at least that, or a multiple of ``part`` where
+    that is above 1; ``marks`` are the unknowns that any of it follows from. ``words`` complete a
+    sentence that begins with the node.
     """
 
     words: str
@@ -134,13 +135,21 @@ class Conflict(Exception):
     wanted: int
     least: bool
     marks: int
+    part: int
 
     def __init__(
-        self, words: str, found: int = 0, wanted: int = 0, least: bool = False, marks: int = 0
+        self,
+        words: str,
+        found: int = 0,
+        wanted: int = 0,
+        least: bool = False,
+        marks: int = 0,
+        *,
+        part: int = 1,
     ) -> None:
         super().__init__(words)
         self.words, self.found, self.wanted, self.least = words, found, wanted, least
-        self.marks = marks or marks_of(found, wanted)
+        self.marks, self.part = marks or marks_of(found, wanted), int(part)
 
     @property
     def residual(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 
 from graph_init.errors import UnsupportedModelError, printable
 from graph_init.sizes.dry_run import DryRun, Outcome
+from graph_init.sizes.known import Conflict
 from graph_init.sizes.unknowns import Unknown
 
 #: Runs through the model that one search may take.
@@ -90,9 +92,11 @@ class Search:
 
     def _candidates(self, outcome: Outcome, group: Sequence[Unknown]) -> Iterator[int]:
         """Sizes to try: by the residual where it can be followed, then near and far ones."""
+        assert outcome.conflict is not None
         start = max(u.size for u in group)
         tried = {start}
-        for size in itertools.chain(self._followed_up(outcome, group, start), _around(start)):
+        followed = self._followed_up(outcome, group, start)
+        for size in itertools.chain(_multiples(outcome.conflict, start), followed, _around(start)):
             if size not in tried and 1 <= size <= _LARGEST:
                 tried.add(size)
                 yield size
@@ -158,6 +162,20 @@ class Search:
                 f"found that fits it: {given}. Give {names}"
             )
         )
+
+
+def _multiples(conflict: Conflict, start: int) -> Iterator[int]:
+    """The nearest sizes at which a count that grows with the size is a multiple of the part.
+
+    The count is ``start`` times something else, of which the part may have factors; what grows
+    otherwise is left to the other candidates.
+    """
+    found, part = int(conflict.found), conflict.part
+    if part <= 1 or not found or found % start:
+        return
+    step = part // math.gcd(part, found // start)
+    above = -(-start // step) * step
+    yield from (above, above - step, above + step)
 
 
 def _around(start: int) -> Iterator[int]:

@@ -76,6 +76,11 @@ def _same(c: Call) -> list[Known]:
     return _made(c, c.dims(0))
 
 
+@rule("Scaler")  # of ai.onnx.ml
+def _scaler(c: Call) -> list[Known]:
+    return _made(c, c.dims(0), dtype=TensorProto.FLOAT)
+
+
 @rule("Dropout")
 def _dropout(c: Call) -> list[Known]:
     shape = c.dims(0)
@@ -145,7 +150,8 @@ def _reshape(c: Call) -> list[Known]:
     if -1 in target:
         if part == 0 or whole % part:
             words = f"cuts {int(whole)} elements into parts of {int(part)}, which leaves a rest"
-            raise Conflict(words, whole, max(part, 1) * max(whole // max(part, 1), 1))
+            wanted = max(part, 1) * max(whole // max(part, 1), 1)
+            raise Conflict(words, whole, wanted, part=part)
         target[target.index(-1)] = whole // part
     elif whole != part:
         words = f"makes the shape {[int(n) for n in target]} of {int(whole)} elements"

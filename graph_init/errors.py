@@ -70,6 +70,12 @@ class EngineError(GraphInitError):
     exit_status = 1
 
 
+class NativeCrashError(GraphInitError):
+    """Native code of onnx or of the engine has ended the process that worked on a file."""
+
+    exit_status = 7
+
+
 class MissingExtraError(GraphInitError):
     """What a frontend needs is not installed; the message names the extra."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 import graph_init
@@ -342,6 +344,15 @@ def test_closed_streams_do_not_get_into_the_output(tmp_path: Path) -> None:
     assert clash.returncode == 2 and b"is the scales file" in clash.stderr
 
 
+def engine_is_loaded(pid: int) -> bool:
+    """Whether the process ``pid``, or one that it has started, is at work."""
+    with contextlib.suppress(OSError, psutil.Error):
+        found = psutil.Process(pid)
+        each = (p.pid for p in (found, *found.children(recursive=True)))
+        return any("onnxruntime_pybind" in Path(f"/proc/{p}/maps").read_text() for p in each)
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_and_leaves_the_old_output(number: int, tmp_path: Path) -> None:
     source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
@@ -364,9 +375,8 @@ def test_a_signal_ends_a_run_and_leaves_the_old_output(number: int, tmp_path: Pa
         "1",
     )
     process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
-    working = f"/proc/{process.pid}/maps"  # once the engine is there, it is at work
     deadline = time.monotonic() + 60
-    while "onnxruntime_pybind" not in Path(working).read_text() and time.monotonic() < deadline:
+    while not engine_is_loaded(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(number)

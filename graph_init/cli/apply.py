@@ -6,7 +6,7 @@ import click
 from rich.text import Text
 
 from graph_init.cli.options import FILE, declared, json_option
-from graph_init.cli.terminal import examples, guarded, out, print_json, warn
+from graph_init.cli.terminal import examples, isolated, out, print_json, warn
 from graph_init.errors import UsageError
 from graph_init.options import WritingOptions
 from graph_init.output import targets
@@ -23,7 +23,7 @@ from graph_init.output import targets
 @click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="The file to write.")
 @declared(WritingOptions)
 @json_option
-@guarded
+@isolated
 def apply(scales: str, model: str, output: str, as_json: bool, free_batch: bool) -> None:
     """Apply the saved SCALES file to MODEL."""
     import graph_init

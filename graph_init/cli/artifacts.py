@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from graph_init.cli.options import FILE, posing, scheme_option
-from graph_init.cli.terminal import examples, guarded, out
+from graph_init.cli.terminal import examples, isolated, out
 from graph_init.output import targets
 
 
@@ -31,7 +31,7 @@ from graph_init.output import targets
     help="Optimiser of training.",
 )
 @scheme_option
-@guarded
+@isolated
 def artifacts(model: str, output: str, **options: Any) -> None:
     """Write the files with which ONNX Runtime trains MODEL (needs the extra 'training')."""
     import graph_init

@@ -13,6 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from graph_init.cli import isolation
 from graph_init.cli.options import (
     FILE,
     LEVELS,
@@ -22,7 +23,7 @@ from graph_init.cli.options import (
     json_option,
     report_option,
 )
-from graph_init.cli.terminal import echo, examples, guarded, out, print_json, warn
+from graph_init.cli.terminal import echo, examples, isolated, out, print_json, warn
 from graph_init.errors import UsageError, escaped, printable
 from graph_init.files import opening
 from graph_init.options import CheckOptions, ComputationOptions, ProblemOptions
@@ -66,7 +67,7 @@ _LARGEST = 1 << 24  # bytes of it
 @declared(ComputationOptions, only=("device", "engine", "memory_limit"))
 @json_option
 @report_option
-@guarded
+@isolated
 def check(
     models: tuple[str, ...],
     fail_on: str | None,
@@ -104,6 +105,7 @@ def check(
     for model in models:
         if len(models) > 1:
             out.print(Text(model, style="bold"))
+        isolation.working_on(model)
         found = graph_init.check(model, **options)
         if output is not None:
             found.save(output)

@@ -21,7 +21,7 @@ from graph_init.cli.options import (
 )
 from graph_init.cli.terminal import (
     examples,
-    guarded,
+    isolated,
     loss_line,
     out,
     print_json,
@@ -125,7 +125,7 @@ def _comparison_table(found: Comparison, optimizer: str) -> Table:
 @click.option("--workers", type=int, help="Runs at a time [as many as cores].")
 @report_option
 @json_option
-@guarded
+@isolated
 def compare(
     model: str,
     data: str,

@@ -14,7 +14,7 @@ from graph_init.cli.terminal import (
     Forecast,
     err,
     examples,
-    guarded,
+    isolated,
     loss_line,
     out,
     print_json,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @starting
 @click.option("--save-scales", type=FILE, metavar="FILE.json", help="Also write the factors.")
 @report_option
-@guarded
+@isolated
 def initialize(
     model: str,
     output: str,

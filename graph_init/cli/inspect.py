@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graph_init.cli.options import FILE, choose_parameters, declared, json_option
-from graph_init.cli.terminal import examples, guarded, out, print_json
+from graph_init.cli.terminal import examples, isolated, out, print_json
 from graph_init.options import ProblemOptions
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @declared(ProblemOptions, only=("dims", "input"))
 @choose_parameters
 @json_option
-@guarded
+@isolated
 def inspect(model: str, as_json: bool, **options: Any) -> None:
     """List the inputs of MODEL with their sizes, and every initializer: its kind, and why."""
     import graph_init

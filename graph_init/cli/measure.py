@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graph_init.cli.options import FILE, declared, measuring
-from graph_init.cli.terminal import examples, guarded, loss_line, out, print_json, shown, warn
+from graph_init.cli.terminal import examples, isolated, loss_line, out, print_json, shown, warn
 from graph_init.deviation.result import FIGURES, finite
 from graph_init.options import GradientOptions
 
@@ -25,7 +25,7 @@ from graph_init.options import GradientOptions
 @click.argument("model", type=FILE)
 @measuring
 @declared(GradientOptions)
-@guarded
+@isolated
 def measure(model: str, as_json: bool, **options: Any) -> None:
     """Gradient deviation of MODEL as it is."""
     import graph_init

@@ -10,9 +10,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from graph_init.cli import parent
 from graph_init.errors import UsageError, printable
 from graph_init.output.signals import raise_terminated
+
+#: Whether this process is the command's own, not that of a program that calls it.
+own = False
 
 
 def prepare() -> None:
@@ -31,7 +33,8 @@ def prepare() -> None:
     logging.lastResort = _Foreign(logging.WARNING)
     warnings.showwarning = _show_warning
     raise_terminated()
-    parent.end_with_it()
+    global own
+    own = True
 
 
 class _Foreign(logging.Handler):

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
-from graph_init.cli import process
+from graph_init.cli import isolation, parent, process
 from graph_init.errors import GraphInitError, OutputError, escaped
 from graph_init.output import debug_log
 from graph_init.output.signals import Terminated
@@ -94,6 +94,14 @@ _debug_option = click.option(
 )
 
 
+#: Of every command that reads a model.
+_trusted_option = click.option(
+    "--trusted",
+    is_flag=True,
+    help="Without the process that keeps a crash of native code to one line.",
+)
+
+
 class Forecast:
     """How long work of many like parts will still take, from those that are done.
 
@@ -115,9 +123,38 @@ class Forecast:
         return f"about {minutes} min left" if minutes < 90 else f"about {minutes / 60:.1f} h left"
 
 
+def isolated(function: Callable[..., None]) -> Callable[..., None]:
+    """As :func:`guarded`, and the work is done in a process of its own; adds --trusted, too.
+
+    The function's file is its argument ``model``, or each of ``models``.
+    """
+
+    @_trusted_option
+    @functools.wraps(function)
+    def run(*args: Any, trusted: bool, **kwargs: Any) -> None:
+        if process.own and isolation.POSSIBLE and not trusted:
+            first = kwargs.get("model") or kwargs["models"][0]
+            isolation.enter(first, kwargs)
+        elif process.own:
+            parent.end_with_it()
+        function(*args, **kwargs)
+
+    return _turning_errors(run)
+
+
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
     """Turn errors into one line and the exit status of its class; adds the option --debug."""
 
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        if process.own:
+            parent.end_with_it()
+        function(*args, **kwargs)
+
+    return _turning_errors(run)
+
+
+def _turning_errors(function: Callable[..., None]) -> Callable[..., None]:
     @_debug_option
     @functools.wraps(function)
     def run(*args: Any, debug_file: str | None, **kwargs: Any) -> None:

@@ -12,7 +12,9 @@ import ctypes
 import mmap
 import os
 import signal
+import sys
 import weakref
+from contextlib import suppress
 from typing import Any
 
 READ = 1 << 28
@@ -35,6 +37,13 @@ def of_file(number: int, shown: str) -> mmap.mmap:
     return whole
 
 
+def _shown() -> int:
+    """Standard error as the user sees it: native code may have been given another."""
+    with suppress(AttributeError, OSError, ValueError):
+        return sys.stderr.fileno()
+    return 2
+
+
 def _install() -> None:
     """Have the signal handled, unless it is; Python's own handlers run too late for that."""
     global _guard
@@ -49,7 +58,7 @@ def _install() -> None:
             for whole, shown in list(_watched.items()):
                 if not whole.closed and whole.size() < len(whole):
                     words = f"error: data file {shown} has become shorter while it was read\n"
-                    os.write(2, words.encode("utf-8", "backslashreplace"))
+                    os.write(_shown(), words.encode("utf-8", "backslashreplace"))
                     os._exit(_EXIT_STATUS)
         finally:
             # Another fault: whoever handled the signal before gets it, as the access is repeated.

@@ -19,6 +19,7 @@ from graph_init.frontends.correspondence import bind
 from graph_init.ir import Array
 from graph_init.model.load import LoadedModel, load
 from graph_init.model.save import save, with_values
+from graph_init.output import scratch
 from graph_init.problem.data_files import Data
 from graph_init.problem.loss_choice import AUTO, Choice
 
@@ -190,7 +191,7 @@ def _loaded(model: onnx_ir.Model) -> tuple[LoadedModel, tempfile.TemporaryDirect
     if size < _MESSAGE_LIMIT:
         return load(onnx_ir.to_proto(model)), None
     try:
-        folder = tempfile.TemporaryDirectory(prefix="graph-init-")
+        folder = tempfile.TemporaryDirectory(prefix=scratch.PREFIX)
         path = Path(folder.name) / "model.onnx"
         onnx_ir.save(model, path, external_data="model.onnx.data")
     except OSError as error:

@@ -61,13 +61,21 @@ def path() -> str | None:
 
 def write(error: BaseException) -> None:
     """Append ``error`` with its traceback and causes, if there is a log."""
-    if _path is None:
-        return
-    text = "".join(traceback.format_exception(error))
-    head = f"\n{_subject}\n" if _subject else "\n"
+    note("".join(traceback.format_exception(error)))
+
+
+def note(text: str) -> None:
+    """Append ``text``, if there is a log."""
+    if _path is not None:
+        add(_path, _subject, text)
+
+
+def add(path: str, subject: str, text: str) -> None:
+    """Append ``text``, which is about ``subject``, to the log at ``path``, if it is there."""
+    head = f"\n{subject}\n" if subject else "\n"
     try:
         # All at once at the end of the file: several processes may write.
-        number = opening.writable(_path, os.O_APPEND)
+        number = opening.writable(path, os.O_APPEND)
         with open(number, "wb", buffering=0) as stream:
             stream.write((head + text).encode("utf-8", "backslashreplace"))
     except OSError:

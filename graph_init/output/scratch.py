@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ except ImportError:  # Windows: nothing is locked, and nothing swept
 #: Whether there are locks; without them, nothing need be kept open.
 LOCKS = fcntl is not None
 _NAME = re.compile(r"\.graph-init\.[0-9a-f]{16}\.tmp")
+_RUN = secrets.token_hex(8)
+#: What the names of temporary folders begin with: of this process and those that it has forked.
+PREFIX = f"graph-init-{_RUN}-"
 #: So long a folder may be locked by others, who hold it for a few renames.
 _PATIENCE = 30.0  # seconds
 
@@ -104,6 +108,15 @@ def sweep(folder: Path) -> None:
                     remove(path)
             finally:
                 os.close(lock)
+
+
+def sweep_temporary() -> None:
+    """Remove what processes that this one has forked have left in the system's temporary folder."""
+    with suppress(OSError):
+        folder = Path(tempfile.gettempdir())
+        for name in os.listdir(folder):
+            if name.startswith(PREFIX):
+                remove(folder / name)
 
 
 @contextmanager

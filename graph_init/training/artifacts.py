@@ -22,7 +22,7 @@ from graph_init.engine.runtime import TRAINING as RUNTIME
 from graph_init.engine.runtime import bindings
 from graph_init.errors import OutputError, UsageError
 from graph_init.ir import IR_VERSION, MICROSOFT, OPSET, Array, Value
-from graph_init.output import folders
+from graph_init.output import folders, scratch
 from graph_init.problem.forward_graph import Problem
 
 TRAINING, EVALUATION = "training_model.onnx", "eval_model.onnx"
@@ -64,7 +64,7 @@ def _save_checkpoint(
     try:
         bindings().save_checkpoint(*given, str(path), False)
     except UnicodeEncodeError:  # the engine takes names that are text
-        with tempfile.TemporaryDirectory(prefix="graph-init-") as folder:
+        with tempfile.TemporaryDirectory(prefix=scratch.PREFIX) as folder:
             _save_checkpoint(trainable, frozen, Path(folder) / path.name)
             shutil.copyfile(Path(folder) / path.name, path)
     except RuntimeError as error:  # of the engine, which does not tell what the system said

@@ -80,8 +80,11 @@ class Outcome:
             except ValueError:
                 name = str(-self.exit)
             how = f"was killed by {name}" if self.lost else f"crashed with {name}"
-        words = f": {self.last_words}" if self.last_words else ""
-        return f"its process {how}{words}"
+        # What native code prints as it dies is for the log.
+        words = (
+            self.last_words.splitlines()[-1:] if self.exit is not None and self.exit >= 0 else []
+        )
+        return ": ".join([f"its process {how}", *(w[:300] for w in words)])
 
 
 class Forkserver:
@@ -272,7 +275,6 @@ def _last_words(log: Path) -> str:
     try:
         with opening.stream(log) as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
-            lines = stream.read(_TAIL).decode("utf-8", "replace").strip().splitlines()
+            return stream.read(_TAIL).decode("utf-8", "replace").strip()
     except OSError:
         return ""
-    return lines[-1][:300] if lines else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -61,6 +62,7 @@ def converse(task: Task, stream: Stream) -> None:
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        faulthandler.enable(file=2)
         debug_log.go_on(task.debug, task.name)
         memory.admissions.append(admit)
         say(Answer(finding=_work(task, folder, say)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from graph_init.engine import memory
 from graph_init.errors import GraphInitError
+from graph_init.output import debug_log
 from graph_init.version import __version__
 from graph_init.zoo import catalog, extra, inputs, isolation
 from graph_init.zoo.budget import Budget, of_machine
@@ -198,8 +199,10 @@ def _failure(outcome: isolation.Outcome, task: Task, limit: int, attempts: int) 
     if outcome.answer is not None and outcome.answer.error is not None:
         return outcome.answer.error
     words = outcome.describe_exit()
+    if task.debug is not None and outcome.last_words:
+        debug_log.add(task.debug, task.name, f"{words}; it wrote:\n{outcome.last_words}\n")
     if not outcome.lost:
-        return Failure("Crash", words, 1)
+        return Failure("Crash", f"{words}; --debug FILE tells where it was", 7)
     free = memory.available()
     room = "" if free is None else f" ({free / 1e9:.1f} GB of memory are free now)"
     words += f", {attempts} times{room}; perhaps the system ran out of memory"

@@ -1,4 +1,4 @@
-"""A crash of native code is a line, also in a single command; all else is as without the process."""
+"""A crash of native code is a line, also in single commands; all else is as without the process."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 from onnx import TensorProto, numpy_helper
 
 from graph_init.errors import ModelFileError
 from graph_init.model import load, save
-from graph_init.model.opened_data import DataTensor
 from tests.test_hostile import external, weight
 
 SECRET = np.full((4, 4), 7, np.float32)
@@ -86,7 +86,7 @@ def test_more_files_than_are_held_have_to_stay_the_same(
     monkeypatch.setattr("graph_init.model.opened_data.HELD", 0)
     own = values(path)
     held = load(path).ir.graph.initializers["w"].const_value
-    assert isinstance(held, DataTensor)
+    assert isinstance(held, onnx_ir.ExternalTensor)
     np.testing.assert_array_equal(held.numpy(), own)
     (path.parent / "new").write_bytes(SECRET.tobytes())
     os.replace(path.parent / "new", path.parent / "w.bin")
@@ -125,5 +125,5 @@ def test_elements_of_half_a_byte_are_unpacked(tmp_path: Path) -> None:
     built.ir_version = 10
     (tmp_path / "m.onnx").write_bytes(built.SerializeToString())
     held = load(tmp_path / "m.onnx").ir.graph.initializers["packed"].const_value
-    assert isinstance(held, DataTensor)
+    assert isinstance(held, onnx_ir.ExternalTensor)
     np.testing.assert_array_equal(held.numpy().astype(int), [1, 2, 3, 4])

@@ -28,7 +28,9 @@ Broken = Callable[[dict[str, Any]], Any]
 FINDINGS = [
     *(graph_init.Finding(rule.id, rule.severity, "w", rule.title) for rule in RULES.values()),
     graph_init.Finding("GI201", "error", "", "of the whole network"),
-    graph_init.Finding("GI101", "warning", "é w", "…", {"std": float("nan")}, factor=float("inf")),
+    graph_init.Finding(
+        "GI101", "warning", "é w", "…", evidence={"std": float("nan")}, factor=float("inf")
+    ),
 ]
 
 

@@ -52,7 +52,7 @@ def test_every_option_is_on_the_command_line_and_in_manifests() -> None:
         if isinstance(p, click.Option)
     }
     assert flags <= given
-    assert flags | {"tuner", "time-limit"} == set(manifest.OPTIONS)
+    assert flags | {"tuner", "time-limit", "ignore"} == set(manifest.OPTIONS)
 
 
 def test_every_option_has_a_sentence_of_help() -> None:

@@ -136,9 +136,11 @@ def test_one_manifest_serves_both(models: Path) -> None:
 
 
 def test_records_of_a_check_are_read_back() -> None:
-    finding = graph_init.Finding("GI101", "error", "w", "…", {"std": float("nan")}).to_json()
+    finding = graph_init.Finding(
+        "GI101", "error", "w", "…", evidence={"std": float("nan")}
+    ).to_json()
     found = Finding(outputs=["a.json"], notes=[], findings=[finding])
-    row = zoo.Row("a", "/in/a.onnx", "done", **vars(found))
+    row = zoo.Row(name="a", source="/in/a.onnx", status="done", **vars(found))
     record = Record(row, "key")
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
     answer = messages.Answer(found)

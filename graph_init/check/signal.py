@@ -312,15 +312,15 @@ def _computable(
 ) -> dict[tuple[int, str], Value]:
     """By place and name the scalars to compute, of which batches have all inputs."""
     strange = {id(v) for v in b.inputs if not v.requires_grad and v.name not in known}
-    found = {}
-    for place, record in enumerate(records):
-        for name, value in record.scalars.items():
-            if value.const is not None:
-                continue
-            read = (v for node in b.needed([value]) for v in node.inputs) if strange else ()
-            if not any(v is not None and id(v) in strange for v in read):
-                found[place, name] = value
-    return found
+    for node in b.nodes if strange else ():
+        if any(v is not None and id(v) in strange for v in node.inputs):
+            strange.update(id(v) for v in node.outputs if v is not None)
+    return {
+        (place, name): value
+        for place, record in enumerate(records)
+        for name, value in record.scalars.items()
+        if value.const is None and id(value) not in strange
+    }
 
 
 def _made(record: _Record, place: int, numbers: Mapping[tuple[int, str], float]) -> Any:

@@ -115,16 +115,18 @@ def _signal(layers: Sequence[Content]) -> list[Section]:
         Section(
             "signal",
             "Signal by depth",
-            [
+            sentences=[
                 "Standard deviation of what each layer gives, over all elements and across the "
                 "inputs of a batch: what depends on the input. A layer that gives nothing has no "
                 "mark."
             ],
-            [
-                *_depth("std", "Standard deviation", rows, "layers", "node"),
-                *_depth("across", "Standard deviation across inputs", rows, "layers", "node"),
+            charts=[
+                *_depth("std", "Standard deviation", rows, table="layers", name="node"),
+                *_depth(
+                    "across", "Standard deviation across inputs", rows, table="layers", name="node"
+                ),
             ],
-            [Table("layers", "Layers", columns=columns, rows=rows, header="node")],
+            tables=[Table("layers", "Layers", columns=columns, rows=rows, header="node")],
         )
     ]
 
@@ -149,16 +151,16 @@ def _gradient(tensors: Sequence[Content]) -> list[Section]:
         Section(
             "gradient",
             "Gradient by depth",
-            [
+            sentences=[
                 "Norm of the gradient of each trainable tensor, and the same over the norm of the "
                 "tensor: how far an update at one learning rate moves it. A tensor that no "
                 "gradient reaches has no mark."
             ],
-            [
-                *_depth("gradient_norm", "Gradient norm", tensors, "tensors", "name"),
-                *_depth("ratio", "Gradient norm over norm", tensors, "tensors", "name"),
+            charts=[
+                *_depth("gradient_norm", "Gradient norm", tensors, table="tensors", name="name"),
+                *_depth("ratio", "Gradient norm over norm", tensors, table="tensors", name="name"),
             ],
-            [
+            tables=[
                 Table(
                     "tensors",
                     "Trainable tensors in the network's order",

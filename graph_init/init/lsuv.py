@@ -77,7 +77,7 @@ class UnitVariance(GraphPass):
     that of the first iteration, and holds for all; its output reaches itself in the next one.
     """
 
-    inside = True
+    inside: bool = True
 
     def __init__(
         self,

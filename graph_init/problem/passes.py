@@ -33,7 +33,7 @@ class GraphPass(ABC):
     bodies of Loop and Scan, too, in each iteration, and then over the Loop itself.
     """
 
-    inside = False
+    inside: bool = False
 
     @abstractmethod
     def after(self, lowered: LoweredNode) -> None:

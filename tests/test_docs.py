@@ -35,6 +35,7 @@ NOT_RUN = {
         "python tools/operator_table.py ",
     ): "takes minutes; tests/test_operators.py renders the table",
     ("CONTRIBUTING.md", "python -m pip wheel "): "a release: sets a tag",
+    ("CONTRIBUTING.md", "pip install --require-hashes "): INSTALLS,
     ("README.md", "make demo "): "a minute of the same functions on a larger model",
     ("README.md", "pip install "): INSTALLS,
     ("docs/jax.md", "pip install "): INSTALLS,

@@ -1,4 +1,4 @@
-"""What a release says of the packages that it is used with: hashes, a bill of materials, advisories.
+"""What a release says of the packages that it needs: hashes, a bill of materials, advisories.
 
     python tools/supply.py [--extra cpu] [--to dist]
     python tools/supply.py --advisories

@@ -74,8 +74,9 @@ def _worked_on() -> str:
 def enter(file: str, options: Mapping[str, object]) -> None:
     """Go on in a child of this process, which works on ``file``; ``options`` are the command's.
 
-    Returns in the child only. This process ends with the child's status, or raises NativeCrashError
-    if that has crashed; what it had begun to write is removed. EngineError if there can be no child.
+    Returns in the child only. This process ends with the child's status. It raises NativeCrashError
+    if the child has crashed, and removes what that had begun to write; EngineError if there can be
+    no child.
     """
     global _subject
     _subject = mmap.mmap(-1, _PAGE)

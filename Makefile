@@ -13,7 +13,7 @@ PACKAGES := graph_init $(notdir $(wildcard frontends/graph_init_*))
 VERIFYTYPES := PYTHONPATH=.:frontends $(BIN)/basedpyright --pythonpath $(BIN)/python \
 	--ignoreexternal --verifytypes
 
-.PHONY: demo test test-long lint format docs clean
+.PHONY: demo test test-long lint audit format docs clean
 
 demo: $(RUN_STAMP)
 	$(BIN)/python tools/demo.py
@@ -29,6 +29,9 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	for package in $(PACKAGES); do $(VERIFYTYPES) $$package || exit 1; done
+
+audit: $(RUN_STAMP)
+	$(BIN)/python tools/supply.py --advisories
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .

@@ -36,6 +36,7 @@ NOT_RUN = {
     ): "takes minutes; tests/test_operators.py renders the table",
     ("CONTRIBUTING.md", "python -m pip wheel "): "a release: sets a tag",
     ("docs/engines.md", "python tools/accelerator.py"): "needs an accelerator",
+    ("CONTRIBUTING.md", "pip install --require-hashes "): INSTALLS,
     ("README.md", "make demo "): "a minute of the same functions on a larger model",
     ("README.md", "pip install "): INSTALLS,
     ("docs/jax.md", "pip install "): INSTALLS,

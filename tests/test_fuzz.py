@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import graph_init
-from tools import fuzz, mutations
+from tools import fuzz, fuzz_commands, mutations
 
 
 def test_mutants_are_known_by_their_number() -> None:
@@ -76,3 +77,36 @@ def test_a_process_that_ends_or_hangs_is_found(
     assert [f["number"] for f in run.findings] == [0]
     assert outcome in run.findings[0]["outcome"]
     assert run.tried == 2
+
+
+@pytest.mark.parametrize("command", fuzz_commands.COMMANDS)
+def test_no_mutant_is_a_finding_of_a_command(bench: tuple[Path, fuzz._Watch], command: str) -> None:
+    base, watch = bench
+    run = fuzz.Run()
+    count = 60 if command in ("manifest", "journal", "overview") else 12
+    for number in range(count):
+        made = fuzz.mutant(20261125, number, command)
+        result = {"number": number, "kind": made.kind, "seed": made.seed}
+        tried = fuzz._try(graph_init, made, seed=0, base=base, watch=watch, command=command)
+        run.add({**result, **tried})
+    assert not run.findings, run.findings[0]
+    assert run.tried == count
+    if count == 60:
+        assert ("read" in {what for _, what in run.outcomes}) and len(run.outcomes) > 1
+
+
+@pytest.mark.parametrize("command", fuzz_commands.COMMANDS)
+def test_what_is_mutated_is_sound(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that follows the first check would never be reached."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fuzz_commands, "_changed", lambda tree, rng: json.dumps(tree).encode())
+    sound = mutations.Mutant("model", "own-plain", {"m.onnx": mutations._sound_model()})
+    monkeypatch.setattr(fuzz_commands, "_model", lambda kind, rng: sound)
+    (tmp_path / "out").mkdir()
+    made = fuzz_commands.COMMANDS[command].make("model", np.random.default_rng(0))
+    for name, content in {**made.files, **sound.files}.items():
+        (tmp_path / name).write_bytes(content)
+    found = fuzz_commands.COMMANDS[command].run(tmp_path, tmp_path / "out")
+    assert found in ("done", "read")

@@ -1,4 +1,4 @@
-"""A crash of native code is a line, also in single commands; all else is as without the process."""
+"""A crash of native code is one line in every command; all else is as without the process."""
 
 from __future__ import annotations
 
@@ -201,15 +201,21 @@ def _endless(folder: Path) -> list[str]:
     )
 
 
+def _as_of_a_shell() -> None:
+    """What a shell does for a job: a group of its own, and Ctrl-Z."""
+    os.setpgrp()
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+
 def _started(words: list[str], **streams: int) -> tuple[subprocess.Popen[bytes], psutil.Process]:
-    process = subprocess.Popen(words, start_new_session=True, **streams)
+    process = subprocess.Popen(words, preexec_fn=_as_of_a_shell, **streams)
     _wait(lambda: _child(process) is not None, "the command does not begin")
     child = _child(process)
     assert child is not None
     # A signal that comes in the middle of an import may be lost there: Python ignores what is
     # raised in its own callbacks. So the imports must be over.
     before = child.cpu_times().user
-    _wait(lambda: child.cpu_times().user > before + 3, "the command does not go on")
+    _wait(lambda: child.cpu_times().user > before + 1, "the command does not go on")
     return process, child
 
 

@@ -3,12 +3,15 @@
 python tools/fuzz.py --count 100000 --jobs 2     that many mutants
 python tools/fuzz.py --seconds 60 --seed 7       as many as there is time for
 python tools/fuzz.py --replay 1234 --seed 7      one of them, with its traceback; its files are kept
+python tools/fuzz.py --command initialize        another command, or part of zoo: see below
 
 Mutants are made from the models of the onnx package and some of our own, from an archive of data
 and a scales file. Each is inspected; of those that load, a share is saved with scaled tensors and a
-smaller one is measured. They run in worker processes with limits of time and memory. A finding is
-a worker that dies or hangs, an exception that is no GraphInitError, a file that is written outside
-of the output folder or read outside of the model's, and memory that grows by more than a limit.
+smaller one is measured. With --command (tools/fuzz_commands.py has them) each is given to that one
+command instead, and mutants are of its kind: models for most, a manifest, a journal. They run in
+worker processes with limits of time and memory. A finding is a worker that dies or hangs, an
+exception that is no GraphInitError, a file that is written outside of the output folder or read
+outside of the model's, and memory that grows by more than a limit.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ HANGS = {"inspect": 60.0, "measure": 240.0}
 SLOW = 20.0
 #: Bytes of address space of a worker, and what resident memory may grow by in one mutant.
 ADDRESS_SPACE, GROWTH = 8 << 30, 3 << 30
+#: Where commands differ: those that tune and train take longer than a small model's SLOW.
+UNHURRIED = ("measure", "initialize", "compare", "check")
 #: A worker is replaced after so many mutants.
 GENERATION = 4000
 
@@ -110,7 +115,16 @@ class _Watch:
                         self.outside.append(f"{event}: {os.fsdecode(arg)}")
 
 
-def work(seed: int, numbers: Iterator[int], stream: IO[str]) -> None:
+def mutant(seed: int, number: int, command: str | None = None) -> Any:
+    """Mutant ``number`` of the run with ``seed``, of the kind that ``command`` reads."""
+    from tools import fuzz_commands, mutations
+
+    if command is None:
+        return mutations.mutant(seed, number)
+    return fuzz_commands.mutant(command, seed, number)
+
+
+def work(seed: int, numbers: Iterator[int], stream: IO[str], command: str | None = None) -> None:
     """Try the mutants with these numbers; a line before and a line after each."""
     import graph_init
     from graph_init.engine.runtime import onnxruntime
@@ -128,16 +142,25 @@ def work(seed: int, numbers: Iterator[int], stream: IO[str]) -> None:
         for number in islice(numbers, GENERATION):
             stream.write(f"start {number}\n")
             stream.flush()
-            made = mutations.mutant(seed, number)
+            made = mutant(seed, number, command)
             result = {"number": number, "kind": made.kind, "seed": made.seed}
-            result.update(_try(graph_init, made, seed, base, watch=watch))
+            result.update(_try(graph_init, made, seed, base, watch=watch, command=command))
             stream.write(json.dumps(result) + "\n")
             stream.flush()
 
 
-def _try(graph_init: Any, made: Any, seed: int, base: Path, watch: _Watch) -> dict[str, Any]:
-    """Inspect the mutant; then, by chance, save and measure it."""
+def _try(
+    graph_init: Any,
+    made: Any,
+    seed: int,
+    base: Path,
+    watch: _Watch,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Give the mutant to ``command``; without one inspect it, and by chance save and measure it."""
     import numpy as np
+
+    from tools import fuzz_commands
 
     folder, out = base / "in", base / "out"
     for name, content in made.files.items():
@@ -150,17 +173,11 @@ def _try(graph_init: Any, made: Any, seed: int, base: Path, watch: _Watch) -> di
     watch.model, watch.output, watch.outside = str(folder), str(out), []
     result: dict[str, Any] = {"seconds": {}, "extra": []}
     try:
-        result["outcome"] = _stage(result, "inspect", lambda: _first(graph_init, made, folder, out))
-        if result["outcome"] == "read" and made.kind.startswith("model"):
-            draw = rng.random()
-            if draw < SAVED:
-                result["extra"].append(
-                    "save: " + _stage(result, "save", lambda: _save(graph_init, folder, out, rng))
-                )
-            if draw < MEASURED and not made.seed.startswith("light"):
-                result["extra"].append(
-                    "measure: " + _stage(result, "measure", lambda: _measure(graph_init, folder))
-                )
+        if command is not None:
+            run = fuzz_commands.COMMANDS[command].run
+            result["outcome"] = _stage(result, command, lambda: run(folder, out))
+        else:
+            _several(graph_init, made, result, folder, out=out, rng=rng)
     except Exception as error:
         result["outcome"] = f"finding: {type(error).__name__}"
         result["finding"] = "".join(traceback.format_exception(error))[-3000:]
@@ -174,7 +191,7 @@ def _try(graph_init: Any, made: Any, seed: int, base: Path, watch: _Watch) -> di
     if grown > GROWTH:
         result["outcome"], result["finding"] = "finding: memory", f"grew by {grown:,} bytes"
     for stage, seconds in result["seconds"].items():
-        if stage != "measure" and seconds > SLOW and not made.seed.startswith("light"):
+        if stage not in UNHURRIED and seconds > SLOW and not made.seed.startswith("light"):
             result["outcome"], result["finding"] = "finding: slow", f"{stage}: {seconds:.1f} s"
     for name in made.files:
         (folder / name).unlink(missing_ok=True)
@@ -182,6 +199,22 @@ def _try(graph_init: Any, made: Any, seed: int, base: Path, watch: _Watch) -> di
         shutil.rmtree(out)
     (folder / "out.onnx").write_bytes(bytes(4096))
     return result
+
+
+def _several(
+    graph_init: Any, made: Any, result: dict[str, Any], folder: Path, out: Path, rng: Any
+) -> None:
+    """Inspect the mutant; then, by chance, save and measure it."""
+    result["outcome"] = _stage(result, "inspect", lambda: _first(graph_init, made, folder, out))
+    if result["outcome"] != "read" or not made.kind.startswith("model"):
+        return
+    draw = rng.random()
+    if draw < SAVED:
+        saved = _stage(result, "save", lambda: _save(graph_init, folder, out, rng))
+        result["extra"].append(f"save: {saved}")
+    if draw < MEASURED and not made.seed.startswith("light"):
+        measured = _stage(result, "measure", lambda: _measure(graph_init, folder))
+        result["extra"].append(f"measure: {measured}")
 
 
 def made_number(made: Any) -> int:
@@ -259,6 +292,7 @@ class _Worker:
     next: int
     step: int
     stop: int
+    command: str | None = None
     at: int | None = None
     since: float = 0.0
     left: int = 0
@@ -275,6 +309,7 @@ class _Worker:
             str(self.stop),
             "--seed",
             str(self.seed),
+            *(("--command", self.command) if self.command else ()),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
@@ -296,7 +331,13 @@ class _Worker:
 
 
 def fuzz(
-    seed: int, count: int | None, seconds: float | None, jobs: int, first: int = 0, show: Any = None
+    seed: int,
+    count: int | None,
+    seconds: float | None,
+    jobs: int,
+    first: int = 0,
+    show: Any = None,
+    command: str | None = None,
 ) -> Run:
     """Try ``count`` mutants, or as many as ``seconds`` allow."""
     from tools import mutations
@@ -306,18 +347,24 @@ def fuzz(
         mutations.write_seeds(path)
         os.environ[mutations.SEEDS_FILE] = str(path)
         try:
-            return _fuzz(seed, count, seconds, jobs, first=first, show=show)
+            return _fuzz(seed, count, seconds, jobs, first=first, show=show, command=command)
         finally:
             del os.environ[mutations.SEEDS_FILE]
 
 
 def _fuzz(
-    seed: int, count: int | None, seconds: float | None, jobs: int, first: int, show: Any
+    seed: int,
+    count: int | None,
+    seconds: float | None,
+    jobs: int,
+    first: int,
+    show: Any,
+    command: str | None,
 ) -> Run:
     run, begun = Run(), time.monotonic()
     stop = first + (count if count is not None else 10**12)
     selector = selectors.DefaultSelector()
-    workers = [_Worker(seed, first + j, jobs, stop) for j in range(jobs)]
+    workers = [_Worker(seed, first + j, jobs, stop, command=command) for j in range(jobs)]
     for worker in workers:
         _start(worker, selector)
     try:
@@ -374,13 +421,11 @@ def _replace(worker: _Worker, selector: selectors.BaseSelector) -> None:
 
 
 def _lost(worker: _Worker, run: Run, how: str, selector: selectors.BaseSelector) -> None:
-    from tools import mutations
-
     assert worker.at is not None and worker.process is not None
     if how == "died":
         status = worker.process.wait()
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    made = mutations.mutant(worker.seed, worker.at)
+    made = mutant(worker.seed, worker.at, worker.command)
     run.add(
         {
             "number": worker.at,
@@ -410,24 +455,26 @@ def table(run: Run) -> str:
     return "\n".join(lines)
 
 
-def replay(seed: int, number: int) -> None:
+def replay(seed: int, number: int, command: str | None) -> None:
     """One mutant in this process, its files kept."""
     import graph_init
     from tools import mutations
 
-    made = mutations.mutant(seed, number)
+    made = mutant(seed, number, command)
     folder = Path(tempfile.mkdtemp(prefix=f"graph-init-mutant-{number}-"))
     print(f"{made.kind} of {made.seed}: {folder}", flush=True)
     (folder / "base" / "in").mkdir(parents=True)
     mutations.lay_out(folder / "base" / "in")
     for name, content in made.files.items():
         (folder / name).write_bytes(content)
-    result = _try(graph_init, made, seed, base=folder / "base", watch=_Watch())
+    result = _try(graph_init, made, seed, base=folder / "base", watch=_Watch(), command=command)
     print(result.pop("finding", "no finding"))
     print(result)
 
 
 def main() -> None:
+    from tools import fuzz_commands
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, help="mutants to try [10000]")
     parser.add_argument("--seconds", type=float, help="stop after so long")
@@ -436,6 +483,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="worker processes")
     parser.add_argument("--log", type=Path, help="write findings there, a line of JSON each")
     parser.add_argument("--replay", type=int, metavar="NUMBER", help="one mutant, in this process")
+    parser.add_argument("--command", choices=sorted(fuzz_commands.COMMANDS))
     parser.add_argument("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -445,10 +493,11 @@ def main() -> None:
             options.seed,
             iter(range(options.worker[0], options.worker[2], options.worker[1])),
             stream,
+            options.command,
         )
         return
     if options.replay is not None:
-        return replay(options.seed, options.replay)
+        return replay(options.seed, options.replay, options.command)
     count = options.count or (None if options.seconds else 10_000)
     begun, written, shown = time.monotonic(), 0, 0
 
@@ -469,7 +518,15 @@ def main() -> None:
                 with options.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(finding) + "\n")
 
-    run = fuzz(options.seed, count, options.seconds, options.jobs, first=options.first, show=show)
+    run = fuzz(
+        options.seed,
+        count,
+        options.seconds,
+        options.jobs,
+        first=options.first,
+        show=show,
+        command=options.command,
+    )
     with contextlib.suppress(BrokenPipeError):
         show(run)
         print(table(run))

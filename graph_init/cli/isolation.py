@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import io
 import mmap
 import os
@@ -73,9 +74,9 @@ def _worked_on() -> str:
 def enter(file: str, options: Mapping[str, object]) -> None:
     """Go on in a child of this process, which works on ``file``; ``options`` are the command's.
 
-    Returns in the child only. In this process SystemExit is raised with the child's status, or
-    NativeCrashError if it has crashed; what it had begun to write is removed. EngineError if there
-    can be no child.
+    Returns in the child only. This process ends with the child's status. It raises NativeCrashError
+    if the child has crashed, and removes what that had begun to write; EngineError if there can be
+    no child.
     """
     global _subject
     _subject = mmap.mmap(-1, _PAGE)
@@ -83,6 +84,7 @@ def enter(file: str, options: Mapping[str, object]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    gc.freeze()  # a collection in the child would copy every page it looks at
     said, says = os.pipe()
     guard = os.getpid()
     # Signals wait until both processes know what to do with them.
@@ -176,7 +178,7 @@ def _end_as(child: int, said: int, options: Mapping[str, object]) -> NoReturn:
         debug_log.note(f"native code wrote on standard error:\n{words}")
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
-        sys.exit(code)
+        os._exit(code)  # nothing is left to do: the child has tidied up, and flushed its streams
     number = -code
     name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
     if name not in _CRASHES and name != "SIGKILL":

@@ -12,20 +12,22 @@ from typing import Any
 
 from graph_init.check import SEVERITIES
 from graph_init.deviation.result import FIGURES
-from graph_init.errors import ModelFileError
+from graph_init.errors import ModelFileError, printable
 from graph_init.zoo.catalog import OVERVIEW, RESULT, TABLE
-from graph_init.zoo.records import CHECK, INITIALIZE, Row
+from graph_init.zoo.records import CHECK, INITIALIZE, Row, require
 from graph_init.zoo.store import open_store
 
 FORMAT = "graph-init/zoo-overview"
 VERSION = 1
 #: What a model's JSON has for its report, beside what ``initialize --json`` tells.
 OF_REPORT = ("provenance", "graph", "profile")
+#: What the overview has beside its rows, as far as it is used.
+_HEAD = {"program": str, **dict.fromkeys(("models", "done", "failed", "unfinished"), int)}
 
 
 @dataclass(frozen=True)
 class Zoo:
-    """A folder, or an address, of results; rows are read when they are first asked for."""
+    """A folder, or an address, of results; the overview is read when it is first asked for."""
 
     output: str
 
@@ -35,12 +37,12 @@ class Zoo:
 
         The keys are those of ``zoo.json``.
         """
-        return {k: v for k, v in self._content.items() if k != "rows"}
+        return {k: v for k, v in self._content[0].items() if k != "rows"}
 
     @cached_property
     def rows(self) -> list[Row]:
         """A row for each model, sorted by name."""
-        return [Row.from_json(r) for r in self._content["rows"]]
+        return self._content[1]
 
     def fails(self, severity: str) -> bool:
         """Whether a check found something of this severity, or a worse one, in any model."""
@@ -52,7 +54,9 @@ class Zoo:
         raw = open_store(self.output).read(row.name + RESULT)
         if raw is None:
             raise ModelFileError(f"'{self.output}' has no '{row.name + RESULT}'")
-        found: dict[str, Any] = json.loads(raw)
+        found = self._tree(raw, row.name + RESULT)
+        if not isinstance(found, dict):
+            raise ModelFileError(f"'{self.output}/{row.name + RESULT}' is no result of a model")
         return found
 
     def save_report(self, path: str) -> None:
@@ -79,23 +83,36 @@ class Zoo:
         }
 
     def to_json(self) -> dict[str, Any]:
-        return self._content
+        return self._content[0]
 
     @cached_property
-    def _content(self) -> dict[str, Any]:
+    def _content(self) -> tuple[dict[str, Any], list[Row]]:
+        """The overview as it is, and its rows."""
         raw = open_store(self.output).read(OVERVIEW)
         if raw is None:
             raise ModelFileError(
                 f"'{self.output}' has no {OVERVIEW}: it is no zoo's output, or its run was killed; "
                 "run it again with --resume"
             )
-        try:
-            found: dict[str, Any] = json.loads(raw)
-        except ValueError as error:
-            raise ModelFileError(f"'{self.output}/{OVERVIEW}' is not valid: {error}") from error
-        if found.get("format") != FORMAT or found.get("version") != VERSION:
+        found = self._tree(raw, OVERVIEW)
+        known = isinstance(found, dict) and (found.get("format"), found.get("version"))
+        if known != (FORMAT, VERSION):
             raise ModelFileError(f"'{self.output}/{OVERVIEW}' is not an overview of this version")
-        return found
+        try:
+            require(found, _HEAD)
+            return found, [Row.from_json(r) for r in found["rows"]]
+        except (KeyError, TypeError, ValueError) as error:
+            missing = isinstance(error, KeyError)
+            words = printable(f"{error} is missing" if missing else str(error))
+            raise ModelFileError(f"'{self.output}/{OVERVIEW}' is not valid: {words}") from error
+
+    def _tree(self, raw: bytes, name: str) -> Any:
+        """What the JSON of the file says."""
+        try:
+            return json.loads(raw)
+        except (RecursionError, ValueError) as error:
+            words = printable(str(error))
+            raise ModelFileError(f"'{self.output}/{name}' is not valid: {words}") from error
 
 
 def _reported(row: Row) -> dict[str, Any]:

@@ -35,6 +35,13 @@ class Figures:
     output_std: float | None
 
     @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Figures:
+        """The figures of ``dataclasses.asdict``; ValueError or KeyError if they are none."""
+        names = [f.name for f in fields(cls)]
+        require(content, {n: _NUMBER for n in names if content[n] is not None})
+        return cls(**{n: content[n] for n in names})
+
+    @classmethod
     def of(cls, measurement: Measurement) -> Figures:
         return cls(**{f.name: finite(getattr(measurement, f.name)) for f in fields(cls)})
 
@@ -60,6 +67,7 @@ class Failure:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Failure:
         """The failure of :meth:`to_json`."""
+        require(content, {"class": str, "message": str, "exit_status": int})
         return cls(content["class"], content["message"], content["exit_status"])
 
 
@@ -113,17 +121,60 @@ class Row:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Row:
-        """The row of :meth:`to_json`; other keys are passed over."""
+        """The row of :meth:`to_json`; other keys are passed over.
+
+        ValueError or KeyError if the content is not of that form.
+        """
+        require(content, {k: _FORMS[k] for k in ("name", "source", "status")})
         known = {k: content[k] for k in _ROW if content.get(k) is not None}
+        require(known, {k: _FORMS[k] for k in known if k in _FORMS})
         made = {k: make(known[k]) for k, make in _TYPES.items() if k in known}
         return cls(**{**known, **made})
 
 
+def require(content: Any, forms: Mapping[str, Any]) -> None:
+    """ValueError if not all of these keys have values of these types, KeyError if one is missing.
+
+    Others may have written the content. Lists are of texts.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{type(content).__name__} in the place of an object")
+    for key, form in forms.items():
+        value = content[key]
+        good = isinstance(value, form) and (form is bool or not isinstance(value, bool))
+        if not good or (form is list and not all(isinstance(text, str) for text in value)):
+            raise ValueError(f"'{key}' has a value of another type")
+
+
+_NUMBER = (int, float)
 _ROW = tuple(f.name for f in fields(Row))
+#: What the values of a row are in JSON.
+_FORMS: dict[str, Any] = {
+    **dict.fromkeys(("name", "source", "status", "loss_kind", "loss_reason", "host"), str),
+    **dict.fromkeys(("elements", "steps", "scales", "peak_memory", "attempts"), int),
+    **dict.fromkeys(("warnings", "notes", "outputs"), list),
+    **dict.fromkeys(("error", "before", "after"), dict),
+    "seconds": _NUMBER,
+}
+#: Of an entry of ``findings``, as far as it is used.
+_FINDING = dict.fromkeys(("id", "severity", "message"), str)
+
+
+def _findings(content: Any) -> list[dict[str, Any]]:
+    if not isinstance(content, list):
+        raise ValueError("'findings' has a value of another type")
+    for entry in content:
+        require(entry, _FINDING)
+        if not isinstance(entry["tensor"], str | None):
+            raise ValueError("'tensor' has a value of another type")
+    return content
+
+
 _TYPES: dict[str, Callable[[Any], Any]] = {
+    "findings": _findings,
     "error": Failure.from_json,
-    "before": lambda content: Figures(**content),
-    "after": lambda content: Figures(**content),
+    "before": lambda content: Figures.from_json(content),
+    "after": lambda content: Figures.from_json(content),
 }
 
 
@@ -172,10 +223,12 @@ class Record:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
-        """The record of :meth:`to_json`."""
-        return cls(
-            row=Row.from_json(content),
-            key=content["key"],
-            inputs=content.get("inputs", []),
-            transient=content.get("transient", False),
-        )
+        """The record of :meth:`to_json`; ValueError or KeyError if the content is none."""
+        row = Row.from_json(content)
+        inputs, transient = content.get("inputs", []), content.get("transient", False)
+        require(content, {"key": str})
+        for entry in inputs:
+            require(
+                entry, {"path": str, **({"digest": str} if entry["digest"] is not None else {})}
+            )
+        return cls(row=row, key=content["key"], inputs=inputs, transient=bool(transient))

@@ -53,7 +53,7 @@ def _settings(folder: Path) -> object:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        return importlib.import_module("graph_init.cli.check")._settings()
+        return importlib.import_module("graph_init.cli.check").settings()
     finally:
         os.chdir(here)
 

@@ -108,7 +108,7 @@ def own_gradients(
     _lower(b, forward, environment, sources(forward))
     value = environment[loss]
     assert value is not None
-    found = reverse.gradients(b, b.needed([value]), value, theta.values())
+    found = reverse.gradients(b, value, theta.values())
     return environment, {n: found[v] for n, v in theta.items() if v in found}
 
 

@@ -15,16 +15,14 @@ from graph_init.errors import UnsupportedModelError
 from graph_init.ir import ZERO_DERIVATIVE, Builder, Node, Value
 
 
-def gradients(
-    b: Builder, nodes: Sequence[Node], loss: Value, wanted: Iterable[Value]
-) -> dict[Value, Value]:
+def gradients(b: Builder, loss: Value, wanted: Iterable[Value]) -> dict[Value, Value]:
     """The derivatives of the scalar ``loss`` in the values ``wanted``, of their shapes.
 
-    ``nodes`` (in order) compute ``loss`` from them. New nodes are appended to ``b``; values on
-    which ``loss`` does not depend have no entry. Raises UnsupportedModelError for an operator
-    between them that has no rule.
+    New nodes are appended to ``b``; values on which ``loss`` does not depend have no entry. Raises
+    UnsupportedModelError for an operator between them that has no rule.
     """
     wanted = dict.fromkeys(wanted)
+    nodes = _between(b, loss)
     moving = _moving(b, nodes, wanted)
     found = {loss: b.constant(np.ones(loss.dims), loss.dtype)}
     for node in reversed(nodes):
@@ -42,6 +40,28 @@ def gradients(
     }
 
 
+def _between(b: Builder, loss: Value) -> list[Node]:
+    """The nodes on which ``loss`` depends, in order, and those that make the operands of a whole.
+
+    What has a derivative as a whole may read past its operands: views of a view are read as one.
+    """
+    live, kept = {loss}, []
+    for node in reversed(b.nodes):
+        if live.isdisjoint(o for o in node.outputs if o is not None):
+            continue
+        kept.append(node)
+        live.update(v for v in node.inputs if v is not None)
+        live.update(v for v in _operands(b, _result(node)) if v is not None)
+    return kept[::-1]
+
+
+def _operands(b: Builder, y: Value) -> Sequence[Value | None]:
+    """Those of ``y``, if its derivative is known as a whole."""
+    if y in b.custom_jvps:
+        return (b.custom_jvps[y][0],)
+    return b.custom_vjps[y][0] if y in b.custom_vjps else ()
+
+
 def _result(node: Node) -> Value:
     return next(o for o in node.outputs if o is not None)
 
@@ -52,7 +72,8 @@ def _moving(b: Builder, nodes: Iterable[Node], wanted: Iterable[Value]) -> set[V
     for node in nodes:
         y = _result(node)
         smooth = y.is_float and node.op not in ZERO_DERIVATIVE
-        if smooth and any(node.inputs[i] in moving for i in _positions(node)):
+        operands = _operands(b, y) or tuple(node.inputs[i] for i in _positions(node))
+        if smooth and any(x in moving for x in operands):
             moving.add(y)
     return moving
 

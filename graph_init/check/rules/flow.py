@@ -43,13 +43,33 @@ def _dies(e: Evidence) -> Iterator[Finding]:
     where = "" if begins is None else f"; the signal goes at '{begins.node}' ({begins.operator})"
     last = e.profile.layers[-1] if e.profile.layers else None
     head = last is not None and begins is last and not e.statistics[last.tensor].largest
+    message = (
+        f"the output's standard deviation is {out.std:.2g}, and {out.across:.2g} across inputs"
+    )
+    stored = _normalises_by_first_values(e)
+    if stored:
+        where += (
+            "; its batch norms are written out for inference, and what they normalise by is what "
+            "it was before training: in training the signal may live"
+        )
     yield Finding(
         id="GI201",
-        severity=NOTE if head else ERROR,
+        severity=NOTE if head else WARNING if stored else ERROR,
         tensor="" if begins is None else begins.tensor,
-        message=f"the output's standard deviation is {out.std:.2g}, and {out.across:.2g} across "
-        "inputs" + where,
+        message=message + where,
         evidence={"std": out.std, "across": out.across},
+    )
+
+
+def _normalises_by_first_values(e: Evidence) -> bool:
+    """Whether batch norms are written out with stored statistics that no batch has changed yet.
+
+    Where they are operators, the statistics are those of the batch.
+    """
+    operators = {s.tensor for s in e.profile.statistics}
+    return any(
+        p.statistic == "variance" and p.name not in operators and e.statistics[p.name].is_constant
+        for p in e.judged
     )
 
 

@@ -14,7 +14,7 @@ from graph_init.errors import UsageError, printable
 from graph_init.output.signals import raise_terminated
 
 #: Whether this process is the command's own, not that of a program that calls it.
-own = False
+own: bool = False
 
 
 def prepare() -> None:

@@ -81,6 +81,16 @@ class Cnn(nn.Module):
         return nn.Dense(4)(x)
 
 
+class Small(nn.Module):
+    """Images of few places and many channels."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for width in (8, 12, 16):
+            x = nn.relu(nn.GroupNorm(4)(nn.Conv(width, (3, 3))(x)))
+        return nn.Dense(5)(x.reshape(len(x), -1))
+
+
 class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -189,6 +199,7 @@ MODELS: dict[str, Callable[[], Built]] = {
     ),
     "function, bfloat16": half_precision,
     "Linen, convolutions": lambda: linen(Cnn(), floats(12, 12, 3)),
+    "Linen, small images": lambda: linen(Small(), floats(4, 4, 8)),
     "Linen, recurrent": lambda: linen(Recurrent(), floats(7, 5)),
     "Linen, shared layer": lambda: linen(Shared(), floats(6), -floats(6)),
     "NNX, transformer": lambda: (Transformer(nnx.Rngs(0)), None, (words(7, 20),)),
@@ -230,19 +241,27 @@ def loss(outputs: jax.Array, target: jax.Array) -> jax.Array:
     return -jnp.mean(flat[jnp.arange(len(flat)), target])
 
 
-def train(model: Any, params: Any, example: Any, steps: int = 5) -> list[float]:
-    """Losses of a few steps of gradient descent."""
-    count = forward(model, params, example)[..., 0].size
-    target = jnp.arange(count) % 3
-    whole: Any
+def _apart(model: Any, params: Any, example: Any) -> tuple[Any, Callable[[Any], jax.Array]]:
+    """What is trained, and the outputs as a function of it."""
     if isinstance(model, nnx.Module):
         definition, whole, rest = nnx.split(model, nnx.Param, ...)
-        call = lambda p: forward(nnx.merge(definition, p, rest), None, example)  # noqa: E731
-    elif params is None:
+        return whole, lambda p: forward(nnx.merge(definition, p, rest), None, example)
+    if params is None:
         whole, static = eqx.partition(model, eqx.is_inexact_array)
-        call = lambda p: forward(eqx.combine(p, static), None, example)  # noqa: E731
-    else:
-        whole, call = params, partial(forward, model, example=example)
+        return whole, lambda p: forward(eqx.combine(p, static), None, example)
+    return params, partial(forward, model, example=example)
+
+
+def gradients(model: Any, params: Any, example: Any, target: Any) -> Any:
+    """JAX's own of the mean squared error, as a pytree."""
+    whole, call = _apart(model, params, example)
+    return jax.grad(lambda p: jnp.mean(jnp.square(call(p) - target)))(whole)
+
+
+def train(model: Any, params: Any, example: Any, steps: int = 5) -> list[float]:
+    """Losses of a few steps of gradient descent."""
+    whole, call = _apart(model, params, example)
+    target = jnp.arange(call(whole)[..., 0].size) % 3
     step = jax.jit(jax.value_and_grad(lambda p: loss(call(p), target)))
     losses = []
     for _ in range(steps):

@@ -68,6 +68,27 @@ def test_a_model_is_initialised(name: str, drawn: str) -> None:
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
 
 
+@pytest.mark.exact("JAX has the weights without noise")
+@pytest.mark.parametrize("name", [n for n in jax_models.MODELS if "bfloat16" not in n])
+def test_the_gradient_is_that_of_jax(name: str) -> None:
+    model, params, example = jax_models.MODELS[name]()
+    exported = graph_init_jax.export(model, *((example,) if params is None else (params, example)))
+    inputs = [i.name for i in exported.graph.input]
+    feeds = dict(zip(inputs, map(np.asarray, example), strict=True))
+    expected = np.asarray(jax_models.forward(model, params, example))
+    target = np.random.default_rng(0).standard_normal(expected.shape).astype(np.float32)
+    batch = {**feeds, "target": target}
+
+    found = graph_init.measure(exported, data=batch, batch_size=len(target), loss="mse")
+
+    names = {p.name for p in found.parameters}
+    gradients = jax_models.gradients(model, params, example, target)
+    own = {n: g for n, g in arrays(gradients).items() if n in names}
+    assert len(own) == len(names)
+    norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in own.values()))
+    assert found.gradient_norm == pytest.approx(norm, rel=1e-4)
+
+
 def test_nnx_modules_are_changed_in_place(drawn: str) -> None:
     model, _, example = jax_models.MODELS["NNX, transformer"]()
     before, variable = arrays(nnx.state(model)), model.blocks[2].up.kernel

@@ -89,6 +89,18 @@ def test_what_is_set_aside_is_only_counted() -> None:
     assert "fails" in page.text([(files[1], outcome)], page.Setting("now"))
 
 
+def test_files_without_weights_are_counted_apart() -> None:
+    outcomes = []
+    for k, words in enumerate(("the model has no trainable parameter", "node 'a' fails")):
+        run = runs.Run(status=5 - k, error=words, seconds=1.0, processor=1.0, peak=1)
+        file = catalog.RealFile("p", "1", "p.whl", f"{k}.onnx", sha256=f"{k + 1:08x}" + 56 * "0")
+        outcomes.append((file, runs.Outcome(runs.Facts("pytorch"), inspect=run, measure=run)))
+    shown = page.text(outcomes, page.Setting("now"))
+    assert "| all | 2 | 0 (0%) |" in shown
+    assert "| all, with weights | 1 | 0 (0%) |" in shown
+    assert "no trainable parameter" in shown.split("## Why files are refused")[1]
+
+
 def test_other_bytes_than_those_of_the_list(registry: Path) -> None:
     tool.add(registry, "models")
     file = catalog.read()[0]

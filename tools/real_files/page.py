@@ -16,6 +16,9 @@ from tools.real_files.catalog import ASIDE, MOST, RealFile
 from tools.real_files.runs import MEMORY, TIME, UPDATES, Outcome, Run
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "real-files.md"
+#: Words of the refusals of files that have no float weights to scale: tables of signal processing,
+#: trees, whole numbers.
+_WEIGHTLESS = ("no trainable parameter", "no layer with weights to tune", "quantized")
 #: Files that are named beside a cause.
 _NAMED = 3
 _FILES = (
@@ -78,8 +81,17 @@ def text(results: Results, setting: Setting) -> str:
         + "\n"
         + "\n".join(
             _shares(title, part)
-            for title, part in (("all", results), ("set aside", aside), ("others", known))
+            for title, part in (
+                ("all", results),
+                ("set aside", aside),
+                ("others", known),
+                ("all, with weights", _weighted(results)),
+                ("set aside, with weights", _weighted(aside)),
+                ("others, with weights", _weighted(known)),
+            )
         ),
+        "*With weights* leaves out what is refused because it has none to scale: tables of signal "
+        "processing, trees, whole numbers in place of floats. The section on refusals lists them.",
         f"Of {made} written files {wrong} differ from their original in anything but the tensors "
         f"of the scales file. {ran} could be run beside their original on random inputs. Seconds "
         "are those of `measure`, by the clock and of the processor, with the program's start.",
@@ -98,6 +110,11 @@ def text(results: Results, setting: Setting) -> str:
         + "\n".join(_row(f, o, setting.revealed) for f, o in sorted(results, key=lambda r: r[0])),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _weighted(results: Results) -> Results:
+    """Those that are not refused for having no weights."""
+    return [(f, o) for f, o in results if not any(words in o.failure for words in _WEIGHTLESS)]
 
 
 def _shares(title: str, results: Results) -> str:

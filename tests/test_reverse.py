@@ -129,7 +129,7 @@ def image_layers(transposed: bool) -> onnx.ModelProto:
         last = f"gelu{k}"
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 4, 4])
     y = helper.make_tensor_value_info(last, TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    graph = helper.make_graph(nodes, "g", [x], [y], initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 

@@ -137,7 +137,10 @@ def test_fifty_updates_follow_pytorch(
     assert losses[-1] < losses[0]
     ours = runner.unpack(load_.problem, curve.parameters)
     for name, tensor in net.named_parameters():
-        np.testing.assert_allclose(ours[name], tensor.detach(), atol=2e-3, err_msg=name)
+        # A key's bias moves all scores of a softmax alike: its gradient is rounding, which Adam
+        # makes as large as any other.
+        if (optimizer, name) != ("adam", "key.bias"):
+            np.testing.assert_allclose(ours[name], tensor.detach(), atol=2e-3, err_msg=name)
     np.testing.assert_array_equal(start, runner.pack(load_.problem, values))  # left as it was
 
 

@@ -28,7 +28,18 @@ _ROWS = 8
 #: What takes the place of a part of a tree.
 _EXTREMES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**63, 10**400, 1e308, -0.0, 1e-320),
-    *(float("nan"), float("inf"), "", "x", "..", "../x", "/", "\x1b[31m\u202e", "\ud800", "a\nb"),
+    *(
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "..",
+        "../x",
+        "/nowhere",
+        "\x1b[31m\u202e",
+        "\ud800",
+        "a\nb",
+    ),
     *("a" * 5000, "*", "**", "m.onnx", "none.onnx", "s3://", "http://x/y", "failed", "done"),
     *([], {}, [[]], [{}], {"": ""}, ["x"] * 100, {"source": "m.onnx"}, [None]),
 )
@@ -127,13 +138,17 @@ def _model(kind: str, rng: Generator) -> Mutant:
     return (mutations._model_bytes if draw < 0.9 else mutations._model_external)(kind, rng)
 
 
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+
+
 def _model_and_scales(kind: str, rng: Generator) -> Mutant:
-    """A changed model and scales of all its tensors, half of the time changed, too."""
+    """A changed model and scales of its floats, half of the time changed, too."""
     made = _model(kind, rng)
     factors: dict[str, Any] = {"w": 2.0, "b": 0.5}
     with contextlib.suppress(DecodeError):  # of bytes nothing can be read
         graph = onnx.ModelProto.FromString(made.files["m.onnx"]).graph
-        factors = {t.name: float(rng.uniform(0.1, 3)) for t in graph.initializer}
+        floats = [t for t in graph.initializer if t.data_type in _FLOATS]
+        factors = {t.name: float(rng.uniform(0.1, 3)) for t in floats}
     tree = {"format": "graph-init/scales", "version": 1, "scales": factors, "provenance": {}}
     scales = _changed(tree, rng) if rng.random() < 0.5 else json.dumps(tree).encode()
     return Mutant(kind, made.seed, {**made.files, "s.json": scales})
